@@ -1,0 +1,58 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
+# Every benchmark that can be run as a script; helpers beside them have no __main__.
+BENCHMARKS := $(shell grep -l __main__ benchmarks/*.py 2>/dev/null)
+
+# One thread for each test process. The tests run on all cores already (-n auto), and on matrices of a few hundred
+# rows the thread pools of NumPy and torch slow each other down: measured on 2 cores, two processes that alternate
+# numpy.linalg.solve and torch on a 104-state problem are over 100 times slower with the default threads than with one.
+test slow: export OMP_NUM_THREADS = 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check slow bench format clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Build .venv with the library (editable) and everything its tests need.
+
+# The fallback serves systems whose python3 comes with pip but without ensurepip.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + v + "; try: make install PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)  ## Run the main job: HPGD on Four-Rooms, results in runs/demo.
+	$(BIN)/python -m leaders.train four-rooms --leader hpgd --regularization 0.001 --penalty-cost 1 --iterations 10000 --seed 0 --out runs/demo --overwrite
+
+test: check  ## Run the checks, the tests and the notebooks: the gate for every change.
+	$(BIN)/python -m pytest -n auto tests $(if $(NOTEBOOKS),--nbmake --nbmake-timeout=600 $(NOTEBOOKS))
+
+check: $(STAMP)  ## Run the linter, the format check and the type checker.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+slow: $(STAMP)  ## Run the long studies that make test leaves out.
+	$(BIN)/python -m pytest -n auto -m slow
+
+bench: $(STAMP)  ## Run every benchmark.
+	@set -e; for file in $(BENCHMARKS); do \
+		module=benchmarks.$$(basename "$$file" .py); \
+		echo "== python -m $$module"; \
+		$(BIN)/python -m "$$module"; \
+	done
+
+format: $(STAMP)  ## Format the code and mend what the linter can mend.
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:  ## Remove caches and build output; .venv and runs stay.
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache docs/_build
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

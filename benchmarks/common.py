@@ -1,0 +1,61 @@
+"""What the benchmarks share: the yardstick, timing, and storing results."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "scipy", "numba", "torch", "gymnasium", "stable-baselines3")
+
+
+def best_of(call: Callable[[], Any], repeats: int = 7, inner: int = 1) -> float:
+    """Seconds per call: the best of ``repeats`` means over ``inner`` calls, after one call to warm up."""
+    call()
+    best = float("inf")
+    for _ in range(repeats):
+        began = perf_counter()
+        for _ in range(inner):
+            call()
+        best = min(best, (perf_counter() - began) / inner)
+    return best
+
+
+def lu_seconds(states: int = 104) -> float:
+    """The yardstick LU: one dense 104 x 104 float64 ``numpy.linalg.solve`` on one core, in seconds."""
+    rng = np.random.default_rng(0)
+    matrix, rhs = rng.random((states, states)) + states * np.eye(states), rng.random(states)
+    return best_of(lambda: np.linalg.solve(matrix, rhs), inner=300)
+
+
+def store(name: str, results: dict[str, Any]) -> Path:
+    """Write ``results`` with the command, versions and processor to ``results/name.json``, and print them."""
+    RESULTS.mkdir(exist_ok=True)
+    module = Path(sys.argv[0]).stem
+    record = {
+        "command": " ".join(["python -m", f"benchmarks.{module}", *sys.argv[1:]]),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "results": results,
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+    return path
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,37 @@
+"""Configurable contextual MDPs: environments, models and exact solutions.
+
+Importing this package registers the environments with Gymnasium (``gym.make("bocmdp/FourRooms-v0")``).
+"""
+
+from bocmdp_gym import errors
+from bocmdp_gym.checks import check_configurable_env
+from bocmdp_gym.env import Configurable, ConfigurableEnv, ConfigurableWrapper, configurable
+from bocmdp_gym.model import BOCMDP
+from bocmdp_gym.registration import register_all
+from bocmdp_gym.tabular import ConfiguredMDPs, Solution, TabularBOCMDP, Weights, gymnasium_tables
+from bocmdp_gym.tabular_env import TabularEnv, TabularVectorEnv
+from bocmdp_gym.trajectories import Trajectories
+from bocmdp_gym.transitions import DenseTransitions, SuccessorTransitions, TransitionOperator
+
+register_all()
+
+__all__ = [
+    "BOCMDP",
+    "Configurable",
+    "ConfigurableEnv",
+    "ConfigurableWrapper",
+    "ConfiguredMDPs",
+    "DenseTransitions",
+    "Solution",
+    "SuccessorTransitions",
+    "TabularBOCMDP",
+    "TabularEnv",
+    "TabularVectorEnv",
+    "Trajectories",
+    "TransitionOperator",
+    "Weights",
+    "check_configurable_env",
+    "configurable",
+    "errors",
+    "gymnasium_tables",
+]

@@ -1,0 +1,261 @@
+"""Four-Rooms with penalties (paper, sections 3 and F.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bocmdp_gym.errors import OptionError, suggest
+from bocmdp_gym.grid import Grid
+from bocmdp_gym.tabular import TabularBOCMDP
+from bocmdp_gym.tabular_env import TabularEnv, TabularVectorEnv
+from bocmdp_gym.transitions import SuccessorTransitions
+
+LAYOUT = """
+xxxxxxxxxxxxx
+x     x     x
+x     x     x
+x           x
+x     x     x
+x     x     x
+xx xxxx     x
+x     xxx xxx
+x     x     x
+x     x     x
+x           x
+x     x     x
+xxxxxxxxxxxxx
+"""
+OBSERVATIONS = ("index", "coordinates")
+DISCOUNT = 0.99
+
+
+class FourRooms(TabularEnv):
+    r"""A follower walks to a goal; a leader spreads penalties over the cells to lead it past a marked cell.
+
+    ## Description
+    The follower starts in one cell and walks to a goal that depends on the context. The leader has a budget of penalties,
+    spread over the S free cells by softmax(x), and wants the follower to pass through a marked cell (``waypoint``) on its way:
+    a detour the follower makes only if the direct way is penalised. The last entry of x is budget left unused.
+
+    ## Leader parameter
+    x in R^(S+1), unbounded. Cell s carries the penalty ``penalty_budget * softmax(x)[s]``. `initial_leader` draws
+    x_0 ~ N(0, 0.01^2).
+
+    ## Context
+    ``Discrete(number of goals)``, uniform: the goal in force.
+
+    ## Action space
+    ``Discrete(4)``: up, right, down, left. With probability ``slip_probability`` one of the three other directions is taken,
+    each equally likely. Moving into a wall stays.
+
+    ## Observation space
+    ``observation="index"``: ``Discrete(S)``, free cells in reading order. ``"coordinates"``: ``Box(0, 1, (2,), float32)``, row
+    and column divided by the grid's largest row and column. The goal is not observed.
+
+    ## Rewards
+    Follower: 1 when acting in the goal; minus the cell's penalty in every other cell. Leader: 1 for every step in the
+    marked cell; minus ``penalty_cost * penalty_budget * (1 - softmax(x)[S])`` when the follower acts in the goal.
+
+    ## Episode start and end
+    Starts in ``start``; terminates after acting in the goal; truncated after ``horizon`` steps.
+
+    ## Arguments
+    slip_probability: 1/3 in the paper's text; its published table was made with 0.44.
+    penalty_cost: the paper's beta >= 0. penalty_budget: total penalty, > 0.
+    start, goals, waypoint: cells ``[row, column]`` counted from 0, goals a list of them. layout: rows, ``x`` is a wall.
+    horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L.
+    observation: "index" or "coordinates". render_mode: "ansi", "rgb_array" or "human".
+
+    Raises:
+        LayoutError: a cell in a wall or off the grid. OptionError: any other argument out of range.
+
+    ## Version history
+    v0: first version.
+
+    Reference: Thoma et al., "Bilevel Optimization with Lower-Level Contextual MDPs", 2024, sections 3 and F.2.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 8}
+
+    def __init__(
+        self,
+        slip_probability: float = 1 / 3,
+        penalty_cost: float = 1.0,
+        penalty_budget: float = 0.2,
+        start: Sequence[int] = (4, 1),
+        goals: Sequence[Sequence[int]] = ((1, 9), (11, 11)),
+        waypoint: Sequence[int] = (8, 4),
+        layout: str | Sequence[str] = LAYOUT,
+        horizon: int | None = 200,
+        observation: str = "index",
+        discount: float = DISCOUNT,
+        leader_discount: float | None = None,
+        render_mode: str | None = None,
+    ):
+        if not penalty_budget > 0 or not np.isfinite(penalty_budget):
+            raise OptionError(f"penalty_budget is {penalty_budget}; expected a positive number.")
+        if not penalty_cost >= 0 or not np.isfinite(penalty_cost):
+            raise OptionError(f"penalty_cost is {penalty_cost}; expected a number >= 0 (the paper's beta).")
+        if observation not in OBSERVATIONS:
+            raise OptionError(f"unknown observation {observation!r}. {suggest(observation, OBSERVATIONS)}")
+        if len(goals) == 0:
+            raise OptionError("goals is empty; expected at least one cell [row, column].")
+        self.grid = Grid(layout)
+        self.penalty_budget, self.penalty_cost = float(penalty_budget), float(penalty_cost)
+        self.start = self.grid.state(start, "start")
+        self.goals = [self.grid.state(goal, f"goal {i}") for i, goal in enumerate(goals)]
+        self.waypoint = self.grid.state(waypoint, "waypoint")
+        super().__init__(self._make_model(slip_probability, discount, leader_discount), horizon, render_mode)
+        self._coordinates_observed = observation == "coordinates"
+        if self._coordinates_observed:
+            self.observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+            self._scale = np.maximum([self.grid.height - 1, self.grid.width - 1], 1)
+            self._observations = (self.grid.coordinates / self._scale).astype(np.float32)
+        self._figure: Any = None
+
+    def _make_model(self, slip_probability: float, discount: float, leader_discount: float | None) -> TabularBOCMDP:
+        n_contexts, n_states = len(self.goals), len(self.grid)
+        at_goal = torch.zeros(n_contexts, n_states, dtype=torch.float64)
+        at_goal[range(n_contexts), self.goals] = 1.0
+        goal_reward = at_goal.unsqueeze(-1)  # (C, S, 1): rewards do not depend on the action
+        penalised = self.penalty_budget * (1.0 - goal_reward)
+        cost = self.penalty_cost * self.penalty_budget * goal_reward
+        leader_base = -cost
+        leader_base[:, self.waypoint] += 1.0
+        initial = torch.zeros(n_states, dtype=torch.float64)
+        initial[self.start] = 1.0
+
+        def reward(shares: Tensor) -> Tensor:
+            return torch.addcmul(goal_reward, penalised, shares[:-1], value=-1.0)
+
+        def leader_reward(shares: Tensor) -> Tensor:
+            return torch.addcmul(leader_base, cost, shares[-1])
+
+        successors, probabilities = self.grid.slippery_moves(slip_probability)
+        return TabularBOCMDP(
+            reward=reward,
+            leader_reward=leader_reward,
+            transition=SuccessorTransitions(successors, torch.from_numpy(probabilities)),
+            initial=initial,
+            termination=at_goal,
+            discount=discount,
+            leader_discount=leader_discount,
+            leader_dim=n_states + 1,
+            parametrization=lambda x: torch.softmax(x, 0).unsqueeze(-1),  # shares of the budget, (S + 1, 1)
+        )
+
+    def initial_leader(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+        """x_0 ~ N(0, 0.01^2) (the published runs' starting point)."""
+        return 0.01 * rng.standard_normal(self.model.leader_dim)
+
+    def penalties(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The penalty of every cell, ``(S,)``, for leader parameter x."""
+        shares = torch.softmax(torch.as_tensor(np.array(x, dtype=np.float64)), 0).numpy()
+        return self.penalty_budget * shares[:-1]
+
+    # observations
+
+    def observe(self, states: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return self._observations[states] if self._coordinates_observed else states
+
+    def _observe_one(self, state: int) -> Any:
+        return self._observations[state].copy() if self._coordinates_observed else state
+
+    def states_of(self, observations: Any) -> Any:
+        if not self._coordinates_observed:
+            return observations
+        cells = np.rint(np.asarray(observations) * self._scale).astype(np.int64)
+        lookup = np.full((self.grid.height, self.grid.width), -1)
+        lookup[tuple(self.grid.coordinates.T)] = np.arange(len(self.grid))
+        return lookup[cells[..., 0], cells[..., 1]]
+
+    # pictures
+
+    def render(self) -> Any:
+        """The grid: penalties as heat, S start, G the context's goal, g the other goals, + the marked cell, and the agent."""
+        if self.render_mode is None:
+            return None
+        marks = self._marks(self._episode_context)
+        if self.render_mode == "ansi":
+            return self.grid.text({**marks, self._state: "A"}) + "\n"
+        frame = self.grid.picture(self._heat(self._episode_leader), marks, self._state)
+        if self.render_mode == "human":
+            self._show(frame)
+            return None
+        return frame
+
+    def _marks(self, context: int | None) -> dict[int, str]:
+        goals = {goal: "G" if context is None or i == context else "g" for i, goal in enumerate(self.goals)}
+        return {self.waypoint: "+", self.start: "S", **goals}
+
+    def _heat(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        penalties = self.penalties(x)
+        return penalties / max(penalties.max(), 1e-12) * min(1.0, len(self.grid) * penalties.max() / self.penalty_budget / 4)
+
+    def _show(self, frame: npt.NDArray[np.uint8]) -> None:
+        import matplotlib.pyplot as plt
+
+        if self._figure is None:
+            plt.ion()
+            self._figure = plt.figure(figsize=(6, 6))
+            axes = self._figure.add_axes((0, 0, 1, 1))
+            axes.axis("off")
+            self._image = axes.imshow(frame)
+        self._image.set_data(frame)
+        self._figure.canvas.draw_idle()
+        plt.pause(1.0 / self.metadata["render_fps"])
+
+    def close(self) -> None:
+        if self._figure is not None:
+            import matplotlib.pyplot as plt
+
+            plt.close(self._figure)
+            self._figure = None
+
+    def most_likely_path(self, policy: npt.NDArray[np.float64], context: int) -> list[int]:
+        """States from the start, each the likeliest successor under ``policy`` (S, A), until the goal or a repetition."""
+        path = [self.start]
+        successors = self.grid.slippery_moves(0.0)[0]
+        while path[-1] != self.goals[context] and len(path) <= len(self.grid):
+            state = path[-1]
+            following = int(successors[state, int(policy[state].argmax()), int(policy[state].argmax())])
+            if following in path:
+                break
+            path.append(following)
+        return path
+
+    def result_figure(self, x: npt.ArrayLike, policies: npt.NDArray[np.float64]) -> Any:
+        """A matplotlib figure: the penalty map of x, and per context the most likely path under policies ``(C, S, A)``."""
+        from matplotlib.figure import Figure
+
+        n = len(self.goals)
+        figure = Figure(figsize=(5.2 * n + 1.0, 5.2), layout="constrained")
+        penalties = self.penalties(x)
+        image = np.full((self.grid.height, self.grid.width), np.nan)
+        image[tuple(self.grid.coordinates.T)] = penalties
+        shares = torch.softmax(torch.as_tensor(np.array(x, dtype=np.float64)), 0)
+        axes = figure.subplots(1, n, squeeze=False)[0]
+        for context, ax in enumerate(axes):
+            ax.set_facecolor("#3a3e48")
+            shown = ax.imshow(image, cmap="Reds", vmin=0.0, vmax=max(penalties.max(), 1e-12))
+            for state, mark in self._marks(context).items():
+                row, column = self.grid.cells[state]
+                ax.text(column, row, mark, ha="center", va="center", color="#0b5d33", fontsize=15, fontweight="bold")
+            path = np.array([self.grid.cells[s] for s in self.most_likely_path(policies[context], context)])
+            ax.plot(path[:, 1], path[:, 0], color="#2668be", linewidth=2.5, alpha=0.85)
+            ax.set(xticks=[], yticks=[], title=f"context {context}: most likely path to the goal G")
+        figure.colorbar(shown, ax=axes, label="penalty per step in the cell", shrink=0.9)
+        figure.suptitle(f"Penalties: {self.penalty_budget * (1 - float(shares[-1])):.3f} of {self.penalty_budget:g} spent")
+        return figure
+
+
+def four_rooms_vector(num_envs: int, autoreset_mode: Any = "NextStep", **kwargs: Any) -> TabularVectorEnv:
+    """Many copies of `FourRooms` in one compiled environment; keywords as for `FourRooms`."""
+    return TabularVectorEnv(FourRooms(**kwargs), num_envs, autoreset_mode)

@@ -1,0 +1,66 @@
+"""Named exceptions. Every message says what was got, what was expected, and how to mend it.
+
+All of them derive from `BOCMDPError`, and each also from the builtin exception a Python user would expect
+(``ValueError``, ``TypeError``, ...), so ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BOCMDPError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class LeaderParameterError(BOCMDPError, ValueError):
+    """The leader parameter x has a wrong shape, is not finite, or lies outside ``leader_space``."""
+
+
+class ContextError(BOCMDPError, ValueError):
+    """The context lies outside ``context_space``, or its distribution is not a distribution."""
+
+
+class StateError(BOCMDPError, ValueError):
+    """A requested start state (or state-action pair) does not exist or cannot be set."""
+
+
+class ModelError(BOCMDPError, ValueError):
+    """A model's arrays are malformed: shapes, NaN, rows of P that do not sum to 1, and the like."""
+
+
+class RegularizationError(BOCMDPError, ValueError):
+    """The entropy coefficient lambda is not a positive finite number where it has to be."""
+
+
+class DiscountError(BOCMDPError, ValueError):
+    """A discount outside [0, 1], 1 where an episode need not end, or one that conflicts with the env's."""
+
+
+class LayoutError(BOCMDPError, ValueError):
+    """A grid layout cannot be read, or a named cell is a wall or off the grid."""
+
+
+class OptionError(BOCMDPError, ValueError):
+    """An unknown option, or an option with a value it cannot take."""
+
+
+class NotConfigurableError(BOCMDPError, TypeError):
+    """No layer of an environment has a leader parameter."""
+
+
+class UnsupportedError(BOCMDPError, NotImplementedError):
+    """The request is sensible, but this environment, follower or leader cannot serve it."""
+
+
+class ConvergenceError(BOCMDPError, ArithmeticError):
+    """An iteration did not reach its tolerance, or its values stopped being finite."""
+
+
+def suggest(name: object, known: Iterable[object]) -> str:
+    """``'Did you mean ...?'`` for a misspelt name, followed by what is known."""
+    options = [str(k) for k in known]
+    close = get_close_matches(str(name), options, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(options)}."

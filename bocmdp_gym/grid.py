@@ -1,0 +1,112 @@
+"""Gridworlds: reading a layout, moving with slips, drawing. Shared by every grid environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from bocmdp_gym.errors import LayoutError, OptionError
+
+#: Actions up, right, down, left as (row, column) steps.
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+ARROWS = "↑→↓←"
+WALL = "x"
+CELL_PIXELS = 36
+
+
+class Grid:
+    """The free cells of a rectangular layout, numbered in reading order.
+
+    Args:
+        layout: rows of equal length, as a list or as one string with line breaks; ``x`` is a wall, anything else is free.
+
+    Raises:
+        LayoutError: rows of different lengths, or no free cell.
+    """
+
+    def __init__(self, layout: str | Sequence[str]):
+        rows = layout.strip("\n").split("\n") if isinstance(layout, str) else list(layout)
+        widths = {len(row) for row in rows}
+        if len(widths) != 1 or widths == {0}:
+            raise LayoutError(f"layout rows have lengths {sorted(widths)}; expected rows of one length, walls written {WALL!r}.")
+        self.rows = rows
+        self.height, self.width = len(rows), widths.pop()
+        self.cells = [(i, j) for i in range(self.height) for j in range(self.width) if rows[i][j] != WALL]
+        if not self.cells:
+            raise LayoutError(f"the layout has no free cell: every character is {WALL!r}.")
+        self.index = {cell: state for state, cell in enumerate(self.cells)}
+        self.coordinates = np.array(self.cells, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def state(self, cell: Any, name: str) -> int:
+        """The state of a free cell ``[row, column]``.
+
+        Raises:
+            LayoutError: a wall, off the grid, or not a pair of integers; ``name`` says whose cell it is.
+        """
+        try:
+            row, column = (int(v) for v in cell)
+        except (TypeError, ValueError):
+            raise LayoutError(f"{name} is {cell!r}; expected [row, column], counted from 0.") from None
+        if not (0 <= row < self.height and 0 <= column < self.width):
+            raise LayoutError(f"{name} {[row, column]} is off the {self.height} x {self.width} grid.")
+        if (row, column) not in self.index:
+            raise LayoutError(f"{name} {[row, column]} lies inside a wall; choose a free cell.")
+        return self.index[row, column]
+
+    def slippery_moves(self, slip_probability: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+        """Successors and probabilities, each ``(S, 4, 4)``: the chosen direction, or each other with a third of the slip.
+
+        Moving into a wall or off the grid stays.
+
+        Raises:
+            OptionError: a slip probability outside [0, 1].
+        """
+        if not 0.0 <= slip_probability <= 1.0:
+            raise OptionError(f"slip_probability is {slip_probability}; expected a probability in [0, 1].")
+        targets = np.array(
+            [[self.index.get((i + di, j + dj), s) for di, dj in MOVES] for s, (i, j) in enumerate(self.cells)],
+            dtype=np.int32,
+        )
+        probabilities = np.full((4, 4), slip_probability / 3.0)
+        np.fill_diagonal(probabilities, 1.0 - slip_probability)
+        shape = (len(self), 4, 4)
+        return (
+            np.ascontiguousarray(np.broadcast_to(targets[:, None, :], shape)),
+            np.ascontiguousarray(np.broadcast_to(probabilities, shape)),
+        )
+
+    def text(self, marks: dict[int, str]) -> str:
+        """The layout as text, with a character at each marked state."""
+        canvas = [[WALL if char == WALL else " " for char in row] for row in self.rows]
+        for state, mark in marks.items():
+            row, column = self.cells[state]
+            canvas[row][column] = mark
+        return "\n".join("".join(row) for row in canvas)
+
+    def picture(
+        self, heat: npt.NDArray[np.float64] | None, marks: dict[int, str], agent: int | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """An RGB picture ``(H, W, 3)``: heat in [0, 1] from white to red, a letter at marked states, the agent as a disc."""
+        size = CELL_PIXELS
+        image = Image.new("RGB", (self.width * size, self.height * size), (58, 62, 72))
+        draw = ImageDraw.Draw(image)
+        font = ImageFont.load_default(size=size * 0.6)
+        for state, (row, column) in enumerate(self.cells):
+            box = (column * size + 1, row * size + 1, (column + 1) * size - 1, (row + 1) * size - 1)
+            level = 0.0 if heat is None else float(np.clip(heat[state], 0.0, 1.0))
+            draw.rectangle(box, fill=(255, int(255 - 200 * level), int(255 - 215 * level)))
+            centre = ((column + 0.5) * size, (row + 0.5) * size)
+            if state == agent:
+                radius = size * 0.32
+                draw.ellipse((*(c - radius for c in centre), *(c + radius for c in centre)), fill=(38, 104, 190))
+            if state in marks:
+                colour = (255, 255, 255) if state == agent else (20, 110, 60)
+                draw.text(centre, marks[state], fill=colour, font=font, anchor="mm")
+        return np.asarray(image, dtype=np.uint8)

@@ -1,0 +1,46 @@
+r"""What a leader may know of a problem: r, P, mu and the leader's reward as differentiable functions of x.
+
+An estimator of dF/dx needs no more than derivatives of these four functions at visited points, weighted (the four sums of
+`leaders.gradients`). `BOCMDP` states that interface; `bocmdp_gym.TabularBOCMDP` is its finite form, with exact solutions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+
+class BOCMDP(ABC):
+    """Bilevel optimisation on contextual MDPs (paper, section 1).
+
+    Batches: N visited points; observations ``(N, ...)``, actions ``(N, ...)``, x ``(d,)``, and each function returns ``(N,)``.
+    A function that does not depend on x returns a tensor without a graph, or None: its weights are then never computed.
+
+    Attributes:
+        leader_dim: dimension d of x.
+        discount, leader_discount: gamma and gamma_L.
+    """
+
+    leader_dim: int
+    discount: float
+    leader_discount: float
+
+    @abstractmethod
+    def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
+        """r_{x, xi}(s, a)."""
+
+    @abstractmethod
+    def leader_rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
+        """The leader's reward rbar_{x, xi}(s, a)."""
+
+    def log_transitions(self, x: Tensor, observations: Any, actions: Any, next_observations: Any, context: Any) -> Tensor | None:
+        """log P_{x, xi}(s'|s, a), or None if transitions do not depend on x."""
+        del x, observations, actions, next_observations, context
+        return None
+
+    def log_initials(self, x: Tensor, observations: Any, context: Any) -> Tensor | None:
+        """log mu_{x, xi}(s), or None if the initial distribution does not depend on x."""
+        del x, observations, context
+        return None

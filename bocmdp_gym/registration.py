@@ -1,0 +1,31 @@
+"""The environments' ids: one table. Importing `bocmdp_gym` registers them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import gymnasium as gym
+
+
+class Entry(NamedTuple):
+    """One registered environment."""
+
+    id: str
+    entry_point: str
+    vector_entry_point: str | None = None
+
+
+ENVIRONMENTS = (
+    Entry(
+        "bocmdp/FourRooms-v0",
+        "bocmdp_gym.envs.four_rooms:FourRooms",
+        "bocmdp_gym.envs.four_rooms:four_rooms_vector",
+    ),
+)
+
+
+def register_all() -> None:
+    """Register every environment that is not registered yet."""
+    for entry in ENVIRONMENTS:
+        if entry.id not in gym.registry:
+            gym.register(entry.id, entry_point=entry.entry_point, vector_entry_point=entry.vector_entry_point)

@@ -1,0 +1,133 @@
+"""Compiled simulation of tabular problems: whole trajectories of a policy, without Python per step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bocmdp_gym import kernels
+from bocmdp_gym.alias import AliasTables, alias_tables, generator_state
+from bocmdp_gym.errors import OptionError, StateError
+from bocmdp_gym.tabular import ContextArrays
+
+Array = npt.NDArray[np.float64]
+#: Step buffers grow by this much where episodes have no time limit.
+_CHUNK = 4096
+_NO_STARTS = np.empty((0, 2), dtype=np.int64)
+
+
+def successor_tables(arrays: ContextArrays) -> AliasTables:
+    """Tables of the next-state draw of every state-action pair, ``(S A, K)``."""
+    width = arrays.probabilities.shape[-1]
+    return alias_tables(arrays.probabilities.reshape(-1, width), arrays.successors.reshape(-1, width))
+
+
+class Simulation(NamedTuple):
+    """Episodes laid end to end, as in `bocmdp_gym.Trajectories`."""
+
+    states: npt.NDArray[np.int32]  # (N,)
+    actions: npt.NDArray[np.int32]  # (N,)
+    rewards: Array  # (N,)
+    leader_rewards: Array  # (N,)
+    ends: npt.NDArray[np.int64]  # (E,)
+    terminated: npt.NDArray[np.bool_]  # (E,)
+    final_states: npt.NDArray[np.int32]  # (E,)
+
+
+def simulate(
+    arrays: ContextArrays,
+    policy: Array,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    horizon: int | None,
+    starts: npt.ArrayLike | None = None,
+) -> Simulation:
+    """Play a policy (S, A) for ``budget`` steps; the episode running then is finished, and its steps are counted.
+
+    Args:
+        arrays: the context's MDP.
+        policy: action probabilities, ``(S, A)``.
+        budget: number of steps, at least 1.
+        rng: source of randomness; the compiled generator is seeded from it.
+        horizon: steps after which an episode is cut, None for never.
+        starts: ``(F, 2)`` start state and first action (-1: from the policy), one episode each, played in turn until the
+            budget is spent; starts drawn from the initial distribution if None.
+
+    Raises:
+        OptionError: a budget below 1.
+        StateError: a start outside the model.
+    """
+    if budget < 1:
+        raise OptionError(f"the budget of environment steps is {budget}; expected at least 1.")
+    forced = _NO_STARTS if starts is None else _check_starts(starts, policy.shape)
+    n_states, n_actions, width = arrays.probabilities.shape
+    tables = AliasTables(np.empty((n_states, n_actions * width)), np.empty((n_states, n_actions * width, 2), dtype=np.uint64))
+    kernels.policy_tables(policy, arrays.successors, arrays.probabilities, *tables)
+    state = generator_state(rng)
+    carry = np.array([-1, 0])
+    chunks = []
+    remaining = budget
+    while True:
+        capacity = max(remaining, 0) + (_CHUNK if horizon is None else horizon)
+        chunk = Simulation(
+            np.empty(capacity, dtype=np.int32),
+            np.empty(capacity, dtype=np.int32),
+            np.empty(capacity),
+            np.empty(capacity),
+            np.empty(capacity, dtype=np.int64),
+            np.empty(capacity, dtype=np.bool_),
+            np.empty(capacity, dtype=np.int32),
+        )
+        steps, episodes = kernels.simulate(
+            *tables,
+            *arrays.starts,
+            forced,
+            arrays.successors,
+            arrays.probabilities,
+            arrays.reward,
+            arrays.leader_reward,
+            arrays.termination,
+            -1 if horizon is None else horizon,
+            remaining,
+            carry,
+            state,
+            *chunk,
+        )
+        chunks.append(_shortened(chunk, steps, episodes))
+        remaining -= steps
+        forced = forced[episodes:]
+        if carry[0] < 0:
+            break
+    if len(chunks) == 1:
+        return chunks[0]
+    offsets = np.cumsum([0, *(len(chunk.states) for chunk in chunks[:-1])])
+    shifted = [chunk._replace(ends=chunk.ends + offset) for chunk, offset in zip(chunks, offsets, strict=True)]
+    return Simulation(*(np.concatenate(parts) for parts in zip(*shifted, strict=True)))
+
+
+def _shortened(run: Simulation, steps: int, episodes: int) -> Simulation:
+    """The filled part of the buffers."""
+    return Simulation(
+        run.states[:steps],
+        run.actions[:steps],
+        run.rewards[:steps],
+        run.leader_rewards[:steps],
+        run.ends[:episodes],
+        run.terminated[:episodes],
+        run.final_states[:episodes],
+    )
+
+
+def _check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    pairs = np.ascontiguousarray(starts, dtype=np.int64)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
+        raise StateError(f"starts have shape {pairs.shape}; expected (F, 2): start state and first action (-1: any).")
+    n_states, n_actions = shape
+    bad = (pairs[:, 0] < 0) | (pairs[:, 0] >= n_states) | (pairs[:, 1] < -1) | (pairs[:, 1] >= n_actions)
+    if bad.any():
+        s, a = pairs[bad][0]
+        raise StateError(f"start (state {s}, action {a}) is outside 0..{n_states - 1} and 0..{n_actions - 1}.")
+    return pairs

@@ -1,0 +1,79 @@
+"""The `Trajectories` record: what a leader sees of a follower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Episodes of one policy at one (x, context), laid end to end.
+
+    Step arrays have length N, episode arrays length E. Episode e covers steps ``ends[e-1]:ends[e]`` (``ends[-1] := 0``).
+
+    Attributes:
+        observations: what the policy saw before acting, ``(N, ...)``.
+        actions: what it did, ``(N, ...)``.
+        rewards: the follower's reward, ``(N,)``.
+        leader_rewards: the leader's reward, ``(N,)``.
+        ends: one past the last step of each episode, ``(E,)``, increasing, ``ends[E-1] == N``.
+        terminated: True where the episode ended by the problem's own rules, ``(E,)``; False where a time limit cut it.
+        final_observations: the observation after the last step of each episode, ``(E, ...)``.
+        leader: the leader parameter x in force, ``(d,)``.
+        context: the context in force.
+        states, final_states: the same as observations, as state indices, where the problem is tabular; else None.
+    """
+
+    observations: npt.NDArray[Any]
+    actions: npt.NDArray[Any]
+    rewards: npt.NDArray[np.float64]
+    leader_rewards: npt.NDArray[np.float64]
+    ends: npt.NDArray[np.int64]
+    terminated: npt.NDArray[np.bool_]
+    final_observations: npt.NDArray[Any]
+    leader: npt.NDArray[np.float64]
+    context: Any
+    states: npt.NDArray[np.int32] | None = None
+    final_states: npt.NDArray[np.int32] | None = None
+
+    @property
+    def n_steps(self) -> int:
+        """Number of environment steps N."""
+        return len(self.rewards)
+
+    @property
+    def n_episodes(self) -> int:
+        """Number of episodes E."""
+        return len(self.ends)
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """First step of each episode, ``(E,)``."""
+        return np.concatenate([np.zeros(1, dtype=np.int64), self.ends[:-1]])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Steps of each episode, ``(E,)``."""
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def times(self) -> npt.NDArray[np.int64]:
+        """Step index within its episode, ``(N,)``."""
+        return np.arange(self.n_steps) - np.repeat(self.starts, self.lengths)
+
+    @property
+    def next_observations(self) -> npt.NDArray[Any]:
+        """Observation after each step, ``(N, ...)``; after a terminated episode it is the observation it ended with."""
+        following = np.empty_like(self.observations)
+        following[:-1] = self.observations[1:]
+        following[self.ends - 1] = self.final_observations
+        return following
+
+    def discounted_returns(self, discount: float, leader: bool = False) -> npt.NDArray[np.float64]:
+        """Discounted sum of rewards (of the leader's, if ``leader``) per episode, ``(E,)``."""
+        rewards = self.leader_rewards if leader else self.rewards
+        return np.add.reduceat(rewards * discount**self.times, self.starts)

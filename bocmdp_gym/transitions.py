@@ -1,0 +1,238 @@
+r"""Transition operators: one interface, several storages.
+
+A transition kernel P(s'|s,a) enters the theory through three linear maps only,
+
+    (P v)(s, a)   = sum_{s'} P(s'|s,a) v(s')                     `expectation`
+    (P^T w)(s')   = sum_{s,a} w(s, a) P(s'|s,a)                  `adjoint`
+    K_k(s, s')    = sum_a k(s, a) P(s'|s,a)                      `policy_matrix`
+
+and through the derivative of the bilinear form sum w(s,a) (P v)(s,a) with respect to its stored numbers (`outer`).
+An operator keeps those numbers in one torch tensor, `values`, so P may be a differentiable function of x: derivatives
+are taken with respect to `values` alone, never with respect to a dense S x S array an operator does not store.
+
+Shapes: C contexts (1 if all contexts share the kernel), S states, A actions, K stored successors per pair; any
+leading batch dimensions come first.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bocmdp_gym.errors import ModelError
+from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
+
+#: How far a row of P (or an initial distribution) may be from summing to 1.
+PROBABILITY_TOLERANCE = 1e-8
+
+
+class TransitionOperator(ABC):
+    """A transition kernel for every context, state and action.
+
+    Attributes:
+        values: the stored probabilities, ``(..., C or 1, S, A, K)``; the only tensor derivatives refer to.
+    """
+
+    values: Tensor
+    _solvers: dict[int, PolicySolver]
+
+    @property
+    def n_contexts(self) -> int:
+        """Number of contexts stored; 1 means that all contexts share the kernel."""
+        return int(self.values.shape[-4])
+
+    @property
+    def n_states(self) -> int:
+        """Number of states S."""
+        return int(self.values.shape[-3])
+
+    @property
+    def n_actions(self) -> int:
+        """Number of actions A."""
+        return int(self.values.shape[-2])
+
+    @abstractmethod
+    def with_values(self, values: Tensor) -> TransitionOperator:
+        """The same structure around other numbers (used to put P through autograd, vmap and devices)."""
+
+    @abstractmethod
+    def expectation(self, v: Tensor) -> Tensor:
+        """P v: values of the next state, ``(..., C, S) -> (..., C, S, A)``."""
+
+    @abstractmethod
+    def adjoint(self, w: Tensor) -> Tensor:
+        """P^T w: mass pushed forward, ``(..., C, S, A) -> (..., C, S)``."""
+
+    @abstractmethod
+    def outer(self, w: Tensor, v: Tensor) -> Tensor:
+        """Derivative of sum w (P v) with respect to `values`: ``w(s,a) v(s'_k)``, ``(..., C, S, A, K)``."""
+
+    @abstractmethod
+    def policy_matrix(self, k: Tensor) -> Tensor:
+        """Dense K_k, ``(..., C, S, A) -> (..., C, S, S)``; for small models and for devices without sparse kernels."""
+
+    @abstractmethod
+    def successors(self) -> npt.NDArray[np.int32]:
+        """Stored successor states, ``(C or 1, S, A, K)`` int32: what the compiled kernels read next to `values`."""
+
+    def same_structure(self, other: TransitionOperator) -> bool:
+        """Whether both store the same successors, so that orderings found for one serve the other."""
+        if type(self) is not type(other):
+            return False
+        mine, theirs = self.successors(), other.successors()
+        return mine is theirs or (mine.shape == theirs.shape and bool((mine == theirs).all()))
+
+    def solver(self, context: int) -> PolicySolver:
+        """The linear solver for one context's successor structure; made once, shared by all operators of that structure."""
+        succ = self.successors()
+        context = 0 if len(succ) == 1 else context
+        if context not in self._solvers:
+            self._solvers[context] = policy_solver(succ[context])
+        return self._solvers[context]
+
+    def validate(self) -> None:
+        """Check that every row is a distribution.
+
+        Raises:
+            ModelError: naming state, action and context of the first bad row.
+        """
+        _check_rows(self.values.detach())
+
+
+class DenseTransitions(TransitionOperator):
+    """P as a full array, ``values`` ``(..., C or 1, S, A, S)``."""
+
+    def __init__(self, values: Tensor):
+        if values.ndim < 4 or values.shape[-1] != values.shape[-3]:
+            raise ModelError(
+                f"transition has shape {tuple(values.shape)}; expected (C, S, A, S) with the last equal to the number "
+                "of states. For sparse kernels pass SuccessorTransitions(successors, probabilities)."
+            )
+        self.values = values
+        self._solvers = {}
+
+    def with_values(self, values: Tensor) -> DenseTransitions:
+        other = object.__new__(DenseTransitions)
+        other.values, other._solvers = values, self._solvers
+        return other
+
+    def expectation(self, v: Tensor) -> Tensor:
+        return torch.einsum("...sat,...t->...sa", self.values, v)
+
+    def adjoint(self, w: Tensor) -> Tensor:
+        return torch.einsum("...sa,...sat->...t", w, self.values)
+
+    def outer(self, w: Tensor, v: Tensor) -> Tensor:
+        return w.unsqueeze(-1) * v.unsqueeze(-2).unsqueeze(-2)
+
+    def policy_matrix(self, k: Tensor) -> Tensor:
+        return torch.einsum("...sa,...sat->...st", k, self.values)
+
+    def successors(self) -> npt.NDArray[np.int32]:
+        return _every_state(self.n_states, self.n_actions)
+
+
+class SuccessorTransitions(TransitionOperator):
+    """P as lists of K successors per state-action pair.
+
+    Args:
+        successors: integer states, ``(S, A, K)`` or ``(1 or C, S, A, K)``. Pad short lists with any state and probability 0.
+            One successor may occur more than once in a list; its probabilities add up.
+        values: probabilities, ``(..., C or 1, S, A, K)``, a torch tensor that may depend on x.
+    """
+
+    def __init__(self, successors: npt.ArrayLike, values: Tensor):
+        self._successors = np.ascontiguousarray(np.asarray(successors), dtype=np.int32)
+        if self._successors.ndim == 3:
+            self._successors = self._successors[None]
+        if values.ndim == 3:
+            values = values.unsqueeze(0)
+        if self._successors.ndim != 4 or tuple(values.shape[-3:]) != self._successors.shape[1:]:
+            raise ModelError(
+                f"successors have shape {self._successors.shape} and values {tuple(values.shape)}; expected "
+                "(1 or C, S, A, K) for both (values may carry leading batch dimensions)."
+            )
+        if self._successors.shape[0] not in (1, values.shape[-4]):
+            raise ModelError(
+                f"successors are given for {self._successors.shape[0]} contexts and values for {values.shape[-4]}; "
+                "expected the same number, or successors shared by all contexts."
+            )
+        if self._successors.size and (self._successors.min() < 0 or self._successors.max() >= values.shape[-3]):
+            raise ModelError(
+                f"successors reach from {self._successors.min()} to {self._successors.max()}; expected states in "
+                f"0..{values.shape[-3] - 1}."
+            )
+        self.values = values
+        self._solvers = {}
+        self._index = torch.from_numpy(self._successors).to(device=values.device, dtype=torch.int64)
+
+    def with_values(self, values: Tensor) -> SuccessorTransitions:
+        other = object.__new__(SuccessorTransitions)
+        other._successors, other._solvers, other.values = self._successors, self._solvers, values
+        other._index = self._index.to(values.device)
+        return other
+
+    def _gather(self, v: Tensor) -> Tensor:
+        """v(s'_k): ``(..., C, S) -> (..., C, S, A, K)``."""
+        if self._index.shape[0] == 1:
+            return v[..., self._index[0]]
+        c, s, a, k = self._index.shape
+        flat = self._index.reshape(c, -1).expand(*v.shape[:-2], c, -1)
+        return torch.gather(v.expand(*v.shape[:-2], c, s), -1, flat).unflatten(-1, (s, a, k))
+
+    def expectation(self, v: Tensor) -> Tensor:
+        return (self.values * self._gather(v)).sum(-1)
+
+    def adjoint(self, w: Tensor) -> Tensor:
+        mass = (w.unsqueeze(-1) * self.values).flatten(-3)
+        index = self._index.flatten(1).expand(mass.shape)
+        return mass.new_zeros(*mass.shape[:-1], self.n_states).scatter_add(-1, index, mass)
+
+    def outer(self, w: Tensor, v: Tensor) -> Tensor:
+        return w.unsqueeze(-1) * self._gather(v)
+
+    def policy_matrix(self, k: Tensor) -> Tensor:
+        mass = (k.unsqueeze(-1) * self.values).flatten(-2)  # (..., C, S, A K)
+        index = self._index.flatten(-2).expand(mass.shape)
+        return mass.new_zeros(*mass.shape[:-1], self.n_states).scatter_add(-1, index, mass)
+
+    def successors(self) -> npt.NDArray[np.int32]:
+        return self._successors
+
+
+@lru_cache(maxsize=8)
+def _every_state(n_states: int, n_actions: int) -> npt.NDArray[np.int32]:
+    """The successor structure of a dense kernel, ``(1, S, A, S)``."""
+    return np.tile(np.arange(n_states, dtype=np.int32), (1, n_states, n_actions, 1))
+
+
+def as_transitions(value: Any) -> TransitionOperator:
+    """A `TransitionOperator` from an operator, a tensor or an array ``(C, S, A, S)``."""
+    if isinstance(value, TransitionOperator):
+        return value
+    return DenseTransitions(torch.as_tensor(value, dtype=torch.float64))
+
+
+def _check_rows(values: Tensor) -> None:
+    """Raise `ModelError` naming the first row that is not a distribution."""
+    total = values.sum(-1)
+    bad = ~((total - 1.0).abs() <= PROBABILITY_TOLERANCE) | (values < -PROBABILITY_TOLERANCE).any(-1)
+    if not bool(bad.any()):
+        return
+    *_, context, state, action = (int(i) for i in bad.nonzero()[0])
+    row = values[tuple(bad.nonzero()[0])]
+    where = f"state {state}, action {action}, context {context}"
+    if not bool(torch.isfinite(row).all()):
+        raise ModelError(f"transition probabilities are not finite at {where}; check transition(x) for NaN at this x.")
+    if bool((row < -PROBABILITY_TOLERANCE).any()):
+        raise ModelError(f"a transition probability is {float(row.min()):.3g} at {where}; expected values in [0, 1].")
+    raise ModelError(
+        f"transition row sums to {float(row.sum()):.8g} at {where}; expected 1. Normalise the row; put the probability "
+        "that the episode ends into termination=, not into missing mass."
+    )

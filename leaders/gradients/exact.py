@@ -1,0 +1,150 @@
+r"""The exact hypergradient: adjoint of Theorems 2.2 and 2.3 and Proposition C.1.
+
+The mathematics, per context, with pi = pi*, M = I - K_{pi g} and M_L = I - K_{pi g_L} (notation of `bocmdp_gym.tabular`):
+
+    Vbar = M_L^-1 sum_a pi rbar      Qbar = rbar + g_L P Vbar      d = M_L^-T mu          (discounted visitation)
+    w(s,a) = d(s) pi(a|s) (Qbar - Vbar)(s,a) / lambda
+    u = M^-T P^T(g w)
+    W_r = w + u pi      W_rbar = d pi      W_P = g W_r V + g_L W_rbar Vbar      W_mu = Vbar
+    W_q = -gamma W_r P V - gamma_L W_rbar P Vbar
+
+For a general loss f(x, pi) only w changes: w = pi/lambda (df/dpi - sum_b pi df/dpi), and df/dx at fixed pi is added.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bocmdp_gym import Weights, kernels
+from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, ContextSolution, WarmSolver
+from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays
+from followers import TrajectoryOracle
+from leaders.gradients.base import Estimate, Estimator, Loss
+
+Array = npt.NDArray[np.float64]
+
+
+class LeaderValues(NamedTuple):
+    """The leader's view of a policy in one context."""
+
+    value: Array  # Vbar (S,)
+    q: Array  # Qbar (S, A)
+    visitation: Array  # d (S,)
+    leader_return: float  # F_xi
+
+
+def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
+    """Vbar, Qbar, discounted visitation and F_xi of a policy ``(S, A)``; leaves ``arrays.solver`` factored for g_L."""
+    solver = arrays.solver
+    solver.factor(policy * arrays.leader_continuation, arrays.probabilities)
+    value = solver.solve((policy * arrays.leader_reward).sum(-1))
+    q = arrays.leader_reward + arrays.leader_continuation * _future(arrays, value)
+    return LeaderValues(value, q, solver.solve_transposed(arrays.initial), float(arrays.initial @ value))
+
+
+def _future(arrays: ContextArrays, v: Array) -> Array:
+    """P v, ``(S, A)``."""
+    return kernels.expectation(arrays.successors, arrays.probabilities, v, np.empty_like(arrays.reward))
+
+
+def _adjoint_weights(
+    mdps: ConfiguredMDPs, arrays: ContextArrays, solution: ContextSolution, w: Array, leader: LeaderValues | None
+) -> Weights:
+    """The four weights from the sensitivity w(s, a) to Q*(s, a); ``leader`` None for a general loss."""
+    pi, g = solution.policy, arrays.continuation
+    if leader is None or mdps.model.discount != mdps.model.leader_discount:
+        arrays.solver.factor(pi * g, arrays.probabilities)
+    pushed = kernels.adjoint(arrays.successors, arrays.probabilities, g * w, np.empty_like(solution.value))
+    reward = w + arrays.solver.solve_transposed(pushed)[:, None] * pi
+    weights = Weights(reward=reward)
+    if leader is not None:
+        weights.leader_reward = leader.visitation[:, None] * pi
+        weights.initial = leader.value
+    if "transition" in mdps.model.moving:
+        weights.transition = (g * reward)[..., None] * solution.value[arrays.successors]
+        if weights.leader_reward is not None and leader is not None:
+            discounted = arrays.leader_continuation * weights.leader_reward
+            weights.transition += discounted[..., None] * leader.value[arrays.successors]
+    if "termination" in mdps.model.moving:
+        weights.termination = -mdps.model.discount * reward * _future(arrays, solution.value)
+        if weights.leader_reward is not None and leader is not None:
+            weights.termination -= mdps.model.leader_discount * weights.leader_reward * _future(arrays, leader.value)
+    return weights
+
+
+def exact_weights(
+    mdps: ConfiguredMDPs, context: int, solution: ContextSolution, regularization: float
+) -> tuple[Weights, LeaderValues]:
+    """The exact weights of dF_xi/dx, and the leader's values they came from (MATH in the module docstring).
+
+    Args:
+        mdps: the model at x.
+        context: xi.
+        solution: the follower's optimum there.
+        regularization: lambda.
+    """
+    arrays = mdps.arrays(context)
+    leader = leader_values(arrays, solution.policy)
+    advantage = leader.q - leader.value[:, None]
+    w = leader.visitation[:, None] * solution.policy * advantage / regularization
+    return _adjoint_weights(mdps, arrays, solution, w, leader), leader
+
+
+def exact_loss_gradient(
+    mdps: ConfiguredMDPs, context: int, solution: ContextSolution, regularization: float, loss: Loss
+) -> tuple[Tensor, float]:
+    """d f(x, pi*_xi, xi) / dx ``(d,)`` and the loss itself, for a general differentiable loss (Theorem 2.2)."""
+    x = mdps.x.detach().clone().requires_grad_()
+    policy = torch.from_numpy(solution.policy).requires_grad_()
+    value = loss(x, policy, context)
+    direct, sensitivity = torch.autograd.grad(value, (x, policy), allow_unused=True)
+    gradient = torch.zeros_like(x) if direct is None else direct
+    if sensitivity is not None:
+        by_policy = sensitivity.numpy()
+        mean = (solution.policy * by_policy).sum(-1, keepdims=True)
+        w = solution.policy * (by_policy - mean) / regularization
+        weights = _adjoint_weights(mdps, mdps.arrays(context), solution, w, None)
+        gradient = gradient + mdps.vjp(weights, context)
+    return gradient, float(value.detach())
+
+
+class ExactEstimator(Estimator):
+    """dF_xi/dx without error, from the model: it solves the follower's problem itself and samples nothing.
+
+    Args:
+        regularization: lambda; the follower's if None.
+        tolerance, max_iterations: of the soft policy iteration.
+    """
+
+    needs_model = True
+    accepts_loss = True
+
+    def __init__(
+        self,
+        regularization: float | None = None,
+        tolerance: float = TOLERANCE,
+        max_iterations: int = MAX_ITERATIONS,
+    ):
+        super().__init__(regularization)
+        self._solver = WarmSolver(tolerance, max_iterations)
+
+    def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
+        super().bind(oracle, loss)
+        self._solver.reset()
+
+    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+        del rng
+        assert self.regularization is not None
+        mdps = oracle.configure(x)
+        solution = self._solver.solve(mdps, context, self.regularization)
+        metrics = {"follower_iterations": solution.iterations, "follower_residual": solution.residual}
+        if self.loss is not None:
+            gradient, value = exact_loss_gradient(mdps, context, solution, self.regularization, self.loss)
+            return Estimate(-gradient, -value, metrics=metrics)
+        weights, leader = exact_weights(mdps, context, solution, self.regularization)
+        return Estimate(mdps.vjp(weights, context), leader.leader_return, metrics=metrics)

@@ -1,0 +1,118 @@
+"""Small problems with known answers, and the tools to check against them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+import bocmdp_gym
+from bocmdp_gym import SuccessorTransitions, TabularBOCMDP
+
+F64 = torch.float64
+
+
+def random_model(
+    seed: int = 0,
+    *,
+    contexts: int = 3,
+    states: int = 9,
+    actions: int = 3,
+    dim: int = 5,
+    discount: float = 0.9,
+    leader_discount: float | None = 0.8,
+    terminating: bool = True,
+    successors: int | None = None,
+    moving: tuple[str, ...] = ("reward", "leader_reward", "transition", "initial"),
+    strength: float = 0.3,
+) -> TabularBOCMDP:
+    """A random model in which the parts named in ``moving`` depend on x, and the others are their values at x = 0.
+
+    ``successors``: stored successors per pair, None for a dense kernel. ``strength`` scales the dependence of P, mu, q on x.
+    """
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=F64)
+
+    c, s, a, d = contexts, states, actions, dim
+    k = s if successors is None else successors
+    r0, r1, l0, l1 = normal(c, s, a), normal(c, s, a, d), normal(c, s, a), normal(c, s, a, d)
+    p0, p1, m0, m1 = normal(c, s, a, k), strength * normal(c, s, a, k, d), normal(c, s), strength * normal(c, s, d)
+    q1 = strength * normal(c, s, a, d)
+    succ = np.random.default_rng(seed).integers(0, s, (c, s, a, k))
+
+    def transition(x: Tensor) -> Any:
+        p = torch.softmax(p0 + p1 @ x, -1)
+        return p if successors is None else SuccessorTransitions(succ, p)
+
+    parts: dict[str, Any] = {
+        "reward": lambda x: r0 + r1 @ torch.tanh(x),
+        "leader_reward": lambda x: l0 + l1 @ torch.sin(x),
+        "transition": transition,
+        "initial": lambda x: torch.softmax(m0 + m1 @ x, -1),
+    }
+    if terminating:
+        parts["termination"] = lambda x: torch.sigmoid(q1 @ x - 2.0)
+    zero = torch.zeros(d, dtype=F64)
+    for name in set(parts) - set(moving):
+        parts[name] = parts[name](zero)
+    probabilities = np.arange(1, c + 1) / np.arange(1, c + 1).sum()
+    return TabularBOCMDP(
+        **parts,
+        leader_dim=d,
+        discount=discount,
+        leader_discount=leader_discount,
+        context_probabilities=probabilities,
+    )
+
+
+def finite_difference(f: Any, x: Tensor, step: float = 1e-6) -> Tensor:
+    """Central differences of a scalar function at x ``(d,)``."""
+    columns = []
+    for direction in torch.eye(len(x), dtype=x.dtype):
+        columns.append((f(x + step * direction) - f(x - step * direction)) / (2 * step))
+    return torch.stack([torch.as_tensor(c) for c in columns]).detach()
+
+
+def relative_error(estimate: Tensor, truth: Tensor) -> float:
+    """Euclidean error relative to the truth."""
+    return float((estimate - truth).norm() / truth.norm())
+
+
+def random_x(dim: int, seed: int = 0, scale: float = 0.3) -> Tensor:
+    """A reproducible normal x."""
+    return scale * torch.randn(dim, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def four_rooms(**options: Any) -> gym.Env[Any, Any]:
+    """The paper's environment with the published dynamics."""
+    return gym.make("bocmdp/FourRooms-v0", **{"slip_probability": 0.44, **options})
+
+
+def four_rooms_model(**options: Any) -> TabularBOCMDP:
+    """Its model."""
+    model: TabularBOCMDP = bocmdp_gym.configurable(four_rooms(**options)).model
+    return model
+
+
+def brute_force_solution(model: TabularBOCMDP, x: Tensor, regularization: float, sweeps: int = 20_000) -> Tensor:
+    """V* by plain soft value iteration on dense arrays: no code shared with the solver under test."""
+    mdps = model.configure(x)
+    s = model.n_states
+    dense = torch.zeros(model.n_contexts, s, model.n_actions, s, dtype=F64)
+    values = mdps.transition.values.detach().expand(model.n_contexts, -1, -1, -1)
+    succ = np.broadcast_to(mdps.transition.successors(), tuple(values.shape))
+    for index in np.ndindex(*values.shape):
+        dense[(*index[:3], int(succ[index]))] += values[index]
+    v = torch.zeros(model.n_contexts, s, dtype=F64)
+    for _ in range(sweeps):
+        q = mdps.reward + model.discount * (1 - mdps.termination) * torch.einsum("csat,ct->csa", dense, v)
+        new = regularization * torch.logsumexp(q / regularization, -1)
+        if float((new - v).abs().max()) < 1e-13:
+            return new.detach()
+        v = new
+    return v.detach()
