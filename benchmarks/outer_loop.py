@@ -6,11 +6,6 @@ What a user runs by default is timed: `leaders.optimize` with its history, exact
 
 from __future__ import annotations
 
-import os
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # "one core": before numpy is imported
-
 import resource
 from typing import Any
 

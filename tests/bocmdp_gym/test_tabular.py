@@ -191,7 +191,7 @@ def _bad_rows() -> torch.Tensor:
         (
             {"transition": _bad_rows(), "reward": torch.zeros(2, 3, 2)},
             errors.ModelError,
-            "sums to 0.98 at state 2, action 0, context 1",
+            r"sums to 0\.98 at state 2, action 0, context 1",
         ),
         ({"transition": torch.full((1, 3, 2, 4), 0.25)}, errors.ModelError, r"expected \(C, S, A, S\)"),
         ({"reward": torch.zeros(1, 4, 2)}, errors.ModelError, "reward has shape"),
