@@ -60,7 +60,7 @@ class ConvergenceError(BOCMDPError, ArithmeticError):
 
 def suggest(name: object, known: Iterable[object]) -> str:
     """``'Did you mean ...?'`` for a misspelt name, followed by what is known."""
-    options = [str(k) for k in known]
-    close = get_close_matches(str(name), options, n=1, cutoff=0.5)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(options)}."
+    options = {str(option).lower(): str(option) for option in known}
+    close = get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
+    hint = f"Did you mean {options[close[0]]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(options.values())}."

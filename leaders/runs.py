@@ -1,0 +1,120 @@
+"""A run folder: what a run leaves on disk.
+
+summary.json          settings, versions, what was found ("x", "x_random", "leader_return", ...), whether it finished
+progress.csv          one row per evaluation; its columns are explained in `leaders.history.COLUMNS`
+events.out.tfevents.* the same for TensorBoard
+history.npz           one entry per column of the history, one number per iteration
+learning_curve.png    the leader's return over iterations
+and a picture of the result, where the environment has one (Four-Rooms: penalty_map.png)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, Logger, TensorBoardOutputFormat
+
+from bocmdp_gym.errors import OptionError
+from leaders.history import History
+from leaders.settings import RunSettings
+
+SUMMARY = "summary.json"
+_OURS = (SUMMARY, "progress.csv", "history.npz", "learning_curve.png", "checkpoints")
+
+
+class RunFolder:
+    """Opens a run folder and writes into it.
+
+    Raises:
+        OptionError: the folder holds a run already, or cannot be written to.
+    """
+
+    def __init__(self, settings: RunSettings):
+        self.path = settings.folder()
+        try:
+            if any((self.path / name).exists() for name in _OURS):
+                if not settings.overwrite:
+                    raise OptionError(f"{self.path} already holds a run; choose another --out, or --overwrite it.")
+                self._clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise OptionError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out.") from error
+        self._settings = settings
+        self._files = Logger(
+            str(self.path), [CSVOutputFormat(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
+        )
+        self._screen = Logger(None, [HumanOutputFormat(_stdout())])
+        self._next_print = 0
+
+    def _clear(self) -> None:
+        """Remove an old run's files, and nothing else."""
+        for entry in self.path.iterdir():
+            if entry.name == "checkpoints":
+                shutil.rmtree(entry)
+            elif entry.name in _OURS or entry.suffix == ".png" or entry.name.startswith("events.out.tfevents"):
+                entry.unlink()
+
+    def log(self, record: dict[str, Any], last: bool) -> None:
+        """Log one evaluation: always to the files, ten times per run to the screen."""
+        iteration = record["iteration"]
+        for name, value in record.items():
+            self._files.record(name, value)
+        self._files.dump(iteration)
+        if iteration >= self._next_print or last:
+            self._next_print = iteration + max(1, self._settings.iterations // 10)
+            for name, value in record.items():
+                self._screen.record(name, value)
+            self._screen.dump(iteration)
+
+    def write_summary(self, found: dict[str, Any]) -> None:
+        """Write summary.json, whole or not at all."""
+        summary = {
+            "environment": self._settings.env_id,
+            **found,
+            "settings": {name: _plain(value) for name, value in asdict(self._settings).items()},
+            "versions": versions(),
+        }
+        scratch = self.path / (SUMMARY + ".tmp")
+        scratch.write_text(json.dumps(summary, indent=2, allow_nan=True) + "\n")
+        os.replace(scratch, self.path / SUMMARY)
+
+    def write_history(self, history: History) -> None:
+        """Write history.npz."""
+        np.savez_compressed(self.path / "history.npz", **{name: history[name] for name in history.columns})
+
+    def close(self) -> None:
+        """Close the logs."""
+        self._files.close()
+        self._screen.close()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    found = {"python": platform.python_version()}
+    for package in ("bocmdp-gym", "gymnasium", "numba", "numpy", "scipy", "stable-baselines3", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _stdout() -> Any:
+    import sys
+
+    return sys.stdout

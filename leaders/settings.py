@@ -1,0 +1,172 @@
+"""Typed settings of a run: what the command line of `leaders.train` offers, and how they become objects.
+
+Every field's docstring is its help text. One dataclass per environment; the fields they share are in `RunSettings`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import gymnasium as gym
+
+import bocmdp_gym  # noqa: F401 - registers the environments
+from bocmdp_gym.envs.four_rooms import LAYOUT
+from bocmdp_gym.errors import OptionError
+from followers import Follower, SoftPolicyIteration
+from leaders.base import HPGD, ExactGradient, Leader
+
+LeaderName = Literal["hpgd", "exact"]
+FollowerName = Literal["soft-policy-iteration"]
+
+#: Step sizes that work with the paper's clipping, per leader.
+LEARNING_RATES: dict[str, float] = {"hpgd": 0.5, "exact": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Settings every environment shares."""
+
+    leader: LeaderName = "hpgd"
+    """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model."""
+    follower: FollowerName = "soft-policy-iteration"
+    """Who responds: soft-policy-iteration is the exact entropy-regularised optimum."""
+    regularization: float = 0.001
+    """The follower's entropy coefficient lambda > 0: how random its optimal behaviour is."""
+    iterations: int = 10_000
+    """Outer iterations: one context, one gradient and one step of x each."""
+    seed: int = 0
+    """All randomness of the run comes from it; equal seeds give equal numbers."""
+    learning_rate: float | None = None
+    """Step size of x; the leader's own default if not given (hpgd 0.5, exact 1.0)."""
+    optimizer: str = "SGD"
+    """Any class of torch.optim."""
+    max_gradient_norm: float = 1.0
+    """Gradients longer than this are scaled down to it."""
+    env_steps: int = 10_000
+    """Environment steps per gradient (hpgd); the last episode is finished on top."""
+    bootstrap_truncated: bool = False
+    """Continue episodes that the time limit cut as the average visit to their last state (hpgd); the paper does not."""
+    evaluate_every: int = 100
+    """Iterations between exact evaluations of the leader's return, which are logged to progress.csv and TensorBoard."""
+    out: Path | None = None
+    """Run folder; runs/ENVIRONMENT-LEADER-SEED if not given."""
+    overwrite: bool = False
+    """Replace a run that is already in the folder."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    name: ClassVar[str]
+
+    @property
+    def env_id(self) -> str:
+        """The environment's id."""
+        raise NotImplementedError
+
+    def env_options(self) -> dict[str, Any]:
+        """Keywords of ``gym.make``."""
+        shared = {field.name for field in fields(RunSettings)}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in shared}
+
+    def make_env(self) -> gym.Env[Any, Any]:
+        """The environment."""
+        return gym.make(self.env_id, **self.env_options())
+
+    def make_follower(self) -> Follower:
+        """The follower."""
+        return SoftPolicyIteration(self.regularization)
+
+    def make_leader(self) -> Leader:
+        """The leader."""
+        update: dict[str, Any] = {
+            "learning_rate": LEARNING_RATES[self.leader] if self.learning_rate is None else self.learning_rate,
+            "optimizer": self.optimizer,
+            "max_gradient_norm": self.max_gradient_norm,
+        }
+        if self.leader == "hpgd":
+            return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **update)
+        return ExactGradient(**update)
+
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.out or Path("runs") / f"{self.name}-{self.leader}-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourRoomsSettings(RunSettings):
+    """Four-Rooms (paper, sections 3 and F.2): penalties lead a walker past a marked cell."""
+
+    slip_probability: float = 1 / 3
+    """Probability that a move goes another way than chosen; the paper's text says 1/3, its table was made with 0.44."""
+    penalty_cost: float = 1.0
+    """What the leader pays per unit of penalty placed (the paper's beta)."""
+    penalty_budget: float = 0.2
+    """Sum of all penalties."""
+    start: tuple[int, int] = (4, 1)
+    """Row and column of the start, counted from 0."""
+    goals: tuple[tuple[int, int], ...] = ((1, 9), (11, 11))
+    """Rows and columns of the goals, one per context."""
+    waypoint: tuple[int, int] = (8, 4)
+    """Row and column of the marked cell the leader wants visited."""
+    layout: Path | None = None
+    """A text file with another layout, x for walls; the paper's four rooms if not given."""
+    horizon: int = 200
+    """Steps after which an episode is cut."""
+
+    name: ClassVar[str] = "four-rooms"
+
+    @property
+    def env_id(self) -> str:
+        return "bocmdp/FourRooms-v0"
+
+    def env_options(self) -> dict[str, Any]:
+        options = super().env_options()
+        if self.layout is not None and not self.layout.is_file():
+            raise OptionError(f"layout {self.layout} is not a file; expected a text file of rows, walls written x.")
+        options["layout"] = LAYOUT if self.layout is None else self.layout.read_text()
+        return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomSettings(RunSettings):
+    """Your own configurable environment, registered with Gymnasium."""
+
+    id: str
+    """Its id, such as mine/Roads-v0."""
+    module: str | None = None
+    """A module to import first, the one that registers it."""
+    options: str = "{}"
+    """Keywords of gym.make, as JSON."""
+
+    name: ClassVar[str] = "custom"
+
+    @property
+    def env_id(self) -> str:
+        return self.id
+
+    def env_options(self) -> dict[str, Any]:
+        try:
+            options = json.loads(self.options)
+        except json.JSONDecodeError as error:
+            raise OptionError(f"--options is not JSON: {error}; expected an object such as '{{\"size\": 5}}'.") from error
+        if not isinstance(options, dict):
+            raise OptionError(f"--options is {self.options}; expected a JSON object such as '{{\"size\": 5}}'.")
+        return options
+
+    def make_env(self) -> gym.Env[Any, Any]:
+        if self.module is not None:
+            try:
+                importlib.import_module(self.module)
+            except ImportError as error:
+                raise OptionError(f"cannot import --module {self.module}: {error}.") from error
+        try:
+            return super().make_env()
+        except gym.error.UnregisteredEnv as error:
+            raise OptionError(f"{error} Name the module that registers it with --module.") from error
+
+
+#: What the command line offers, by name.
+ENVIRONMENTS: dict[str, type[RunSettings]] = {s.name: s for s in (FourRoomsSettings, CustomSettings)}
