@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from bisect import bisect_right
+from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -207,6 +208,9 @@ class ConfigurableWrapper(_Configuration, gym.Wrapper[Any, Any, Any, Any]):
         """Start an episode; see `ConfigurableEnv.reset`."""
         options = dict(options or {})
         own: dict[str, Any] = {name: options.pop(name) for name in ("leader", "context") if name in options}
+        for name in options:  # the rest is the environment's, except what is surely meant for us
+            if get_close_matches(name, ("leader", "context"), cutoff=0.8):
+                raise OptionError(f"unknown reset option {name!r}. {suggest(name, ('leader', 'context'))}")
         if seed is not None or self._wrapper_rng is None:
             self._wrapper_rng = np.random.default_rng(seed)
         self._begin_episode(own, self._wrapper_rng)

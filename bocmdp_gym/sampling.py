@@ -71,7 +71,7 @@ def simulate(
     chunks = []
     remaining = budget
     while True:
-        capacity = max(remaining, 0) + (_CHUNK if horizon is None else horizon)
+        capacity = remaining + (_CHUNK if horizon is None else horizon)
         chunk = Simulation(
             np.empty(capacity, dtype=np.int32),
             np.empty(capacity, dtype=np.int32),
@@ -97,7 +97,7 @@ def simulate(
             *chunk,
         )
         chunks.append(_shortened(chunk, steps, episodes))
-        remaining -= steps
+        remaining = max(remaining - steps, 0)  # 0: only the open episode is finished
         forced = forced[episodes:]
         if carry[0] < 0:
             break

@@ -202,8 +202,11 @@ class TrajectoryOracle:
             ends.append(len(rewards))
             terminations.append(bool(terminated))
             finals.append(observation)
-        tabular = isinstance(core, TabularEnv)
         seen, final = np.asarray(observations), np.asarray(finals)
+        states = final_states = None
+        if isinstance(core, TabularEnv):  # the same types as on the compiled path
+            states, final_states = (np.asarray(core.states_of(o), dtype=np.int32) for o in (seen, final))
+            seen, final = core.observe(states), core.observe(final_states)
         return Trajectories(
             observations=seen,
             actions=np.asarray(actions),
@@ -214,6 +217,6 @@ class TrajectoryOracle:
             final_observations=final,
             leader=policy.leader,
             context=policy.context,
-            states=np.asarray(core.states_of(seen), dtype=np.int32) if tabular else None,
-            final_states=np.asarray(core.states_of(final), dtype=np.int32) if tabular else None,
+            states=states,
+            final_states=final_states,
         )
