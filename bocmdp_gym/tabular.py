@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 
 from bocmdp_gym.alias import AliasTables, initial_tables
 from bocmdp_gym.env import check_context_probabilities, check_discount
@@ -567,8 +568,7 @@ class ConfiguredMDPs:
             cotangents.append(torch.from_numpy(full))
         if not outputs:
             return torch.zeros_like(self.x)
-        (gradient,) = torch.autograd.grad(outputs, self.x, cotangents, retain_graph=True)
-        return gradient
+        return _reverse_pass(outputs, cotangents, self.x)
 
 
 class GymnasiumTables(NamedTuple):
@@ -641,6 +641,19 @@ def check_regularization(value: Any) -> float:
             "has no unique optimum to differentiate; use a small lambda such as 1e-3."
         )
     return number
+
+
+def _reverse_pass(outputs: list[Tensor], cotangents: list[Tensor], x: Tensor) -> Tensor:
+    """Sum of the outputs' vector-Jacobian products with respect to x.
+
+    The same as ``torch.autograd.grad(outputs, x, cotangents, retain_graph=True)``, whose Python-side checks of shapes known to
+    be right cost as much as a small model's reverse pass itself.
+    """
+    engine = Variable._execution_engine
+    (gradient,) = engine.run_backward(
+        tuple(outputs), tuple(cotangents), True, False, (x,), allow_unreachable=True, accumulate_grad=False
+    )
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 def _numpy(tensor: Tensor) -> Array:
