@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, WarmSolver
@@ -40,3 +42,9 @@ class SoftPolicyIteration(Follower):
 
     def reset(self) -> None:
         self._solver.reset()
+
+    def state(self) -> dict[str, Any]:
+        return self._solver.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._solver.load_state(state)

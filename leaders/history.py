@@ -39,6 +39,18 @@ class History:
     def _column(self, name: str) -> npt.NDArray[Any]:
         return np.array([record.get(name, np.nan) for record in self._records])
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the columns."""
+        return {name: self._column(name) for name in self.columns}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        names, columns = list(state), [state[name].tolist() for name in state]
+        self._records = [
+            {name: value for name, value in zip(names, row, strict=True) if value == value}  # NaN: had no such number
+            for row in zip(*columns, strict=True)
+        ]
+
     @property
     def columns(self) -> list[str]:
         """Names of all columns."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -56,6 +56,10 @@ class RunSettings:
     """Run folder; runs/ENVIRONMENT-LEADER-SEED if not given."""
     overwrite: bool = False
     """Replace a run that is already in the folder."""
+    checkpoint_every: int = 500
+    """Iterations between checkpoints; SIGTERM writes one too."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder; the settings must be the same. Without one, start."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -89,6 +93,11 @@ class RunSettings:
         if self.leader == "hpgd":
             return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **update)
         return ExactGradient(**update)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that decide a run's numbers; a checkpoint is resumed only where they are equal."""
+        elsewhere = ("out", "overwrite", "resume", "checkpoint_every", "progress")
+        return {"environment": self.name} | {k: v for k, v in asdict(self).items() if k not in elsewhere}
 
     def folder(self) -> Path:
         """The run folder."""

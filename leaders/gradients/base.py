@@ -96,6 +96,13 @@ class Estimator(ABC):
             )
         self.loss = loss
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional hook
+        """Go on from `state`; called after `bind`."""
+
     @abstractmethod
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         """One estimate of dF_xi/dx at x ``(d,)`` and ``context``."""
