@@ -147,11 +147,11 @@ def optimize(
         saved = checkpoints.latest()
         if saved is not None:
             run.load_state(saved)
-    if checkpoints is not None and checkpoints.last is None:
-        checkpoints.save(run.done, run.state())
     quiet = iterations < _QUIET_ITERATIONS if progress is None else not progress
     stoppable = nullcontext() if checkpoints is None else checkpoints.stop_on_sigterm()
     with _one_torch_thread(), stoppable, tqdm(total=iterations, initial=run.done, unit="it", disable=quiet) as bar:
+        if checkpoints is not None and checkpoints.last is None:
+            checkpoints.save(run.done, run.state())
         while run.done < iterations:
             due = run.done % evaluate_every == 0 or run.done == iterations - 1
             record = run.iterate(evaluate=due, checkpoints=checkpoints)
