@@ -91,6 +91,7 @@ class RunFolder:
     def write_summary(self, found: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
         summary = {
+            "name": self._settings.name,
             "environment": self._settings.env_id,
             **found,
             "settings": {name: _plain(value) for name, value in asdict(self._settings).items()},
