@@ -70,5 +70,7 @@ COLUMNS = {
     "env_steps": "environment steps used so far, all iterations together",
     "follower_iterations": "iterations the follower needed",
     "follower_residual": "the follower's remaining soft Bellman residual",
+    "slack_NAME": "how far the constraint NAME is from its level, in the worst context; negative: violated",
+    "multiplier_NAME": "its multiplier y in the augmented Lagrangian, in the worst context",
     "seconds": "wall-clock time since the run started",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP
 from bocmdp_gym.env import check_leader
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.soft_bellman import WarmSolver
 from followers import Follower, TrajectoryOracle
 from leaders.base import Leader
 from leaders.checkpoints import Checkpoints
+from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.gradients import Loss
 from leaders.gradients.exact import leader_values
 from leaders.history import History
@@ -72,8 +73,8 @@ class Progress:
 class Evaluator:
     """Exact E_xi of the leader's return (or of minus a loss) under the follower's optimum, without touching the follower."""
 
-    def __init__(self, oracle: TrajectoryOracle, regularization: float, loss: Loss | None):
-        self._oracle, self._regularization, self._loss = oracle, regularization, loss
+    def __init__(self, configure: Callable[[Tensor], ConfiguredMDPs], regularization: float, loss: Loss | None):
+        self._configure, self._regularization, self._loss = configure, regularization, loss
         self._solver = WarmSolver()
 
     def state(self) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class Evaluator:
         self._solver.load_state(state)
 
     def __call__(self, x: Tensor) -> float:
-        mdps = self._oracle.configure(x)
+        mdps = self._configure(x.detach())
         total = 0.0
         for context, probability in enumerate(mdps.model.context_probabilities):
             policy = self._solver.solve(mdps, context, self._regularization).policy
@@ -106,6 +107,8 @@ def optimize(
     seed: int | np.random.Generator = 0,
     x0: npt.ArrayLike | Tensor | None = None,
     loss: Loss | None = None,
+    constraints: Sequence[Constraint] = (),
+    constraint_penalty: float = 50.0,
     contexts: int | Literal["all"] = 1,
     evaluate_every: int = 100,
     callback: Callable[[Progress], None] | None = None,
@@ -123,6 +126,8 @@ def optimize(
         seed: all randomness of the run comes from this seed or generator; equal seeds give equal numbers, bit for bit.
         x0: where to start, ``(d,)``; the environment's ``initial_leader(rng)`` if None.
         loss: a differentiable f(x, policy (S, A), context), minimised instead of maximising the leader's return.
+        constraints: on outcomes of tabular problems, by an augmented Lagrangian (`leaders.constraints`).
+        constraint_penalty: rho of the augmented Lagrangian: larger presses harder, and too large overshoots.
         contexts: contexts drawn per iteration, whose estimates are averaged; "all": every one of finitely many, weighted by
             its probability.
         evaluate_every: how often the exact leader return is computed (tabular models) and ``callback`` is called.
@@ -142,7 +147,7 @@ def optimize(
             raise OptionError(f"{name} is {value}; expected at least 1.")
     if resume and checkpoints is None:
         raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
-    run = _Run(env, leader, follower, iterations, seed, x0, loss, contexts)
+    run = _Run(env, leader, follower, iterations, seed, x0, loss, constraints, constraint_penalty, contexts)
     if resume and checkpoints is not None:
         saved = checkpoints.latest()
         if saved is not None:
@@ -179,6 +184,8 @@ class _Run:
         seed: int | np.random.Generator,
         x0: npt.ArrayLike | Tensor | None,
         loss: Loss | None,
+        constraints: Sequence[Constraint],
+        constraint_penalty: float,
         contexts: int | Literal["all"],
     ):
         self.rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
@@ -197,8 +204,16 @@ class _Run:
         self._before = 0.0  # seconds of earlier sessions of this run
         self._began = perf_counter()
         self.evaluate: Evaluator | None = None
-        if isinstance(self.oracle.model, TabularBOCMDP) and leader.estimator.regularization is not None:
-            self.evaluate = Evaluator(self.oracle, leader.estimator.regularization, loss)
+        regularization = leader.estimator.regularization
+        self.constrained: AugmentedLagrangian | None = None
+        if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
+            self.evaluate = Evaluator(self.oracle.configure, regularization, loss)
+        if constraints:
+            if loss is not None or regularization is None:
+                raise OptionError(
+                    "constraints need the leader's return as objective and a regularization; write them into the loss."
+                )
+            self.constrained = AugmentedLagrangian(self.oracle.model, constraints, regularization, constraint_penalty)
 
     @property
     def seconds(self) -> float:
@@ -215,10 +230,14 @@ class _Run:
         if len(estimates) > 1 or weight != 1.0:
             gradient = torch.stack([w * e.gradient for e, _, w in estimates]).sum(0)
             sampled = sum(w * e.leader_return for e, _, w in estimates)
+        measured: dict[str, float] = {}
+        if self.constrained is not None:
+            measured = self.constrained.measure(x)
+            gradient = gradient + torch.stack([w * self.constrained.gradient(c) for _, c, w in estimates]).sum(0)
         record: dict[str, Any] = {"iteration": self.done, "sampled_return": sampled, "env_steps": self.oracle.env_steps}
         if len(estimates) == 1:
             record["context"] = context
-        record |= first.metrics
+        record |= first.metrics | measured
         if evaluate and self.evaluate is not None:
             record["leader_return"] = self.evaluate(x)
         record["gradient_norm"] = norm = self.leader.update.step(self.x, gradient)
@@ -247,6 +266,7 @@ class _Run:
             "update": self.leader.update.state(),
             "estimator": self.leader.estimator.state(),
             "follower": self.oracle.follower.state(),
+            "constraints": {} if self.constrained is None else self.constrained.state(),
             "evaluator": {} if self.evaluate is None else self.evaluate.state(),
         }
 
@@ -262,6 +282,8 @@ class _Run:
         self.oracle.follower.load_state(state["follower"])
         if self.evaluate is not None:
             self.evaluate.load_state(state["evaluator"])
+        if self.constrained is not None:
+            self.constrained.load_state(state["constraints"])
 
     def result(self) -> Result:
         found = self.x.detach().clone()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -163,9 +164,10 @@ def _wait_for_checkpoint(out: Path) -> None:
 
 def _numbers(out: Path) -> tuple[object, ...]:
     summary = json.loads((out / "summary.json").read_text())
-    rows = [row.split(",") for row in (out / "progress.csv").read_text().splitlines()]
-    keep = [i for i, name in enumerate(rows[0]) if name != "seconds"]
-    return summary["x"], summary["x_random"], summary["env_steps"], [[row[i] for i in keep] for row in rows]
+    rows = list(csv.DictReader((out / "progress.csv").read_text().splitlines()))
+    for row in rows:
+        del row["seconds"]
+    return summary["x"], summary["x_random"], summary["env_steps"], rows
 
 
 def test_kill_and_sigterm_leave_no_trace(tmp_path: Path) -> None:
