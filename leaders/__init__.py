@@ -4,5 +4,6 @@ from leaders.base import HPGD, ExactGradient, Leader
 from leaders.constraints import Constraint
 from leaders.history import History
 from leaders.loop import Result, optimize
+from leaders.multistart import multistart
 
-__all__ = ["HPGD", "Constraint", "ExactGradient", "History", "Leader", "Result", "optimize"]
+__all__ = ["HPGD", "Constraint", "ExactGradient", "History", "Leader", "Result", "multistart", "optimize"]

@@ -194,7 +194,8 @@ class _Run:
         leader.estimator.bind(self.oracle, loss)
         core = self.oracle.core
         self._weighted = _context_sampler(core, contexts)
-        start = core.initial_leader(self.rng) if x0 is None else np.array(x0, dtype=np.float64)
+        start = core.initial_leader(self.rng) if x0 is None else x0
+        start = start.detach().numpy() if isinstance(start, Tensor) else start
         self.x0 = torch.tensor(check_leader(start, core.leader_space))
         self.x = leader.update.start(self.x0, iterations, core.leader_space)
         self.chosen = int(self.rng.integers(iterations))
