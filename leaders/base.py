@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym.errors import OptionError, suggest
 from followers import TrajectoryOracle
-from leaders.gradients import Estimator, ExactEstimator, MonteCarloEstimator
+from leaders.gradients import Estimator, ExactEstimator, GeometricEstimator, MonteCarloEstimator
 from leaders.updates import OptimizerFactory, Update
 
 
@@ -34,37 +35,66 @@ class Leader:
         return self.estimator.estimate(oracle, _as_tensor(oracle, x), context, rng).gradient
 
 
+#: The estimators HPGD knows by name, and the keywords of their own.
+_ESTIMATORS: dict[str, tuple[type[Estimator], tuple[str, ...]]] = {
+    "monte_carlo": (MonteCarloEstimator, ("env_steps", "bootstrap_truncated", "error_groups")),
+    "geometric": (GeometricEstimator, ("samples", "sampling_distribution", "error_groups")),
+}
+
+
 class HPGD(Leader):
     """Hyper Policy Gradient Descent (paper, Algorithm 1): learns from trajectories of the follower's policy.
 
     Args:
         learning_rate: step size.
-        env_steps: environment steps per gradient (`estimator="monte_carlo"`).
-        estimator: "monte_carlo", the estimator of the paper's experiments.
-        bootstrap_truncated: continue episodes cut by a time limit as the average visit to their last state.
+        env_steps: environment steps per gradient (monte_carlo; 10,000 if None).
+        estimator: where gradients come from; any other `Estimator` composes with an update as ``Leader(estimator, update)``:
+
+            - "monte_carlo", that of the paper's experiments: on-policy steps, small variance;
+            - "geometric", Algorithms 1, 2 and 5 literally: unbiased draws, for discounts well below 1.
+        samples: independent draws per gradient (geometric; 20,000 if None).
+        bootstrap_truncated: continue episodes cut by a time limit as the average visit to their last state (monte_carlo).
+        sampling_distribution: nu of Algorithm 1, ``(S,)`` (geometric, with a general loss); uniform if None.
+        error_groups: split each gradient's sample into this many groups and report a standard error; 0 or None: none.
         regularization: lambda; the follower's if None, required where the follower has none.
         optimizer, max_gradient_norm, optimizer_options: see `leaders.updates.Update`; the paper clips to 1.
 
     Raises:
-        OptionError: an unknown estimator, or a value out of range.
+        OptionError: an unknown estimator, a keyword of another estimator, or a value out of range.
     """
 
     def __init__(
         self,
         learning_rate: float = 0.5,
-        env_steps: int = 10_000,
+        env_steps: int | None = None,
         estimator: str = "monte_carlo",
         *,
-        bootstrap_truncated: bool = False,
+        samples: int | None = None,
+        bootstrap_truncated: bool | None = None,
+        sampling_distribution: npt.ArrayLike | None = None,
+        error_groups: int | None = None,
         regularization: float | None = None,
         optimizer: str | OptimizerFactory = "SGD",
         max_gradient_norm: float | None = 1.0,
         **optimizer_options: Any,
     ):
-        if estimator != "monte_carlo":
-            raise OptionError(f"unknown estimator {estimator!r}. {suggest(estimator, ['monte_carlo'])}")
+        if estimator not in _ESTIMATORS:
+            raise OptionError(f"unknown estimator {estimator!r}. {suggest(estimator, _ESTIMATORS)}")
+        given = {
+            "env_steps": env_steps,
+            "samples": samples,
+            "bootstrap_truncated": bootstrap_truncated,
+            "sampling_distribution": sampling_distribution,
+            "error_groups": error_groups,
+        }
+        kind, own = _ESTIMATORS[estimator]
+        options = {name: value for name, value in given.items() if value is not None}
+        for name in options:
+            if name not in own:
+                users = " or ".join(f"estimator={other!r}" for other, (_, names) in _ESTIMATORS.items() if name in names)
+                raise OptionError(f"{name} is an option of {users}, not of estimator={estimator!r}.")
         super().__init__(
-            MonteCarloEstimator(env_steps, bootstrap_truncated, regularization),
+            kind(**options, regularization=regularization),
             Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options),
         )
 

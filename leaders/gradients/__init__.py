@@ -2,14 +2,18 @@
 
 from leaders.gradients.base import Estimate, Estimator, Loss
 from leaders.gradients.exact import ExactEstimator, exact_weights
+from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
 
 __all__ = [
     "Estimate",
     "Estimator",
     "ExactEstimator",
+    "GeometricEstimator",
     "Loss",
     "MonteCarloEstimator",
     "exact_weights",
+    "geometric_loss_weights",
+    "geometric_weights",
     "monte_carlo_weights",
 ]
