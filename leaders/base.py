@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bocmdp_gym.errors import OptionError, suggest
 from followers import TrajectoryOracle
-from leaders.gradients import Estimator, ExactEstimator, GeometricEstimator, MonteCarloEstimator
+from leaders.gradients import Estimator, ExactEstimator, GeometricEstimator, MonteCarloEstimator, ZeroOrderEstimator
 from leaders.updates import OptimizerFactory, Update
 
 
@@ -118,6 +118,47 @@ class ExactGradient(Leader):
         **optimizer_options: Any,
     ):
         super().__init__(ExactEstimator(regularization), Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options))
+
+
+class ZeroOrder(Leader):
+    """Differences of the leader's return along random directions (paper, Algorithm 8): any environment, any follower.
+
+    Args:
+        learning_rate: step size.
+        smoothing: the paper's C; u_t = C/(t + 1), or C throughout if not ``decay``.
+        decay: see ``smoothing``.
+        directions: random directions per gradient.
+        two_sided: differences between two points around x.
+        exact: exact returns instead of sampled ones; None: where the model is tabular and the follower plans with it.
+        env_steps: steps per sampled return.
+        common_random_numbers: responses and returns that are compared draw the same random numbers.
+        regularization: lambda, for evaluation only; the follower's if None.
+        optimizer, max_gradient_norm, optimizer_options: see `leaders.updates.Update`.
+
+    Raises:
+        OptionError: a value out of range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.1,
+        smoothing: float = 1.0,
+        *,
+        decay: bool = True,
+        directions: int = 1,
+        two_sided: bool = False,
+        exact: bool | None = None,
+        env_steps: int = 10_000,
+        common_random_numbers: bool = True,
+        regularization: float | None = None,
+        optimizer: str | OptimizerFactory = "SGD",
+        max_gradient_norm: float | None = 1.0,
+        **optimizer_options: Any,
+    ):
+        estimator = ZeroOrderEstimator(
+            smoothing, directions, two_sided, decay, exact, env_steps, common_random_numbers, regularization
+        )
+        super().__init__(estimator, Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options))
 
 
 def _as_tensor(oracle: TrajectoryOracle, x: Any) -> Tensor:

@@ -145,6 +145,8 @@ def optimize(
                 "env_steps": oracle.env_steps,
                 **estimate.metrics,
             }
+            if estimate.standard_error is not None:
+                record["standard_error"] = float(torch.linalg.vector_norm(estimate.standard_error))
             due = iteration % evaluate_every == 0 or iteration == iterations - 1
             if due and evaluate is not None:
                 record["leader_return"] = evaluate(x)

@@ -4,6 +4,7 @@ from leaders.gradients.base import Estimate, Estimator, Loss
 from leaders.gradients.exact import ExactEstimator, exact_weights
 from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
+from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
     "Estimate",
@@ -12,6 +13,7 @@ __all__ = [
     "GeometricEstimator",
     "Loss",
     "MonteCarloEstimator",
+    "ZeroOrderEstimator",
     "exact_weights",
     "geometric_loss_weights",
     "geometric_weights",

@@ -59,11 +59,13 @@ class Estimator(ABC):
     Attributes:
         needs_model: whether a tabular model is read (weights from arrays rather than from trajectories alone).
         accepts_loss: whether a general loss f(x, policy, context) can be used.
+        needs_regularization: whether lambda enters the estimate; if not, a follower without one will do.
         regularization: lambda; None: the follower's, settled by `bind`.
     """
 
     needs_model: bool = False
     accepts_loss: bool = False
+    needs_regularization: bool = True
 
     def __init__(self, regularization: float | None = None):
         self.requested_regularization = None if regularization is None else check_regularization(regularization)
@@ -80,7 +82,7 @@ class Estimator(ABC):
         """
         name, follower = type(self).__name__, oracle.follower
         wanted = self.requested_regularization
-        if wanted is None and follower.regularization is None:
+        if wanted is None and follower.regularization is None and self.needs_regularization:
             raise RegularizationError(
                 f"{type(follower).__name__} has no regularization (lambda), and the hypergradient needs one; pass it to the "
                 "leader, e.g. HPGD(regularization=1e-3)."
