@@ -10,7 +10,14 @@ from torch import Tensor
 
 from bocmdp_gym.errors import OptionError, suggest
 from followers import TrajectoryOracle
-from leaders.gradients import Estimator, ExactEstimator, GeometricEstimator, MonteCarloEstimator, ZeroOrderEstimator
+from leaders.gradients import (
+    AdaptiveModelDesignEstimator,
+    Estimator,
+    ExactEstimator,
+    GeometricEstimator,
+    MonteCarloEstimator,
+    ZeroOrderEstimator,
+)
 from leaders.updates import OptimizerFactory, Update
 
 
@@ -118,6 +125,32 @@ class ExactGradient(Leader):
         **optimizer_options: Any,
     ):
         super().__init__(ExactEstimator(regularization), Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options))
+
+
+class AMD(Leader):
+    """Adaptive model design (paper, Algorithm 7): sweeps the values and their derivatives forward; knows the model.
+
+    `ExactGradient` climbs along the same gradient without the sweeps' lag, and faster; this leader is the paper's baseline.
+
+    Args:
+        learning_rate: step size.
+        sweeps: the paper's K, sweeps over every context per new x.
+        regularization: lambda; the follower's if None.
+        optimizer, max_gradient_norm, optimizer_options: see `leaders.updates.Update`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.5,
+        sweeps: int = 100,
+        *,
+        regularization: float | None = None,
+        optimizer: str | OptimizerFactory = "SGD",
+        max_gradient_norm: float | None = 1.0,
+        **optimizer_options: Any,
+    ):
+        estimator = AdaptiveModelDesignEstimator(sweeps, regularization)
+        super().__init__(estimator, Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options))
 
 
 class ZeroOrder(Leader):
