@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from bocmdp_gym.errors import OptionError, suggest
@@ -39,7 +40,7 @@ class Leader:
             as `Estimator.bind`, if this leader cannot work with ``oracle``.
         """
         self.estimator.bind(oracle)
-        return self.estimator.estimate(oracle, _as_tensor(oracle, x), context, rng).gradient
+        return self.estimator.estimate(oracle, as_tensor(x), context, rng).gradient
 
 
 #: The estimators HPGD knows by name, and the keywords of their own.
@@ -194,7 +195,6 @@ class ZeroOrder(Leader):
         super().__init__(estimator, Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options))
 
 
-def _as_tensor(oracle: TrajectoryOracle, x: Any) -> Tensor:
-    import torch
-
-    return x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.array(x, dtype=np.float64))
+def as_tensor(x: Any) -> Tensor:
+    """x as a float64 tensor without a graph."""
+    return x.detach() if isinstance(x, Tensor) else torch.tensor(np.array(x, dtype=np.float64))
