@@ -267,16 +267,9 @@ class TabularBOCMDP(BOCMDP):
 
     def _configure_batch(self, x: Tensor) -> dict[str, Any]:
         """Evaluate the functions under vmap over the leading dimensions of x."""
-        names = list(self._functions)
-
-        def evaluate(x: Tensor) -> tuple[Tensor, ...]:
-            z = self._parameters(x)
-            values = (self._canonical(name, self._functions[name](z)) for name in names)
-            return tuple(v.values if isinstance(v, TransitionOperator) else v for v in values)
-
         lead = x.shape[:-1]
-        stacked = torch.func.vmap(evaluate)(x.reshape(-1, self.leader_dim)) if names else ()
-        parts: dict[str, Any] = {n: t.unflatten(0, lead) for n, t in zip(names, stacked, strict=True)}
+        stacked = torch.func.vmap(self._moving_values)(x.reshape(-1, self.leader_dim)) if self._functions else ()
+        parts: dict[str, Any] = {n: t.unflatten(0, lead) for n, t in zip(self._functions, stacked, strict=True)}
         if "transition" in parts and self._template is not None:
             parts["transition"] = self._template.with_values(parts["transition"])
         return parts
@@ -288,6 +281,25 @@ class TabularBOCMDP(BOCMDP):
     def part(self, name: str, z: Any) -> Any:
         """One part as the functions see it: "reward", "leader_reward", ... at z = x, or at z = parametrization(x)."""
         return self._canonical(name, self._functions[name](z)) if name in self._functions else self._constants[name]
+
+    def _moving_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The parts that depend on x, as tensors (the stored values of P)."""
+        z = self._parameters(x)
+        values = (self._canonical(name, function(z)) for name, function in self._functions.items())
+        return tuple(v.values if isinstance(v, TransitionOperator) else v for v in values)
+
+    def jacobians(self, x: Any) -> dict[str, Tensor]:
+        """Derivatives of the parts that depend on x, by name: the part's own shape (sizes 1 left to broadcast), then d.
+
+        For methods that need all of them, such as adaptive model design; weighted sums are `ConfiguredMDPs.vjp`'s work.
+        """
+        x = self.check_leader(x).detach()
+        vjp: Any = torch.func.vjp
+        values, pullback = vjp(self._moving_values, x)
+        # the pullback is linear, and its own pullback is the Jacobian: d products, and no need of forward-mode derivatives
+        _, pushforward = vjp(pullback, tuple(torch.zeros_like(value) for value in values))
+        (columns,) = torch.func.vmap(pushforward)((torch.eye(self.leader_dim, dtype=x.dtype),))
+        return {name: column.movedim(0, -1) for name, column in zip(self._functions, columns, strict=True)}
 
     @property
     def moving(self) -> Collection[str]:

@@ -67,6 +67,8 @@ COLUMNS = {
     "sampled_return": "leader's return F_xi in that context, as the estimator saw it (minus the loss, with a loss)",
     "leader_return": "exact F(x) = E_xi F_xi under the follower's optimum, where it was evaluated (minus the loss)",
     "gradient_norm": "Euclidean norm of the estimate of dF_xi/dx, before clipping",
+    "standard_error": "Euclidean norm of the estimate's standard error, where the estimator reports one",
+    "smoothing": "zero-order leaders: u_t, the distance of the points compared is u_t |z|",
     "env_steps": "environment steps used so far, all iterations together",
     "follower_iterations": "iterations the follower needed",
     "follower_residual": "the follower's remaining soft Bellman residual",

@@ -238,6 +238,8 @@ class _Run:
         record: dict[str, Any] = {"iteration": self.done, "sampled_return": sampled, "env_steps": self.oracle.env_steps}
         if len(estimates) == 1:
             record["context"] = context
+            if first.standard_error is not None:
+                record["standard_error"] = float(torch.linalg.vector_norm(first.standard_error))
         record |= first.metrics | measured
         if evaluate and self.evaluate is not None:
             record["leader_return"] = self.evaluate(x)

@@ -47,6 +47,13 @@ def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
     return LeaderValues(value, q, solver.solve_transposed(arrays.initial), float(arrays.initial @ value))
 
 
+def policy_return(arrays: ContextArrays, policy: Array) -> float:
+    """F_xi of a policy ``(S, A)`` alone: one factorisation and one solve, with which ``arrays.solver`` is left."""
+    solver = arrays.solver
+    solver.factor(policy * arrays.leader_continuation, arrays.probabilities)
+    return float(arrays.initial @ solver.solve((policy * arrays.leader_reward).sum(-1)))
+
+
 def _future(arrays: ContextArrays, v: Array) -> Array:
     """P v, ``(S, A)``."""
     return kernels.expectation(arrays.successors, arrays.probabilities, v, np.empty_like(arrays.reward))
