@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import make_output_format
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -162,6 +163,8 @@ class SB3Follower(Follower):
                 raise UnsupportedError(
                     "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
                 )
+        if isinstance(env, VectorEnv):
+            training_envs(env, core, self._n_envs, self._make_env, self._vec_env_class)  # refuses what it cannot use
         self._check_spaces(one)
 
     def _check_spaces(self, env: gym.Env[Any, Any]) -> None:
@@ -243,8 +246,8 @@ class SB3Follower(Follower):
         watch = Watch(context)
         try:
             model.learn(self.total_timesteps, callback=[watch, *self._callbacks], reset_num_timesteps=False, **options)
-        except ValueError:  # what torch says to a distribution of numbers that are not finite
-            watch.check_parameters()
+        except ValueError as error:
+            watch.explain(error)
             raise
         watch.check_losses()
         watch.check_parameters()

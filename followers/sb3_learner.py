@@ -105,6 +105,12 @@ class Watch(BaseCallback):
             if not bool(torch.isfinite(parameter).all()):
                 self._refuse(f"its parameter {name} is not finite")
 
+    def explain(self, error: ValueError) -> None:
+        """See through torch, which refuses to make a distribution of numbers that are not finite."""
+        self.check_parameters()
+        if "satisfy the constraint" in str(error):
+            self._refuse("its networks put out numbers that are not finite")
+
     def _refuse(self, what: str) -> NoReturn:
         raise ConvergenceError(
             f"{type(self.model).__name__} diverged in context {self._context} by training step {self.num_timesteps}: {what}. "
