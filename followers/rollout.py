@@ -71,7 +71,16 @@ class _Episode:
         self.terminated, self.final_observation = terminated, observation
 
 
-def play(env: gym.Env[Any, Any], core: Any, policy: Policy, env_steps: int, rng: np.random.Generator, start: Any = None) -> Play:
+def play(
+    env: gym.Env[Any, Any],
+    core: Any,
+    policy: Policy,
+    env_steps: int,
+    rng: np.random.Generator,
+    start: Any = None,
+    *,
+    plain: bool = False,
+) -> Play:
     """Play ``policy`` at its own (x, context) for ``env_steps`` steps in one environment.
 
     Args:

@@ -27,7 +27,7 @@ from followers.sb3_algorithms import default_of, find_algorithm, parameters_of
 from followers.sb3_envs import training_envs
 from followers.sb3_learner import ContinuousLog, Learner, Saved, Watch, as_callbacks
 from followers.sb3_policy import DiscreteSB3Policy, SB3Policy, has_values, reader
-from followers.sb3_state import LearnerState
+from followers.sb3_state import read, restore, state_of, write
 
 _RESERVED = {
     "env": "the environment comes from the oracle",
@@ -231,7 +231,7 @@ class SB3Follower(Follower):
         learner = Learner(model, self._log(task.context), None, getattr(model, "learning_starts", 0))
         saved = self._saved.pop(key, None)
         if saved is not None:
-            saved.state.restore(model)
+            restore(model, saved.state)
             learner.leader = saved.leader
         learner.log.continue_with(model)
         self._learners[key] = learner
@@ -283,43 +283,62 @@ class SB3Follower(Follower):
             self._envs.close()
         self._logs, self._envs = {}, None
 
-    def save(self, path: str | Path) -> None:
-        """Write all learners into the folder ``path`` (see `followers.sb3_state`); nothing is pickled."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        learners = []
+    def state(self) -> dict[str, Any]:
+        """Learners with their networks, optimisers and buffers, and where the logs are."""
+        learners = {}
         for index, (key, learner) in enumerate(self._learners.items() if self.warm_start else ()):
-            LearnerState.of(learner.model).write(folder / f"learner_{index}")
-            leader = None if learner.leader is None else learner.leader.tolist()
-            learners.append({"context": key, "leader": leader})
-        record = {
+            learners[index] = {"context": key, "leader": learner.leader, **state_of(learner.model)}
+        waiting = {
+            len(learners) + i: {"context": k, "leader": s.leader, **s.state} for i, (k, s) in enumerate(self._saved.items())
+        }
+        return {
             "algorithm": self.algorithm.__name__,
             "training_steps": self.training_steps,
             "log_steps": self._saved_log_steps | {name: log.steps for name, log in self._logs.items()},
-            "learners": learners,
+            "learners": learners | waiting,
         }
-        (folder / "follower.json").write_text(json.dumps(record, indent=2))
 
-    def load(self, path: str | Path) -> None:
-        """Go on from what `save` wrote: equal settings and an equal generator then give equal answers, bit for bit.
-
-        Call it after the oracle is made, which forgets everything.
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`: equal settings and an equal generator then give equal answers, bit for bit.
 
         Raises:
             OptionError: another algorithm's learners; or, at the next response, ones with other networks.
         """
-        folder = Path(path)
-        record = json.loads((folder / "follower.json").read_text())
-        if record["algorithm"] != self.algorithm.__name__:
+        if state["algorithm"] != self.algorithm.__name__:
             raise OptionError(
-                f"{folder} holds learners of {record['algorithm']} and this follower trains {self.algorithm.__name__}; load it "
-                "with the settings it was saved with."
+                f"these are learners of {state['algorithm']} and this follower trains {self.algorithm.__name__}; load them with "
+                "the settings they were saved with."
             )
         self.reset()
-        self.training_steps, self._saved_log_steps = record["training_steps"], record["log_steps"]
+        self.training_steps, self._saved_log_steps = state["training_steps"], dict(state["log_steps"])
+        for entry in state["learners"].values():
+            entry = dict(entry)
+            self._saved[entry.pop("context")] = Saved(leader=entry.pop("leader"), state=entry)
+
+    def save(self, path: str | Path) -> None:
+        """Write `state` into the folder ``path``: safetensors, npz and JSON, nothing pickled."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        record, learners = self.state(), []
+        for index, learner in record.pop("learners").items():
+            write(learner, folder / f"learner_{index}")
+            leader = learner["leader"]
+            learners.append({"context": learner["context"], "leader": None if leader is None else leader.tolist()})
+        (folder / "follower.json").write_text(json.dumps({**record, "learners": learners}, indent=2))
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
+
+        Raises:
+            OptionError: as `load_state`.
+        """
+        folder = Path(path)
+        record = json.loads((folder / "follower.json").read_text())
+        learners = {}
         for index, entry in enumerate(record["learners"]):
             leader = None if entry["leader"] is None else np.array(entry["leader"])
-            self._saved[entry["context"]] = Saved(LearnerState.read(folder / f"learner_{index}"), leader)
+            learners[index] = {"context": entry["context"], "leader": leader, **read(folder / f"learner_{index}")}
+        self.load_state({**record, "learners": learners})
 
 
 def _positive(value: Any, name: str) -> int:

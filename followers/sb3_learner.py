@@ -16,7 +16,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from bocmdp_gym.errors import ConvergenceError
 from followers.base import Array, Task
 from followers.replay import empty_buffer, relabel
-from followers.sb3_state import LearnerState
 
 #: Network parameters are looked at after this many steps at the latest, losses after each update.
 CHECK_STEPS = 512
@@ -45,9 +44,9 @@ class Learner:
 
 
 class Saved(NamedTuple):
-    """A learner read from disk, until its context comes up."""
+    """A learner that waits for its context to come up (see `followers.sb3_state`)."""
 
-    state: LearnerState
+    state: dict[str, Any]
     leader: Array | None
 
 

@@ -69,6 +69,7 @@ COLUMNS = {
     "gradient_norm": "Euclidean norm of the estimate of dF_xi/dx, before clipping",
     "env_steps": "environment steps used so far, all iterations together",
     "follower_iterations": "iterations the follower needed",
+    "follower_training_steps": "environment steps the follower has learnt from so far, all contexts together",
     "follower_residual": "the follower's remaining soft Bellman residual",
     "seconds": "wall-clock time since the run started",
 }

@@ -18,6 +18,7 @@ import leaders
 from bocmdp_gym import TabularVectorEnv, errors
 from bocmdp_gym.wrappers import ObserveContext
 from followers import SB3Follower, TrajectoryOracle
+from leaders.checkpoints import Checkpoints
 from tests.followers.problems import CountSteps, Point, X, bandit
 from tests.problems import four_rooms, random_model
 
@@ -384,6 +385,34 @@ def test_a_saved_follower_goes_on_bit_for_bit(algorithm: str, warm_start: bool, 
     assert fresh.training_steps == 5 * (64 if algorithm == "PPO" else 60 if algorithm != "A2C" else 40)
 
 
+@pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
+def test_a_killed_run_resumes_bit_for_bit(algorithm: str, tmp_path: Path) -> None:
+    def run(resume: bool = False, callback: Any = None) -> leaders.Result:
+        return leaders.optimize(
+            bandit(),
+            leaders.HPGD(env_steps=100, regularization=0.1),
+            quick(algorithm, replay="relabel"),
+            5,
+            x0=X,
+            evaluate_every=1,
+            callback=callback,
+            checkpoints=Checkpoints(tmp_path / "checkpoints", every=2) if resume or callback else None,
+            resume=resume,
+        )
+
+    def die(progress: Any) -> None:
+        if progress.iteration == 3:
+            raise KeyboardInterrupt
+
+    straight = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(callback=die)
+    resumed = run(resume=True)
+    assert torch.equal(resumed.x, straight.x)
+    for column in ("sampled_return", "follower_training_steps", "env_steps"):
+        np.testing.assert_array_equal(resumed.history[column], straight.history[column])
+
+
 def test_a_log_goes_on_after_loading(tmp_path: Path) -> None:
     follower = quick("DQN", log_dir=tmp_path / "log", log_interval=1)
     respond(follower)
@@ -584,7 +613,7 @@ def test_an_observation_that_is_not_finite_stops_training_at_once(fault: float) 
 def test_a_reward_that_is_not_finite_stops_training_at_once() -> None:
     class Broke(gym.Wrapper[Any, Any, Any, Any]):
         def step(self, action: Any) -> Any:
-            observation, reward, *rest = super().step(action)
+            observation, _, *rest = super().step(action)
             return observation, np.nan, *rest
 
     with pytest.raises(errors.ObservationError, match="reward at training step 1 is nan in copy 0"):
