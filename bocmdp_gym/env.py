@@ -22,6 +22,7 @@ from bocmdp_gym.errors import (
     LeaderParameterError,
     NotConfigurableError,
     OptionError,
+    UnsupportedError,
     suggest,
 )
 
@@ -202,7 +203,13 @@ class ConfigurableWrapper(_Configuration, gym.Wrapper[Any, Any, Any, Any]):
 
     ``leader`` and ``context`` among the reset options are the wrapper's; everything else goes on to the environment.
     Subclasses call ``_setup_configuration`` after ``super().__init__(env)``.
+
+    Attributes:
+        accepts_state: whether the environment starts in ``options["state"]``. Most of Gymnasium's ignore that option without
+            a word, so it is refused unless a subclass sets this.
     """
+
+    accepts_state = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; see `ConfigurableEnv.reset`."""
@@ -211,6 +218,11 @@ class ConfigurableWrapper(_Configuration, gym.Wrapper[Any, Any, Any, Any]):
         for name in options:  # the rest is the environment's, except what is surely meant for us
             if get_close_matches(name, ("leader", "context"), cutoff=0.8):
                 raise OptionError(f"unknown reset option {name!r}. {suggest(name, ('leader', 'context'))}")
+        if options.get("state") is not None and not self.accepts_state:
+            raise UnsupportedError(
+                f"{type(self.unwrapped).__name__} cannot be put into a state, as far as {type(self).__name__} knows; start "
+                "without one, or set accepts_state = True on the wrapper if the environment heeds options['state']."
+            )
         if seed is not None or self._wrapper_rng is None:
             self._wrapper_rng = np.random.default_rng(seed)
         self._begin_episode(own, self._wrapper_rng)

@@ -2,6 +2,20 @@
 
 from followers.base import Follower, Policy, TabularPolicy, Task
 from followers.oracle import TrajectoryOracle
+from followers.sb3 import SB3Follower
+from followers.soft_actor_critic import SACFollower
+from followers.soft_dqn import SoftDQN, SoftDQNFollower
 from followers.soft_policy_iteration import SoftPolicyIteration
 
-__all__ = ["Follower", "Policy", "SoftPolicyIteration", "TabularPolicy", "Task", "TrajectoryOracle"]
+__all__ = [
+    "Follower",
+    "Policy",
+    "SACFollower",
+    "SB3Follower",
+    "SoftDQN",
+    "SoftDQNFollower",
+    "SoftPolicyIteration",
+    "TabularPolicy",
+    "Task",
+    "TrajectoryOracle",
+]

@@ -71,6 +71,7 @@ COLUMNS = {
     "smoothing": "zero-order leaders: u_t, the distance of the points compared is u_t |z|",
     "env_steps": "environment steps used so far, all iterations together",
     "follower_iterations": "iterations the follower needed",
+    "follower_training_steps": "environment steps the follower has learnt from so far, all contexts together",
     "follower_residual": "the follower's remaining soft Bellman residual",
     "slack_NAME": "how far the constraint NAME is from its level, in the worst context; negative: violated",
     "multiplier_NAME": "its multiplier y in the augmented Lagrangian, in the worst context",

@@ -1,5 +1,6 @@
-"""Wrappers that make an existing Gymnasium environment configurable; `ConfigurableWrapper` is their base class."""
+"""Wrappers of configurable environments; `ConfigurableWrapper` is the base of those that make an environment configurable."""
 
 from bocmdp_gym.env import ConfigurableWrapper
+from bocmdp_gym.wrappers.observe_context import ObserveContext
 
-__all__ = ["ConfigurableWrapper"]
+__all__ = ["ConfigurableWrapper", "ObserveContext"]
