@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import (
     ContextError,
     DiscountError,
@@ -187,6 +188,10 @@ class ConfigurableEnv(_Configuration, gym.Env[Any, Any]):
         state = self._begin_episode(options, self.np_random)
         observation, info = self._reset(state)
         return observation, {"context": self._episode_context, **info}
+
+    def benchmark(self) -> Benchmark | None:
+        """The best value known for a leader here, and its source; None where none is known at these settings."""
+        return None
 
     @abstractmethod
     def _reset(self, state: Any | None) -> tuple[Any, dict[str, Any]]:

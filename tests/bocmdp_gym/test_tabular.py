@@ -234,5 +234,5 @@ def test_nan_of_the_model_at_some_x_is_reported() -> None:
 
 
 def test_successors_out_of_range_are_refused() -> None:
-    with pytest.raises(errors.ModelError, match="expected states in 0..2"):
+    with pytest.raises(errors.ModelError, match=r"expected states in 0\.\.2"):
         SuccessorTransitions(np.full((3, 2, 1), 3), torch.ones(3, 2, 1, dtype=F64))
