@@ -130,10 +130,14 @@ class Follower(ABC):
     Attributes:
         regularization: the lambda of the objective it maximises; None if it has none (leaders then need their own).
         needs_model: whether it plans with the tabular model, rather than learning from the environment.
+        exact: whether its policies are optimal up to a residual it reports, so that no one need measure their distance.
+        discount: a gamma it was given explicitly, which must be the environment's; None: it takes the environment's.
     """
 
     regularization: float | None = None
     needs_model: bool = False
+    exact: bool = False
+    discount: float | None = None
 
     @abstractmethod
     def respond(self, task: Task, rng: np.random.Generator) -> Policy:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories, configurable
 from bocmdp_gym.env import check_context, check_leader
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import DiscountError, OptionError, UnsupportedError
 from bocmdp_gym.sampling import simulate
 from followers.base import Array, Follower, Policy, TabularPolicy, Task
 
@@ -34,10 +34,12 @@ class TrajectoryOracle:
         env, core, follower: the environment, its configurable layer, the follower.
         model: the core's `BOCMDP`, None if it has none.
         env_steps: environment steps sampled so far.
+        last_response: the policy `respond` returned last, None before.
 
     Raises:
         NotConfigurableError: no layer of ``env`` has a leader parameter.
         UnsupportedError: the follower plans with a tabular model and there is none.
+        DiscountError: the follower was given another discount than the environment's.
     """
 
     def __init__(self, env: gym.Env[Any, Any] | TabularBOCMDP, follower: Follower, *, compiled: bool | None = None):
@@ -50,7 +52,13 @@ class TrajectoryOracle:
                 f"{type(follower).__name__} plans with a tabular model, and {type(self.core).__name__} has none; use a "
                 "learning follower (SB3Follower, CallableFollower)."
             )
+        if follower.discount is not None and follower.discount != self.core.discount:
+            raise DiscountError(
+                f"{type(follower).__name__} was given discount {follower.discount}, but {type(self.core).__name__} has "
+                f"{self.core.discount}; leave it out: followers take theirs from the environment."
+            )
         self.env_steps = 0
+        self.last_response: Policy | None = None
         self._horizon, transparent = self._inspect_layers()
         if compiled and not transparent:
             raise UnsupportedError(
@@ -115,7 +123,19 @@ class TrajectoryOracle:
 
     def respond(self, x: Any, context: Any, rng: np.random.Generator) -> Policy:
         """The follower's policy at (x, context)."""
-        return self.follower.respond(self.task(x, context), rng)
+        self.last_response = self.follower.respond(self.task(x, context), rng)
+        return self.last_response
+
+    def tabulate(self, policy: Policy) -> TabularPolicy | None:
+        """A policy as a table of probabilities; None where states are not finite or it does not tell its probabilities."""
+        if isinstance(policy, TabularPolicy):
+            return policy
+        probabilities = getattr(policy, "probabilities", None)
+        if probabilities is None or not isinstance(self.core, TabularEnv):
+            return None
+        observations = self.core.observe(np.arange(self.core.model.n_states))
+        table = np.array([probabilities(observation) for observation in observations], dtype=np.float64)
+        return self.task(policy.leader, policy.context).tabular_policy(table)
 
     def sample(
         self,

@@ -57,6 +57,8 @@ COLUMNS = {
     "gradient_norm": "Euclidean norm of the estimate of dF_xi/dx, before clipping",
     "env_steps": "environment steps used so far, all iterations together",
     "follower_iterations": "iterations the follower needed",
-    "follower_residual": "the follower's remaining soft Bellman residual",
+    "follower_residual": "what remains of the follower's error, by the measure its class names (a soft Bellman residual, mostly)",
+    "follower_delta": "max |pi - pi*| of the follower's last policy (delta of Assumption 2.4), where leader_return was evaluated",
+    "follower_value_gap": "the follower's regularised V* - V^pi at the start, of the same policy",
     "seconds": "wall-clock time since the run started",
 }

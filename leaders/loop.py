@@ -19,7 +19,7 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.env import check_leader
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.soft_bellman import WarmSolver
-from followers import Follower, TrajectoryOracle
+from followers import Follower, Policy, TrajectoryOracle, suboptimality
 from leaders.base import Leader
 from leaders.gradients import Loss
 from leaders.gradients.exact import leader_values
@@ -63,7 +63,10 @@ class Progress:
 
 
 class Evaluator:
-    """Exact E_xi of the leader's return (or of minus a loss) under the follower's optimum, without touching the follower."""
+    """Exact E_xi of the leader's return (or of minus a loss) under the follower's optimum, without touching the follower.
+
+    The same optimum says how far the follower's own policy is from it.
+    """
 
     def __init__(self, oracle: TrajectoryOracle, regularization: float, loss: Loss | None):
         self._oracle, self._regularization, self._loss = oracle, regularization, loss
@@ -80,6 +83,15 @@ class Evaluator:
                 value = -float(self._loss(x.detach(), torch.from_numpy(policy), context))
             total += probability * value
         return total
+
+    def suboptimality(self, policy: Policy) -> dict[str, float]:
+        """The columns that say how far a response is from the follower's optimum; none where it tells no probabilities."""
+        table = self._oracle.tabulate(policy)
+        if table is None:
+            return {}
+        mdps = self._oracle.configure(table.leader)
+        measured = suboptimality(mdps, table, table.leader, self._regularization, solver=self._solver)
+        return {"follower_delta": measured.delta, "follower_value_gap": measured.value_gap}
 
 
 def optimize(
@@ -148,6 +160,8 @@ def optimize(
             due = iteration % evaluate_every == 0 or iteration == iterations - 1
             if due and evaluate is not None:
                 record["leader_return"] = evaluate(x)
+                if oracle.last_response is not None and not follower.exact:
+                    record |= evaluate.suboptimality(oracle.last_response)
                 bar.set_postfix_str(f"leader return {record['leader_return']:.4f}", refresh=False)
             record["gradient_norm"] = norm = leader.update.step(x, estimate.gradient)
             if not norm < float("inf"):
