@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym import ConfiguredMDPs
-from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.errors import DiscountError, UnsupportedError
 from followers.environments import AnyEnv, Layers, configure, inspect_layers, observations_of_states, single
 
 Array = npt.NDArray[np.float64]
@@ -142,19 +142,32 @@ class Follower(ABC):
         regularization: the lambda of the objective it maximises; None if it has none (leaders then need their own).
         needs_model: whether it plans with the tabular model, rather than learning from the environment.
         training_steps: environment steps it has used for its own purposes since the last `reset`.
+        exact: whether its policies are optimal up to a residual it reports, so that no one need measure their distance.
+        discount: a gamma it was given explicitly, which must be the environment's; None: it takes the environment's.
     """
 
     regularization: float | None = None
     needs_model: bool = False
     training_steps: int = 0
+    exact: bool = False
+    discount: float | None = None
 
-    def bind(self, env: AnyEnv, core: Any) -> None:  # noqa: B027 - optional hook
+    def bind(self, env: AnyEnv, core: Any) -> None:
         """Refuse an environment this follower cannot answer in: called when an oracle is made, before anything runs.
 
         Args:
             env: the environment, or the vector environment.
             core: its configurable layer (of one copy).
+
+        Raises:
+            DiscountError: it was given another discount than the environment's.
         """
+        del env
+        if self.discount is not None and self.discount != core.discount:
+            raise DiscountError(
+                f"{type(self).__name__} was given discount {self.discount}, but {type(core).__name__} has {core.discount}; "
+                "leave it out: followers take theirs from the environment."
+            )
 
     @abstractmethod
     def respond(self, task: Task, rng: np.random.Generator) -> Policy:

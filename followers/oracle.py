@@ -15,7 +15,7 @@ from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajec
 from bocmdp_gym.env import check_context, check_leader
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.sampling import simulate
-from followers.base import Array, Follower, Policy, Task
+from followers.base import Array, Follower, Policy, TabularPolicy, Task
 from followers.environments import AnyEnv, inspect_layers, make_single, observations_of_states
 from followers.rollout import play, play_copies
 
@@ -36,10 +36,12 @@ class TrajectoryOracle:
         env_steps: environment steps sampled so far: those of the trajectories handed out, no more and no fewer.
         training_steps: environment steps the follower has used for itself.
         idle_steps: steps that copies of a vector environment made while others finished their last episode.
+        last_response: the policy `respond` returned last, None before.
 
     Raises:
         NotConfigurableError: no layer of ``env`` has a leader parameter.
         UnsupportedError: the follower plans with a tabular model and there is none, or cannot answer in this environment.
+        DiscountError: the follower was given another discount than the environment's.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TrajectoryOracle:
             )
         follower.bind(self.env, self.core)
         self.env_steps = self.idle_steps = 0
+        self.last_response: Policy | None = None
         self._layers = inspect_layers(one, self.core)
         unwrapped = not isinstance(self.env, VectorEnv) or self.env is self.env.unwrapped
         self._plain = self._layers.plain and unwrapped
@@ -120,7 +123,20 @@ class TrajectoryOracle:
 
     def respond(self, x: Any, context: Any, rng: np.random.Generator) -> Policy:
         """The follower's policy at (x, context)."""
-        return self.follower.respond(self.task(x, context), rng)
+        self.last_response = self.follower.respond(self.task(x, context), rng)
+        return self.last_response
+
+    def tabulate(self, policy: Policy) -> TabularPolicy | None:
+        """A policy as a table of probabilities; None where states are not finite or it does not tell its probabilities."""
+        if isinstance(policy, TabularPolicy):
+            return policy
+        table, probabilities = getattr(policy, "table", None), getattr(policy, "probabilities", None)
+        if not isinstance(self.core, TabularEnv) or (table is None and probabilities is None):
+            return None
+        if table is None:
+            observations = self.core.observe(np.arange(self.core.model.n_states))
+            table = np.array([probabilities(observation) for observation in observations], dtype=np.float64)
+        return self.task(policy.leader, policy.context).tabular_policy(table)
 
     def sample(
         self,

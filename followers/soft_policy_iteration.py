@@ -24,6 +24,7 @@ class SoftPolicyIteration(Follower):
     """
 
     needs_model = True
+    exact = True
 
     def __init__(self, regularization: float, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS):
         self.regularization: float = check_regularization(regularization)

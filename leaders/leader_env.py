@@ -81,7 +81,7 @@ class LeaderEnv(gym.Env[Any, Any]):
                 raise UnsupportedError(
                     "exact values need a tabular model and a follower with a regularization; use value='sampled'."
                 )
-            self._evaluate = Evaluator(self.oracle.configure, follower.regularization, None)
+            self._evaluate = Evaluator(self.oracle, follower.regularization)
         self.mode, self.step_size, self.horizon, self.env_steps = mode, float(step_size), int(horizon), int(env_steps)
         self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.observation_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)

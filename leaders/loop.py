@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP
+from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.env import check_leader
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.soft_bellman import WarmSolver
-from followers import Follower, TrajectoryOracle
+from followers import Follower, Policy, TrajectoryOracle, suboptimality
 from leaders.base import Leader
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
@@ -71,10 +71,13 @@ class Progress:
 
 
 class Evaluator:
-    """Exact E_xi of the leader's return (or of minus a loss) under the follower's optimum, without touching the follower."""
+    """Exact E_xi of the leader's return (or of minus a loss) under the follower's optimum, without touching the follower.
 
-    def __init__(self, configure: Callable[[Tensor], ConfiguredMDPs], regularization: float, loss: Loss | None):
-        self._configure, self._regularization, self._loss = configure, regularization, loss
+    The same optimum says how far the follower's own policy is from it.
+    """
+
+    def __init__(self, oracle: TrajectoryOracle, regularization: float, loss: Loss | None = None):
+        self._oracle, self._regularization, self._loss = oracle, regularization, loss
         self._solver = WarmSolver()
 
     def state(self) -> dict[str, Any]:
@@ -86,7 +89,7 @@ class Evaluator:
         self._solver.load_state(state)
 
     def __call__(self, x: Tensor) -> float:
-        mdps = self._configure(x.detach())
+        mdps = self._oracle.configure(x)
         total = 0.0
         for context, probability in enumerate(mdps.model.context_probabilities):
             policy = self._solver.solve(mdps, context, self._regularization).policy
@@ -96,6 +99,15 @@ class Evaluator:
                 value = -float(self._loss(x.detach(), torch.from_numpy(policy), context))
             total += probability * value
         return total
+
+    def suboptimality(self, policy: Policy) -> dict[str, float]:
+        """The columns that say how far a response is from the follower's optimum; none where it tells no probabilities."""
+        table = self._oracle.tabulate(policy)
+        if table is None:
+            return {}
+        mdps = self._oracle.configure(table.leader)
+        measured = suboptimality(mdps, table, table.leader, self._regularization, solver=self._solver)
+        return {"follower_delta": measured.delta, "follower_value_gap": measured.value_gap}
 
 
 def optimize(
@@ -208,7 +220,7 @@ class _Run:
         regularization = leader.estimator.regularization
         self.constrained: AugmentedLagrangian | None = None
         if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
-            self.evaluate = Evaluator(self.oracle.configure, regularization, loss)
+            self.evaluate = Evaluator(self.oracle, regularization, loss)
         if constraints:
             if loss is not None or regularization is None:
                 raise OptionError(
@@ -241,8 +253,11 @@ class _Run:
             if first.standard_error is not None:
                 record["standard_error"] = float(torch.linalg.vector_norm(first.standard_error))
         record |= first.metrics | measured
-        if evaluate and self.evaluate is not None:
-            record["leader_return"] = self.evaluate(x)
+        if self.evaluate is not None:
+            if evaluate:
+                record["leader_return"] = self.evaluate(x)
+            if self.oracle.last_response is not None and not self.oracle.follower.exact:
+                record |= self.evaluate.suboptimality(self.oracle.last_response)
         record["gradient_norm"] = norm = self.leader.update.step(self.x, gradient)
         if not norm < float("inf"):
             kept = "" if checkpoints is None else f" The last good checkpoint is {checkpoints.last}."
