@@ -176,9 +176,9 @@ class Follower(ABC):
     def reset(self) -> None:  # noqa: B027 - optional hook
         """Forget everything learnt: called once when a run starts, so that equal seeds give equal runs."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[Any, Any]:
         """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values; {} if it keeps nothing in mind."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional hook
+    def load_state(self, state: dict[Any, Any]) -> None:  # noqa: B027 - optional hook
         """Go on from `state`."""

@@ -195,6 +195,12 @@ class IterativeFollower(Follower):
     def reset(self) -> None:
         self._states.clear()
 
+    def state(self) -> dict[Any, Any]:
+        return {context: np.array(state) for context, state in self._states.items()}
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        self._states = dict(state)
+
 
 def check_budget(value: Any, name: str) -> int:
     """A positive int.

@@ -14,6 +14,8 @@ which is evaluated exactly by one linear solve and, should any action still be b
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
@@ -94,6 +96,12 @@ class LinearProgramming(Follower):
 
     def reset(self) -> None:
         self._actions.clear()
+
+    def state(self) -> dict[Any, Any]:
+        return dict(self._actions)
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        self._actions = dict(state)
 
 
 class _Program:

@@ -133,10 +133,10 @@ class TrajectoryOracle:
         table, probabilities = getattr(policy, "table", None), getattr(policy, "probabilities", None)
         if not isinstance(self.core, TabularEnv) or (table is None and probabilities is None):
             return None
-        if table is None:
+        if table is None and probabilities is not None:
             observations = self.core.observe(np.arange(self.core.model.n_states))
             table = np.array([probabilities(observation) for observation in observations], dtype=np.float64)
-        return self.task(policy.leader, policy.context).tabular_policy(table)
+        return self.task(policy.leader, policy.context).tabular_policy(np.asarray(table))
 
     def sample(
         self,

@@ -105,11 +105,11 @@ class Estimator(ABC):
             )
         self.loss = loss
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[Any, Any]:
         """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional hook
+    def load_state(self, state: dict[Any, Any]) -> None:  # noqa: B027 - optional hook
         """Go on from `state`; called after `bind`."""
 
     @property

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,12 @@ class StopError(Exception):
 
 
 def _leader(kind: str) -> leaders.Leader:
-    if kind == "hpgd":
-        return leaders.HPGD(env_steps=500)
+    if kind in ("monte_carlo", "geometric"):
+        return leaders.HPGD(estimator=kind, **({"env_steps": 500} if kind == "monte_carlo" else {"samples": 300}))
+    if kind == "amd":
+        return leaders.AMD(sweeps=5)
+    if kind == "zero-order":
+        return leaders.ZeroOrder(learning_rate=0.1)
     return leaders.ExactGradient(learning_rate=0.05, optimizer=kind, schedule="inverse-sqrt")
 
 
@@ -74,25 +79,37 @@ def test_a_damaged_or_foreign_checkpoint_is_a_named_error(damage: str, tmp_path:
         Checkpoints(tmp_path, fingerprint=fingerprint).latest()
 
 
-@pytest.mark.parametrize("kind", ["hpgd", "SGD", "Adam"])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    env = four_rooms()
-    whole = leaders.optimize(env, _leader(kind), followers.SoftPolicyIteration(1e-3), 40, seed=2, evaluate_every=10)
+FOLLOWERS: dict[str, Callable[[], followers.Follower]] = {
+    "exact": lambda: followers.SoftPolicyIteration(1e-3),
+    "value iteration": lambda: followers.SoftValueIteration(1e-3, iterations=30),
+    "q-learning": lambda: followers.SoftQLearning(1e-3, iterations=2000),
+    "vanilla": lambda: followers.VanillaPolicyGradient(1e-3, iterations=200),
+    "natural": lambda: followers.NaturalPolicyGradient(1e-3, iterations=3),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "follower"),
+    [
+        *((kind, "exact") for kind in ("monte_carlo", "geometric", "amd", "zero-order", "SGD", "Adam")),
+        *(("monte_carlo", name) for name in FOLLOWERS if name != "exact"),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, follower: str, tmp_path: Path) -> None:
+    options = {"seed": 2, "evaluate_every": 10}
+    whole = leaders.optimize(four_rooms(), _leader(kind), FOLLOWERS[follower](), 30, **options)
 
     def stop(progress: leaders.loop.Progress) -> None:
         if progress.iteration >= 20:
             raise StopError
 
-    checkpoints = Checkpoints(tmp_path, every=7)
     with pytest.raises(StopError):
         leaders.optimize(
-            env, _leader(kind), followers.SoftPolicyIteration(1e-3), 40,
-            seed=2, evaluate_every=10, checkpoints=checkpoints, callback=stop,
-        )  # fmt: skip
+            four_rooms(), _leader(kind), FOLLOWERS[follower](), 30, **options, checkpoints=Checkpoints(tmp_path, 7), callback=stop
+        )
     resumed = leaders.optimize(
-        four_rooms(), _leader(kind), followers.SoftPolicyIteration(1e-3), 40,
-        seed=2, evaluate_every=10, checkpoints=Checkpoints(tmp_path, every=7), resume=True,
-    )  # fmt: skip
+        four_rooms(), _leader(kind), FOLLOWERS[follower](), 30, **options, checkpoints=Checkpoints(tmp_path, 7), resume=True
+    )
     assert torch.equal(whole.x, resumed.x)
     assert torch.equal(whole.x_random, resumed.x_random)
     assert whole.env_steps == resumed.env_steps
