@@ -1,6 +1,8 @@
 """Followers: whoever answers a leader, behind one trajectory oracle."""
 
 from followers.base import Follower, Policy, TabularPolicy, Task
+from followers.callable import CallableFollower
+from followers.empirical import EmpiricalPolicy, empirical_policy
 from followers.oracle import TrajectoryOracle
 from followers.sb3 import SB3Follower
 from followers.soft_actor_critic import SACFollower
@@ -8,6 +10,8 @@ from followers.soft_dqn import SoftDQN, SoftDQNFollower
 from followers.soft_policy_iteration import SoftPolicyIteration
 
 __all__ = [
+    "CallableFollower",
+    "EmpiricalPolicy",
     "Follower",
     "Policy",
     "SACFollower",
@@ -18,4 +22,5 @@ __all__ = [
     "TabularPolicy",
     "Task",
     "TrajectoryOracle",
+    "empirical_policy",
 ]
