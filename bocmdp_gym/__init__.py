@@ -3,7 +3,12 @@
 Importing this package registers the environments with Gymnasium (``gym.make("bocmdp/FourRooms-v0")``).
 """
 
+import os
+
+import torch
+
 from bocmdp_gym import errors
+from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.checks import check_configurable_env
 from bocmdp_gym.env import Configurable, ConfigurableEnv, ConfigurableWrapper, configurable
 from bocmdp_gym.model import BOCMDP
@@ -15,8 +20,14 @@ from bocmdp_gym.transitions import DenseTransitions, SuccessorTransitions, Trans
 
 register_all()
 
+if hasattr(os, "register_at_fork"):
+    # A forked worker (gymnasium's AsyncVectorEnv) inherits torch's thread pool without its threads, and the first parallel
+    # operation in it would wait for them for ever.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 __all__ = [
     "BOCMDP",
+    "Benchmark",
     "Configurable",
     "ConfigurableEnv",
     "ConfigurableWrapper",

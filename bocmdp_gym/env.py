@@ -16,12 +16,14 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import (
     ContextError,
     DiscountError,
     LeaderParameterError,
     NotConfigurableError,
     OptionError,
+    UnsupportedError,
     suggest,
 )
 
@@ -57,65 +59,27 @@ class Configurable(Protocol):
         """A sensible starting point x_0 for a leader."""
 
 
-class _Configuration:
-    """x, the context and the reset options: the part that environments and wrappers share.
+class _Contextual:
+    """The context xi: its space and distribution, what `set_context` fixed, and what holds in the running episode."""
 
-    Keeps two things apart: what persists (`set_leader`, `set_context`) and what holds for the running episode
-    (``options={"leader": ..., "context": ...}`` of one reset).
-    """
-
-    leader_space: gym.spaces.Box
     context_space: gym.Space[Any]
     context_probabilities: npt.NDArray[np.float64] | None = None
-    discount: float
-    leader_discount: float
-    _episode_leader: npt.NDArray[np.float64]
-    _episode_context: Any
+    _context: Any = None
+    _episode_context: Any = None
     _cumulative: list[float] | None = None
 
-    def _setup_configuration(
-        self,
-        leader_space: gym.spaces.Box,
-        context_space: gym.Space[Any],
-        discount: float,
-        leader_discount: float | None = None,
-        context_probabilities: npt.ArrayLike | None = None,
-        leader: npt.ArrayLike | None = None,
-    ) -> None:
-        self.leader_space, self.context_space = leader_space, context_space
-        self.discount = check_discount(discount)
-        self.leader_discount = self.discount if leader_discount is None else check_discount(leader_discount, "leader_")
+    def _setup_context(self, context_space: gym.Space[Any], context_probabilities: npt.ArrayLike | None) -> None:
+        self.context_space = context_space
         if isinstance(context_space, gym.spaces.Discrete):
             n = int(context_space.n)
             uniform = np.full(n, 1.0 / n)
             given = uniform if context_probabilities is None else context_probabilities
             self.context_probabilities = check_context_probabilities(given, n)
-        self._leader = check_leader(np.zeros(leader_space.shape) if leader is None else leader, leader_space)
-        self._context: Any = None
-        self._episode_leader, self._episode_context = self._leader, None
-
-    @property
-    def leader(self) -> npt.NDArray[np.float64]:
-        """The leader parameter x in force (a read-only view)."""
-        return self._episode_leader
 
     @property
     def context(self) -> Any:
         """The context of the running episode; None before the first reset if it is drawn at each reset."""
         return self._episode_context
-
-    def set_leader(self, x: npt.ArrayLike) -> None:
-        """Set the leader parameter x, from the next step on and through all resets.
-
-        Args:
-            x: ``(d,)``, finite, inside ``leader_space``.
-
-        Raises:
-            LeaderParameterError: wrong shape, NaN, or outside the space.
-        """
-        self._leader = check_leader(x, self.leader_space)
-        self._episode_leader = self._leader
-        self._configured()
 
     def set_context(self, context: Any) -> None:
         """Fix the context from the next reset on; None draws it from P_xi at each reset.
@@ -135,6 +99,60 @@ class _Configuration:
         if self._cumulative is None:
             self._cumulative = np.cumsum(self.context_probabilities)[:-1].tolist()
         return int(self.context_space.start) + bisect_right(self._cumulative, rng.random())
+
+    def _begin_context(self, requested: Any, rng: np.random.Generator) -> None:
+        """Settle the context of the episode that starts now: the requested one, the fixed one, or a draw."""
+        if requested is not None:
+            self._episode_context = check_context(requested, self.context_space)
+        else:
+            self._episode_context = self.sample_context(rng) if self._context is None else self._context
+
+
+class _Configuration(_Contextual):
+    """x, the context and the reset options: the part that environments and wrappers share.
+
+    Keeps two things apart: what persists (`set_leader`, `set_context`) and what holds for the running episode
+    (``options={"leader": ..., "context": ...}`` of one reset).
+    """
+
+    leader_space: gym.spaces.Box
+    discount: float
+    leader_discount: float
+    _episode_leader: npt.NDArray[np.float64]
+
+    def _setup_configuration(
+        self,
+        leader_space: gym.spaces.Box,
+        context_space: gym.Space[Any],
+        discount: float,
+        leader_discount: float | None = None,
+        context_probabilities: npt.ArrayLike | None = None,
+        leader: npt.ArrayLike | None = None,
+    ) -> None:
+        self.leader_space = leader_space
+        self.discount = check_discount(discount)
+        self.leader_discount = self.discount if leader_discount is None else check_discount(leader_discount, "leader_")
+        self._setup_context(context_space, context_probabilities)
+        self._leader = check_leader(np.zeros(leader_space.shape) if leader is None else leader, leader_space)
+        self._episode_leader = self._leader
+
+    @property
+    def leader(self) -> npt.NDArray[np.float64]:
+        """The leader parameter x in force (a read-only view)."""
+        return self._episode_leader
+
+    def set_leader(self, x: npt.ArrayLike) -> None:
+        """Set the leader parameter x, from the next step on and through all resets.
+
+        Args:
+            x: ``(d,)``, finite, inside ``leader_space``.
+
+        Raises:
+            LeaderParameterError: wrong shape, NaN, or outside the space.
+        """
+        self._leader = check_leader(x, self.leader_space)
+        self._episode_leader = self._leader
+        self._configured()
 
     def initial_leader(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """A starting point x_0 for a leader: the point of ``leader_space`` nearest to zero."""
@@ -156,10 +174,7 @@ class _Configuration:
             self._episode_leader = check_leader(options["leader"], self.leader_space)
         else:
             self._episode_leader = self._leader
-        if options.get("context") is not None:
-            self._episode_context = check_context(options["context"], self.context_space)
-        else:
-            self._episode_context = self.sample_context(rng) if self._context is None else self._context
+        self._begin_context(options.get("context"), rng)
         self._configured()
         return options.get("state")
 
@@ -189,6 +204,10 @@ class ConfigurableEnv(_Configuration, gym.Env[Any, Any]):
         observation, info = self._reset(state)
         return observation, {"context": self._episode_context, **info}
 
+    def benchmark(self) -> Benchmark | None:
+        """The best value known for a leader here, and its source; None where none is known at these settings."""
+        return None
+
     @abstractmethod
     def _reset(self, state: Any | None) -> tuple[Any, dict[str, Any]]:
         """Put the environment into a start state (``state`` if not None) under the episode's x and context.
@@ -202,22 +221,73 @@ class ConfigurableWrapper(_Configuration, gym.Wrapper[Any, Any, Any, Any]):
 
     ``leader`` and ``context`` among the reset options are the wrapper's; everything else goes on to the environment.
     Subclasses call ``_setup_configuration`` after ``super().__init__(env)``.
+
+    Attributes:
+        accepts_state: whether the environment starts in ``options["state"]``. Most of Gymnasium's ignore that option without
+            a word, so it is refused unless a subclass sets this, or the environment is one of ours.
+
+    Raises:
+        UnsupportedError: a multi-agent or a vector environment.
     """
 
+    accepts_state = False
+    _wrapper_rng: np.random.Generator | None = None
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        check_wrappable(env, type(self).__name__)
+        super().__init__(env)
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; see `ConfigurableEnv.reset`."""
+        """Start an episode; see `ConfigurableEnv.reset`.
+
+        Raises:
+            OptionError: a misspelt option.
+            UnsupportedError: a start state asked of an environment that cannot be put into one.
+        """
         options = dict(options or {})
         own: dict[str, Any] = {name: options.pop(name) for name in ("leader", "context") if name in options}
         for name in options:  # the rest is the environment's, except what is surely meant for us
-            if get_close_matches(name, ("leader", "context"), cutoff=0.8):
-                raise OptionError(f"unknown reset option {name!r}. {suggest(name, ('leader', 'context'))}")
+            if name != "state" and get_close_matches(name, RESET_OPTIONS, n=1, cutoff=0.75):
+                raise OptionError(f"unknown reset option {name!r}. {suggest(name, RESET_OPTIONS)}")
+        if options.get("state") is not None and not (self.accepts_state or isinstance(self.unwrapped, ConfigurableEnv)):
+            raise UnsupportedError(
+                f"{type(self.unwrapped).__name__} cannot be put into a state, as far as {type(self).__name__} knows; start "
+                "without one, or set accepts_state = True on the wrapper if the environment heeds options['state']."
+            )
         if seed is not None or self._wrapper_rng is None:
             self._wrapper_rng = np.random.default_rng(seed)
         self._begin_episode(own, self._wrapper_rng)
         observation, info = self.env.reset(seed=seed, options=options or None)
         return observation, {**info, "context": self._episode_context}
 
-    _wrapper_rng: np.random.Generator | None = None
+
+def refuse_multi_agent(env: Any) -> None:
+    """Refuse environments in the style of PettingZoo.
+
+    Raises:
+        UnsupportedError: a multi-agent environment.
+    """
+    if any(hasattr(env, name) for name in ("possible_agents", "max_num_agents")):
+        raise UnsupportedError(
+            f"{type(env).__name__} is a multi-agent environment: several followers who interact at once (Markov games) are "
+            "outside this theory, and not built yet. Many followers who do not meet are contexts of one environment."
+        )
+
+
+def check_wrappable(env: Any, wrapper: str) -> None:
+    """Refuse what a wrapper of ours cannot wrap, in the name of ``wrapper``.
+
+    Raises:
+        UnsupportedError: a multi-agent or a vector environment, or no Gymnasium environment at all.
+    """
+    refuse_multi_agent(env)
+    if isinstance(env, gym.vector.VectorEnv):
+        raise UnsupportedError(
+            f"{wrapper} got a vector environment, whose copies' rewards it cannot reach; wrap each copy: "
+            "gym.make_vec(id, num_envs, vectorization_mode='sync', wrappers=[lambda env: ...])."
+        )
+    if not isinstance(env, gym.Env):
+        raise UnsupportedError(f"{wrapper} got {env!r}; expected a gymnasium.Env.")
 
 
 def configurable(env: gym.Env[Any, Any]) -> Any:
@@ -225,7 +295,9 @@ def configurable(env: gym.Env[Any, Any]) -> Any:
 
     Raises:
         NotConfigurableError: no layer has one, or ``env`` is a vector environment.
+        UnsupportedError: a multi-agent environment.
     """
+    refuse_multi_agent(env)
     if isinstance(env, gym.vector.VectorEnv):
         raise NotConfigurableError(
             "got a vector environment; its copies are configured together, by "

@@ -46,6 +46,14 @@ class OptionError(BOCMDPError, ValueError):
     """An unknown option, or an option with a value it cannot take."""
 
 
+class ActionError(OptionError):
+    """An action outside the action space."""
+
+
+class ObservationError(BOCMDPError, ValueError):
+    """An observation or a reward of an environment is not a finite number."""
+
+
 class NotConfigurableError(BOCMDPError, TypeError):
     """No layer of an environment has a leader parameter."""
 

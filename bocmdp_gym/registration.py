@@ -21,6 +21,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.four_rooms:FourRooms",
         "bocmdp_gym.envs.four_rooms:four_rooms_vector",
     ),
+    Entry(
+        "bocmdp/RandomMDP-v0",
+        "bocmdp_gym.envs.random_mdp:RandomMDP",
+        "bocmdp_gym.envs.random_mdp:random_mdp_vector",
+    ),
 )
 
 

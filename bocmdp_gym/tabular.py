@@ -135,6 +135,7 @@ class TabularBOCMDP(BOCMDP):
         leader_space: gym.spaces.Box | None = None,
         example: npt.ArrayLike | None = None,
     ):
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.leader_dim = int(leader_dim)
         self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
         if self.leader_space.shape != (self.leader_dim,):
@@ -273,6 +274,14 @@ class TabularBOCMDP(BOCMDP):
             parts["transition"] = self._template.with_values(parts["transition"])
         return parts
 
+    def replace(self, **changes: Any) -> TabularBOCMDP:
+        """The same model with other constructor arguments."""
+        return TabularBOCMDP(**{**self._arguments, **changes})
+
+    def part(self, name: str, z: Any) -> Any:
+        """One part as the functions see it: "reward", "leader_reward", ... at z = x, or at z = parametrization(x)."""
+        return self._canonical(name, self._functions[name](z)) if name in self._functions else self._constants[name]
+
     def _moving_values(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parts that depend on x, as tensors (the stored values of P)."""
         z = self._parameters(x)
@@ -353,12 +362,7 @@ class TabularBOCMDP(BOCMDP):
     # ---------------------------------------------------------------------------------------- the BOCMDP interface
 
     def _visited(self, name: str, x: Tensor, states: Any, actions: Any, context: int) -> Tensor:
-        table = (
-            self._canonical(name, self._functions[name](self._parameters(x)))
-            if name in self._functions
-            else self._constants[name]
-        )
-        table = table.expand(self.n_contexts, self.n_states, self.n_actions)
+        table = self.part(name, self._parameters(x)).expand(self.n_contexts, self.n_states, self.n_actions)
         return table[context, torch.as_tensor(states).long(), torch.as_tensor(actions).long()]
 
     def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:

@@ -14,6 +14,8 @@ import json
 import os
 import platform
 import shutil
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, Logger, TensorBoardOutputFormat
 
 from bocmdp_gym.errors import OptionError
+from leaders.checkpoints import Checkpoints
 from leaders.history import History
 from leaders.settings import RunSettings
 
@@ -40,9 +43,9 @@ class RunFolder:
     def __init__(self, settings: RunSettings):
         self.path = settings.folder()
         try:
-            if any((self.path / name).exists() for name in _OURS):
+            if not settings.resume and any((self.path / name).exists() for name in _OURS):
                 if not settings.overwrite:
-                    raise OptionError(f"{self.path} already holds a run; choose another --out, or --overwrite it.")
+                    raise OptionError(f"{self.path} already holds a run; --resume it, --overwrite it, or choose another --out.")
                 self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -51,11 +54,21 @@ class RunFolder:
         except OSError as error:
             raise OptionError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out.") from error
         self._settings = settings
-        self._files = Logger(
-            str(self.path), [CSVOutputFormat(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
-        )
-        self._screen = Logger(None, [HumanOutputFormat(_stdout())])
+        self._files: Logger | None = None
+        self._screen = Logger(None, [HumanOutputFormat(sys.stdout)])
         self._next_print = 0
+        self.checkpoints = Checkpoints(self.path / "checkpoints", settings.checkpoint_every, settings.fingerprint())
+
+    def _open_files(self, earlier: Iterable[dict[str, Any]]) -> Logger:
+        """Start the logs, and repeat what a resumed run had logged up to its checkpoint (its later rows are void)."""
+        for old in self.path.glob("events.out.tfevents.*"):
+            old.unlink()
+        formats = [CSVOutputFormat(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
+        files = Logger(str(self.path), formats)
+        for record in earlier:
+            if record["iteration"] % self._settings.evaluate_every == 0:
+                _dump(files, record)
+        return files
 
     def _clear(self) -> None:
         """Remove an old run's files, and nothing else."""
@@ -65,21 +78,20 @@ class RunFolder:
             elif entry.name in _OURS or entry.suffix == ".png" or entry.name.startswith("events.out.tfevents"):
                 entry.unlink()
 
-    def log(self, record: dict[str, Any], last: bool) -> None:
+    def log(self, record: dict[str, Any], history: History) -> None:
         """Log one evaluation: always to the files, ten times per run to the screen."""
-        iteration = record["iteration"]
-        for name, value in record.items():
-            self._files.record(name, value)
-        self._files.dump(iteration)
-        if iteration >= self._next_print or last:
-            self._next_print = iteration + max(1, self._settings.iterations // 10)
-            for name, value in record.items():
-                self._screen.record(name, value)
-            self._screen.dump(iteration)
+        if self._files is None:
+            self._files = self._open_files(list(history)[:-1])
+        _dump(self._files, record)
+        last = record["iteration"] == self._settings.iterations - 1
+        if record["iteration"] >= self._next_print or last:
+            self._next_print = record["iteration"] + max(1, self._settings.iterations // 10)
+            _dump(self._screen, record)
 
     def write_summary(self, found: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
         summary = {
+            "name": self._settings.name,
             "environment": self._settings.env_id,
             **found,
             "settings": {name: _plain(value) for name, value in asdict(self._settings).items()},
@@ -95,7 +107,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the logs."""
-        self._files.close()
+        if self._files is not None:
+            self._files.close()
         self._screen.close()
 
 
@@ -114,7 +127,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _stdout() -> Any:
-    import sys
-
-    return sys.stdout
+def _dump(logger: Logger, record: dict[str, Any]) -> None:
+    for name, value in record.items():
+        logger.record(name, value)
+    logger.dump(int(record["iteration"]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ import gymnasium as gym
 
 import bocmdp_gym  # noqa: F401 - registers the environments
 from bocmdp_gym.envs.four_rooms import LAYOUT
-from bocmdp_gym.errors import OptionError
+from bocmdp_gym.errors import OptionError, suggest
 from followers import Follower, SoftPolicyIteration
 from leaders.base import HPGD, ExactGradient, Leader
 
@@ -56,6 +56,10 @@ class RunSettings:
     """Run folder; runs/ENVIRONMENT-LEADER-SEED if not given."""
     overwrite: bool = False
     """Replace a run that is already in the folder."""
+    checkpoint_every: int = 500
+    """Iterations between checkpoints; SIGTERM writes one too."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder; the settings must be the same. Without one, start."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -75,9 +79,9 @@ class RunSettings:
         """The environment."""
         return gym.make(self.env_id, **self.env_options())
 
-    def make_follower(self) -> Follower:
-        """The follower."""
-        return SoftPolicyIteration(self.regularization)
+    def make_follower(self, regularization: float | None = None) -> Follower:
+        """The follower; with another lambda if one is given."""
+        return SoftPolicyIteration(self.regularization if regularization is None else regularization)
 
     def make_leader(self) -> Leader:
         """The leader."""
@@ -89,6 +93,11 @@ class RunSettings:
         if self.leader == "hpgd":
             return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **update)
         return ExactGradient(**update)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that decide a run's numbers; a checkpoint is resumed only where they are equal."""
+        elsewhere = ("out", "overwrite", "resume", "checkpoint_every", "progress")
+        return {"environment": self.name} | {k: v for k, v in asdict(self).items() if k not in elsewhere}
 
     def folder(self) -> Path:
         """The run folder."""
@@ -170,3 +179,26 @@ class CustomSettings(RunSettings):
 
 #: What the command line offers, by name.
 ENVIRONMENTS: dict[str, type[RunSettings]] = {s.name: s for s in (FourRoomsSettings, CustomSettings)}
+
+
+def settings_from_summary(summary: dict[str, Any]) -> RunSettings:
+    """The settings of a run, from its summary.json.
+
+    Raises:
+        OptionError: the summary is not of a run of this version.
+    """
+    name, values = summary.get("name"), summary.get("settings")
+    if name not in ENVIRONMENTS or not isinstance(values, dict):
+        raise OptionError(f"the summary names the environment {name!r}. {suggest(name, ENVIRONMENTS)}")
+    kind = ENVIRONMENTS[name]
+    known = {field.name for field in fields(kind)}
+    unknown = set(values) - known
+    if unknown:
+        raise OptionError(f"the summary has settings this version does not know: {', '.join(sorted(unknown))}.")
+    return kind(**{key: _from_json(key, value) for key, value in values.items()})
+
+
+def _from_json(name: str, value: Any) -> Any:
+    if name in ("out", "layout") and value is not None:
+        return Path(value)
+    return tuple(_from_json("", v) for v in value) if isinstance(value, list) else value

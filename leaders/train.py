@@ -10,7 +10,8 @@ import tyro
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError
-from leaders.loop import Progress, Result, optimize
+from leaders.checkpoints import RunInterruptedError
+from leaders.loop import Result, optimize
 from leaders.plots import learning_curve, save
 from leaders.runs import RunFolder
 from leaders.settings import ENVIRONMENTS, RunSettings
@@ -24,13 +25,9 @@ def train(settings: RunSettings) -> Result:
     """
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
     run = RunFolder(settings)
-    last = settings.iterations - 1
-    oracles: list[Any] = []
-
-    def callback(progress: Progress) -> None:
-        oracles[:] = [progress.oracle]
-        run.log(progress.record, last=progress.iteration == last)
-
+    if settings.resume:
+        found = "going on from its newest checkpoint" if run.checkpoints.latest() else "no checkpoint there, so starting"
+        print(f"{run.path}: {found}", file=sys.stderr)
     try:
         result = optimize(
             env,
@@ -39,7 +36,9 @@ def train(settings: RunSettings) -> Result:
             settings.iterations,
             seed=settings.seed,
             evaluate_every=settings.evaluate_every,
-            callback=callback,
+            callback=lambda progress: run.log(progress.record, progress.history),
+            checkpoints=run.checkpoints,
+            resume=settings.resume,
             progress=settings.progress,
         )
     finally:
@@ -47,15 +46,15 @@ def train(settings: RunSettings) -> Result:
     run.write_history(result.history)
     title = f"{settings.name}: {settings.leader} against {settings.follower}"
     save(learning_curve(result.history, title), run.path / "learning_curve.png")
-    oracle = oracles[0]
-    regularization = leader.estimator.regularization
-    if hasattr(oracle.core, "result_figure") and isinstance(oracle.model, TabularBOCMDP) and regularization is not None:
-        policies = oracle.model.solve(result.x, regularization).policy.numpy()
-        save(oracle.core.result_figure(result.x.numpy(), policies), run.path / f"{oracle.core.result_name}.png")
+    core, model, regularization = result.oracle.core, result.oracle.model, leader.estimator.regularization
+    if hasattr(core, "result_figure") and isinstance(model, TabularBOCMDP) and regularization is not None:
+        policies = model.solve(result.x, regularization).policy.numpy()
+        save(core.result_figure(result.x.numpy(), policies), run.path / f"{core.result_name}.png")
     run.write_summary(
         {
             "leader_return": result.leader_return,
             "x": result.x.tolist(),
+            "x0": result.x0.tolist(),
             "x_random": result.x_random.tolist(),
             "iterations": result.iterations,
             "env_steps": result.env_steps,
@@ -85,9 +84,12 @@ def parse(arguments: list[str] | None = None) -> RunSettings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 for settings that cannot work."""
+    """The command line. Returns the exit status: 0, 2 for settings that cannot work, 143 after SIGTERM."""
     try:
         train(parse(arguments))
+    except RunInterruptedError as error:
+        print(error, file=sys.stderr)
+        return 143
     except BOCMDPError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import OptionError, suggest
 from bocmdp_gym.grid import Grid
+from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.tabular import TabularBOCMDP
-from bocmdp_gym.tabular_env import TabularEnv, TabularVectorEnv
+from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
 
 LAYOUT = """
@@ -34,9 +36,23 @@ xxxxxxxxxxxxx
 """
 OBSERVATIONS = ("index", "coordinates")
 DISCOUNT = 0.99
+#: The published table's settings: slip, budget, discounts, layout, start, goals, marked cell.
+PUBLISHED = (0.44, 0.2, DISCOUNT, DISCOUNT, LAYOUT.strip("\n").split("\n"), (4, 1), [(1, 9), (11, 11)], (8, 4))
+#: Best leader returns known there, by (lambda, penalty_cost).
+BEST_KNOWN = {
+    (0.001, 1.0): 1.1772,
+    (0.001, 3.0): 0.946,
+    (0.001, 5.0): 0.745,
+    (0.003, 1.0): 1.018,
+    (0.003, 3.0): 0.798,
+    (0.003, 5.0): 0.581,
+    (0.005, 1.0): 1.474,
+    (0.005, 3.0): 1.354,
+    (0.005, 5.0): 1.236,
+}
 
 
-class FourRooms(TabularEnv):
+class FourRooms(PicturedEnv):
     r"""A follower walks to a goal; a leader spreads penalties over the cells to lead it past a marked cell.
 
     ## Description
@@ -113,12 +129,15 @@ class FourRooms(TabularEnv):
         self.goals = [self.grid.state(goal, f"goal {i}") for i, goal in enumerate(goals)]
         self.waypoint = self.grid.state(waypoint, "waypoint")
         super().__init__(self._make_model(slip_probability, discount, leader_discount), horizon, render_mode)
+        cells = self.grid.cells
+        places = (cells[self.start], [cells[goal] for goal in self.goals], cells[self.waypoint])
+        discounts = (self.discount, self.leader_discount)
+        self._settings = (slip_probability, self.penalty_budget, *discounts, self.grid.rows, *places)
         self._coordinates_observed = observation == "coordinates"
         if self._coordinates_observed:
             self.observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
             self._scale = np.maximum([self.grid.height - 1, self.grid.width - 1], 1)
             self._observations = (self.grid.coordinates / self._scale).astype(np.float32)
-        self._figure: Any = None
 
     def _make_model(self, slip_probability: float, discount: float, leader_discount: float | None) -> TabularBOCMDP:
         n_contexts, n_states = len(self.goals), len(self.grid)
@@ -160,6 +179,19 @@ class FourRooms(TabularEnv):
         shares = torch.softmax(torch.as_tensor(np.array(x, dtype=np.float64)), 0).numpy()
         return self.penalty_budget * shares[:-1]
 
+    def benchmark(self, regularization: float = 0.001) -> Benchmark | None:
+        """The best leader return known at this lambda; None at settings other than the published table's."""
+        value = BEST_KNOWN.get((regularization, self.penalty_cost))
+        if value is None or self._settings != PUBLISHED:
+            return None
+        return Benchmark(
+            value=value,
+            objective="leader return, maximised",
+            source="best of exact gradient ascent from many starting points, this project",
+            regularization=regularization,
+            is_optimum=False,
+        )
+
     # observations
 
     def observe(self, states: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -178,18 +210,13 @@ class FourRooms(TabularEnv):
 
     # pictures
 
-    def render(self) -> Any:
+    def picture(self) -> npt.NDArray[np.uint8]:
         """The grid: penalties as heat, S start, G the context's goal, g the other goals, + the marked cell, and the agent."""
-        if self.render_mode is None:
-            return None
-        marks = self._marks(self._episode_context)
-        if self.render_mode == "ansi":
-            return self.grid.text({**marks, self._state: "A"}) + "\n"
-        frame = self.grid.picture(self._heat(self._episode_leader), marks, self._state)
-        if self.render_mode == "human":
-            self._show(frame)
-            return None
-        return frame
+        return self.grid.picture(self._heat(self._episode_leader), self._marks(self._episode_context), self._state)
+
+    def text(self) -> str:
+        """The same as characters, without the penalties."""
+        return self.grid.text({**self._marks(self._episode_context), self._state: "A"}) + "\n"
 
     def _marks(self, context: int | None) -> dict[int, str]:
         goals = {goal: "G" if context is None or i == context else "g" for i, goal in enumerate(self.goals)}
@@ -198,26 +225,6 @@ class FourRooms(TabularEnv):
     def _heat(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         penalties = self.penalties(x)
         return penalties / max(penalties.max(), 1e-12) * min(1.0, len(self.grid) * penalties.max() / self.penalty_budget / 4)
-
-    def _show(self, frame: npt.NDArray[np.uint8]) -> None:
-        import matplotlib.pyplot as plt
-
-        if self._figure is None:
-            plt.ion()
-            self._figure = plt.figure(figsize=(6, 6))
-            axes = self._figure.add_axes((0, 0, 1, 1))
-            axes.axis("off")
-            self._image = axes.imshow(frame)
-        self._image.set_data(frame)
-        self._figure.canvas.draw_idle()
-        plt.pause(1.0 / self.metadata["render_fps"])
-
-    def close(self) -> None:
-        if self._figure is not None:
-            import matplotlib.pyplot as plt
-
-            plt.close(self._figure)
-            self._figure = None
 
     def most_likely_path(self, policy: npt.NDArray[np.float64], context: int) -> list[int]:
         """States from the start, each the likeliest successor under ``policy`` (S, A), until the goal or a repetition."""

@@ -98,6 +98,24 @@ class AdaptiveModelDesignEstimator(Estimator):
             self._round, self._last = self._sweep(oracle, x), key
         return self._round.pop(context)
 
+    def state(self) -> dict[str, Any]:
+        return {
+            "last": None if self._last is None else self._last.hex(),
+            "carried": {context: state._asdict() for context, state in self._states.items()},
+            "round": {
+                context: {"gradient": e.gradient, "leader_return": e.leader_return, "metrics": e.metrics}
+                for context, e in self._round.items()
+            },
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._last = None if state["last"] is None else bytes.fromhex(state["last"])
+        self._states = {context: _State(**carried) for context, carried in state["carried"].items()}
+        self._round = {
+            context: Estimate(torch.from_numpy(e["gradient"]), e["leader_return"], metrics=e["metrics"])
+            for context, e in state["round"].items()
+        }
+
     def _sweep(self, oracle: TrajectoryOracle, x: Tensor) -> dict[int, Estimate]:
         """K sweeps over every context."""
         mdps = oracle.configure(x)

@@ -105,6 +105,13 @@ class Estimator(ABC):
             )
         self.loss = loss
 
+    def state(self) -> dict[Any, Any]:
+        """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values."""
+        return {}
+
+    def load_state(self, state: dict[Any, Any]) -> None:  # noqa: B027 - optional hook
+        """Go on from `state`; called after `bind`."""
+
     @property
     def _lambda(self) -> float:
         """Lambda, after `bind`."""

@@ -144,6 +144,12 @@ class ExactEstimator(Estimator):
         super().bind(oracle, loss)
         self._solver.reset()
 
+    def state(self) -> dict[Any, Any]:
+        return self._solver.state()
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        self._solver.load_state(state)
+
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng
         assert self.regularization is not None

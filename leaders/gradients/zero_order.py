@@ -111,6 +111,12 @@ class ZeroOrderEstimator(Estimator):
         metrics = {"smoothing": u}
         return Estimate(gradient, sum(returns) / len(returns), oracle.env_steps - before, error, metrics)
 
+    def state(self) -> dict[str, Any]:
+        return {"points": self._points, "last": None if self._last is None else self._last.hex()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._points, self._last = state["points"], None if state["last"] is None else bytes.fromhex(state["last"])
+
     def _smoothing_at(self, x: Tensor) -> float:
         """u_t."""
         key = x.numpy().tobytes()

@@ -1,0 +1,74 @@
+"""Setting an environment's physical attributes by name: what `LeaderParameters` and `ContextWrapper` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+
+
+class Attributes:
+    """Named numeric attributes of ``env.unwrapped``, read and set together.
+
+    Args:
+        env: the environment.
+        names: attributes, dotted for attributes of attributes (``"world.gravity"``).
+        update: called with ``env.unwrapped`` after each change, to recompute what is derived from the attributes.
+
+    Raises:
+        OptionError: an attribute that does not exist or is not a number, or no names.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], names: Sequence[str], update: Callable[[Any], None] | None = None):
+        self._env, self._update = env.unwrapped, update
+        self.names = [names] if isinstance(names, str) else list(names)
+        if not self.names:
+            raise OptionError("names is empty; expected at least one attribute of the environment.")
+        self._places = [self._place(name) for name in self.names]
+        self.values  # noqa: B018 - reading them checks that they are numbers
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        """The object that holds an attribute, and the attribute's own name."""
+        holder: Any = self._env
+        *path, last = name.split(".")
+        for part in [*path, last]:
+            if not hasattr(holder, part):
+                numbers = [n for n, v in vars(holder).items() if isinstance(v, (int, float)) and not n.startswith("_")]
+                raise OptionError(f"{type(self._env).__name__} has no attribute {name!r}. {suggest(part, sorted(numbers))}")
+            if part is not last:
+                holder = getattr(holder, part)
+        return holder, last
+
+    @property
+    def values(self) -> npt.NDArray[np.float64]:
+        """Their present values ``(n,)``."""
+        values = [getattr(holder, name) for holder, name in self._places]
+        for name, value in zip(self.names, values, strict=True):
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+                raise OptionError(f"attribute {name!r} is {value!r}; expected a number.")
+        return np.array(values, dtype=np.float64)
+
+    def set(self, values: npt.ArrayLike) -> None:
+        """Set all of them, then call ``update``."""
+        for (holder, name), value in zip(self._places, np.asarray(values, dtype=np.float64), strict=True):
+            setattr(holder, name, float(value))
+        if self._update is not None:
+            self._update(self._env)
+
+    def check(self, values: npt.ArrayLike) -> None:
+        """Check, after a reset, that the environment kept them.
+
+        Raises:
+            UnsupportedError: the environment overwrote an attribute.
+        """
+        for name, wanted, found in zip(self.names, np.asarray(values), self.values, strict=True):
+            if wanted != found:
+                raise UnsupportedError(
+                    f"{type(self._env).__name__} changed attribute {name!r} from {wanted:g} to {found:g} in its reset, so it "
+                    "cannot be set from outside; choose the attribute it is computed from."
+                )

@@ -1,0 +1,156 @@
+"""`ContextWrapper`: gives an existing environment contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from bocmdp_gym.env import _Contextual, check_context, check_context_probabilities, check_wrappable
+from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
+from bocmdp_gym.wrappers.attributes import Attributes
+
+
+class ContextWrapper(_Contextual, gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Contexts for an environment that has none: drawn at each reset, or fixed by `set_context`.
+
+    It goes inside the leader's wrapper, which takes its contexts over: ``LeaderReward(ContextWrapper(env, ...), ...)``.
+
+    *Finite*: ``contexts`` lists the values, xi is the index into the list. *Sampled*: ``space`` is the space of xi and
+    ``sample`` draws from P_xi. In both cases the context acts on the environment through ``names`` (attributes that take the
+    entries of its value) or ``apply(env.unwrapped, value)``; with neither it only reaches the leader's functions.
+
+    Args:
+        env: the environment.
+        contexts: values of the finitely many contexts.
+        probabilities: P_xi over them; uniform if None.
+        space: space of xi, where contexts are sampled.
+        sample: ``sample(rng)``: one draw of xi, in ``space``.
+        names: attributes of ``env.unwrapped``, one per entry of a context's value.
+        apply: called with ``env.unwrapped`` and the value before each reset.
+        update: called with ``env.unwrapped`` after ``names`` were set, to recompute what is derived from them.
+        observed: whether the follower sees the context: appended to a Box observation ``(n,)`` (finite contexts one-hot),
+            otherwise as ``{"observation": ..., "context": ...}``.
+
+    Raises:
+        OptionError: neither or both of ``contexts`` and ``space``, attributes that do not exist, values of a wrong length.
+        ContextError: probabilities that are not a distribution.
+        UnsupportedError: a multi-agent environment, or one that already has contexts.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        contexts: Sequence[Any] | None = None,
+        *,
+        probabilities: npt.ArrayLike | None = None,
+        space: gym.spaces.Box | None = None,
+        sample: Callable[[np.random.Generator], Any] | None = None,
+        names: Sequence[str] | None = None,
+        apply: Callable[[Any, Any], None] | None = None,
+        update: Callable[[Any], None] | None = None,
+        observed: bool = False,
+    ):
+        gym.utils.RecordConstructorArgs.__init__(
+            self,
+            contexts=contexts,
+            probabilities=probabilities,
+            space=space,
+            sample=sample,
+            names=names,
+            apply=apply,
+            update=update,
+            observed=observed,
+        )
+        check_wrappable(env, "ContextWrapper")
+        if contextual_layer(env) is not None:
+            raise UnsupportedError(
+                "the environment already has contexts, or a leader's wrapper; put ContextWrapper inside it: "
+                "LeaderReward(ContextWrapper(env, ...), ...)."
+            )
+        gym.Wrapper.__init__(self, env)
+        if (contexts is None) == (space is None) or (space is None) != (sample is None):
+            raise OptionError("expected either contexts=[...], or space= and sample= together.")
+        self._values = None if contexts is None else list(contexts)
+        self._sample, self._apply = sample, apply
+        self._attributes = None if names is None else Attributes(env, names, update)
+        if self._values is not None:
+            if not self._values:
+                raise OptionError("contexts is empty; expected at least one value.")
+            p = None if probabilities is None else check_context_probabilities(probabilities, len(self._values))
+            self._setup_context(gym.spaces.Discrete(len(self._values)), p)
+        elif space is not None:
+            if probabilities is not None:
+                raise OptionError("probabilities belong to finitely many contexts; with space=, sample(rng) is the distribution.")
+            self._setup_context(space, None)
+        if self._attributes is not None:
+            n = len(self._attributes.names)
+            for value in self._values if self._values is not None else [self.sample_context(np.random.default_rng(0))]:
+                if np.shape(np.atleast_1d(value)) != (n,):
+                    raise OptionError(f"a context's value is {value!r}; expected {n} numbers, one per name.")
+        self._observed = self._observed_space(env.observation_space) if observed else None
+        if self._observed is not None:
+            self.observation_space = self._observed
+        self._rng: np.random.Generator | None = None
+
+    def _observed_space(self, inner: gym.Space[Any]) -> gym.Space[Any]:
+        if not (isinstance(inner, gym.spaces.Box) and len(inner.shape) == 1 and inner.dtype is not None):
+            return gym.spaces.Dict({"observation": inner, "context": self.context_space})
+        flat: Any = gym.spaces.flatten_space(self.context_space)
+        low, high = np.append(inner.low, flat.low), np.append(inner.high, flat.high)
+        return gym.spaces.Box(low.astype(inner.dtype), high.astype(inner.dtype), dtype=inner.dtype.type)
+
+    def _see(self, observation: Any) -> Any:
+        if self._observed is None:
+            return observation
+        if isinstance(self._observed, gym.spaces.Dict):
+            return {"observation": observation, "context": self._episode_context}
+        flat: Any = gym.spaces.flatten(self.context_space, self._episode_context)
+        return np.append(observation, flat).astype(observation.dtype)
+
+    def sample_context(self, rng: np.random.Generator) -> Any:
+        """One draw of xi ~ P_xi.
+
+        Raises:
+            ContextError: ``sample`` drew outside ``space``.
+        """
+        if self._sample is None:
+            return super().sample_context(rng)
+        try:
+            return check_context(self._sample(rng), self.context_space)
+        except ContextError as error:
+            raise ContextError(f"sample(rng) drew outside its space: {error}") from None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in its context; ``options["context"]`` holds for this episode only."""
+        options = dict(options or {})
+        if seed is not None or self._rng is None:
+            self._rng = np.random.default_rng(seed)
+        self._begin_context(options.pop("context", None), self._rng)
+        value = self._episode_context if self._values is None else self._values[self._episode_context]
+        if self._attributes is not None:
+            self._attributes.set(np.atleast_1d(value))
+        if self._apply is not None:
+            self._apply(self.unwrapped, value)
+        observation, info = self.env.reset(seed=seed, options=options or None)
+        if self._attributes is not None:
+            self._attributes.check(np.atleast_1d(value))
+        return self._see(observation), {**info, "context": self._episode_context}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Act; ``info["context"]`` is the context."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._see(observation), reward, terminated, truncated, {**info, "context": self._episode_context}
+
+
+def contextual_layer(env: gym.Env[Any, Any]) -> Any:
+    """The outermost layer that has contexts: an environment of ours, a `ContextWrapper` or a leader's wrapper; None if none."""
+    layer: Any = env
+    while not isinstance(layer, _Contextual):
+        if not isinstance(layer, gym.Wrapper):
+            return None
+        layer = layer.env
+    return layer

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import bocmdp_gym
+from bocmdp_gym import errors
+from bocmdp_gym.wrappers import ContextWrapper, LeaderReward
+from tests.problems import four_rooms
+
+
+def _led(env: gym.Env[Any, Any]) -> LeaderReward:
+    def bonus(x: Any, observations: Any, actions: Any, context: Any) -> Any:
+        return x[0].expand(len(actions))
+
+    return LeaderReward(env, bonus, 1, bonus, 0.9)
+
+
+def _lengths(**options: Any) -> ContextWrapper:
+    return ContextWrapper(gym.make("CartPole-v1"), [0.3, 0.5, 0.9], names=["length"], **options)
+
+
+def test_finite_contexts_are_drawn_from_their_distribution() -> None:
+    env = _lengths(probabilities=[0.5, 0.2, 0.3])
+    env.reset(seed=0)
+    drawn = []
+    for _ in range(1000):
+        _, info = env.reset()
+        assert env.unwrapped.length == (0.3, 0.5, 0.9)[info["context"]]
+        drawn.append(info["context"])
+    shares = np.bincount(drawn) / 1000
+    assert (np.abs(shares - [0.5, 0.2, 0.3]) < 4 * np.sqrt(0.25 / 1000)).all()
+    assert env.step(0)[4]["context"] == drawn[-1]
+
+
+def test_set_context_persists_and_options_do_not() -> None:
+    env = _lengths()
+    env.set_context(2)
+    assert env.reset(seed=0)[1]["context"] == 2
+    assert env.reset(options={"context": 0})[1]["context"] == 0
+    assert env.reset()[1]["context"] == 2
+    with pytest.raises(errors.ContextError, match=r"expected an integer in 0\.\.2"):
+        env.set_context(3)
+    with pytest.raises(errors.ContextError, match="out of range"):
+        env.reset(options={"context": -1})
+
+
+def test_sampled_contexts() -> None:
+    space = gym.spaces.Box(0.2, 1.0, (1,), np.float64)
+    env = ContextWrapper(
+        gym.make("CartPole-v1"), space=space, sample=lambda rng: rng.uniform(0.2, 1.0, 1), names=["length"], observed=True
+    )
+    observation, info = env.reset(seed=0)
+    assert observation.shape == (5,)
+    assert observation.dtype == np.float32
+    assert env.unwrapped.length == info["context"][0] == pytest.approx(float(observation[-1]))
+    assert env.observation_space.contains(observation)
+    assert env.reset()[1]["context"] != info["context"]
+    led = _led(env)
+    bocmdp_gym.check_configurable_env(led)
+    assert led.context_space == space
+    led.set_context([0.4])
+    led.reset(seed=1)
+    assert env.unwrapped.length == 0.4
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_checkers(observed: bool) -> None:
+    for env in (_lengths(observed=observed), ContextWrapper(gym.make("FrozenLake-v1"), ["a", "b"], observed=observed)):
+        led = _led(env)
+        bocmdp_gym.check_configurable_env(led)
+        sb3_check_env(led, warn=True)
+
+
+def test_what_the_follower_sees() -> None:
+    hidden, seen = _lengths(), _lengths(observed=True)
+    assert hidden.observation_space.shape == (4,)
+    assert seen.observation_space.shape == (7,)
+    observation, _ = seen.reset(seed=0, options={"context": 1})
+    np.testing.assert_array_equal(observation[4:], [0.0, 1.0, 0.0])
+    tables = ContextWrapper(gym.make("FrozenLake-v1"), ["a", "b"], observed=True)
+    observation, _ = tables.reset(seed=0, options={"context": 1})
+    assert observation == {"observation": 0, "context": 1}
+    assert tables.step(1)[0]["context"] == 1
+
+
+def test_apply_is_called_before_each_reset() -> None:
+    calls: list[Any] = []
+    env = ContextWrapper(gym.make("CartPole-v1"), ["light", "heavy"], apply=lambda inner, value: calls.append((inner, value)))
+    env.reset(seed=0, options={"context": 1})
+    env.reset(options={"context": 0})
+    assert calls == [(env.unwrapped, "heavy"), (env.unwrapped, "light")]
+
+
+def test_equal_seeds_draw_equal_contexts() -> None:
+    first, second = _lengths(), _lengths()
+    draws = []
+    for env in (first, second):
+        env.reset(seed=5)
+        draws.append([env.reset()[1]["context"] for _ in range(30)])
+    assert draws[0] == draws[1]
+
+
+def test_spec_remakes_it() -> None:
+    env = _lengths(observed=True)
+    again = gym.make(env.spec)
+    assert again.observation_space == env.observation_space
+
+
+def test_bad_arguments_are_refused() -> None:
+    inner, space = gym.make("CartPole-v1"), gym.spaces.Box(0.0, 1.0, (1,), np.float64)
+
+    def draw(rng: Any) -> Any:
+        return rng.random(1)
+
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({}, errors.OptionError, "either contexts"),
+        ({"contexts": [1], "space": space, "sample": draw}, errors.OptionError, "either contexts"),
+        ({"space": space}, errors.OptionError, "space= and sample= together"),
+        ({"contexts": []}, errors.OptionError, "contexts is empty"),
+        ({"contexts": [1, 2], "probabilities": [0.5, 0.6]}, errors.ContextError, "not a distribution"),
+        ({"contexts": [1, 2], "probabilities": [1.0]}, errors.ContextError, "shape"),
+        ({"space": space, "sample": draw, "probabilities": [1.0]}, errors.OptionError, "finitely many"),
+        ({"contexts": [[1, 2]], "names": ["length"]}, errors.OptionError, "one per name"),
+        ({"contexts": [1.0], "names": ["lenght"]}, errors.OptionError, "Did you mean 'length'"),
+    ]
+    for options, error, message in cases:
+        with pytest.raises(error, match=message):
+            ContextWrapper(inner, **options)
+    outside = ContextWrapper(inner, space=space, sample=lambda rng: np.array([2.0]))
+    with pytest.raises(errors.ContextError, match=r"sample\(rng\) drew outside its space"):
+        outside.reset()
+
+
+def test_contexts_go_inside() -> None:
+    for env in (four_rooms(), _led(gym.make("CartPole-v1")), _lengths()):
+        with pytest.raises(errors.UnsupportedError, match="put ContextWrapper inside"):
+            ContextWrapper(env, [0, 1])
