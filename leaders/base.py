@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from bocmdp_gym.errors import OptionError, suggest
 from followers import TrajectoryOracle
 from leaders.gradients import (
     AdaptiveModelDesignEstimator,
+    CriticEstimator,
     Estimator,
     ExactEstimator,
     GeometricEstimator,
@@ -46,6 +48,7 @@ class Leader:
 #: The estimators HPGD knows by name, and the keywords of their own.
 _ESTIMATORS: dict[str, tuple[type[Estimator], tuple[str, ...]]] = {
     "monte_carlo": (MonteCarloEstimator, ("env_steps", "bootstrap_truncated", "error_groups")),
+    "critic": (CriticEstimator, ("env_steps", "hidden", "error_groups")),
     "geometric": (GeometricEstimator, ("samples", "sampling_distribution", "error_groups")),
 }
 
@@ -55,14 +58,16 @@ class HPGD(Leader):
 
     Args:
         learning_rate: step size.
-        env_steps: environment steps per gradient (monte_carlo; 10,000 if None).
+        env_steps: environment steps per gradient (monte_carlo, critic; 10,000 if None).
         estimator: where gradients come from; any other `Estimator` composes with an update as ``Leader(estimator, update)``:
 
             - "monte_carlo", that of the paper's experiments: on-policy steps, small variance;
+            - "critic", for problems that are no tables: values fitted by regression, the environment's model in a surrogate;
             - "geometric", Algorithms 1, 2 and 5 literally: unbiased draws, for discounts well below 1.
         samples: independent draws per gradient (geometric; 20,000 if None).
         bootstrap_truncated: continue episodes cut by a time limit as the average visit to their last state (monte_carlo).
         sampling_distribution: nu of Algorithm 1, ``(S,)`` (geometric, with a general loss); uniform if None.
+        hidden: widths of the fitted values' hidden layers (critic); see `leaders.gradients.CriticEstimator`.
         error_groups: split each gradient's sample into this many groups and report a standard error; 0 or None: none.
         regularization: lambda; the follower's if None, required where the follower has none.
         optimizer, max_gradient_norm, optimizer_options: see `leaders.updates.Update`; the paper clips to 1.
@@ -80,6 +85,7 @@ class HPGD(Leader):
         samples: int | None = None,
         bootstrap_truncated: bool | None = None,
         sampling_distribution: npt.ArrayLike | None = None,
+        hidden: Sequence[int] | None = None,
         error_groups: int | None = None,
         regularization: float | None = None,
         optimizer: str | OptimizerFactory = "SGD",
@@ -93,6 +99,7 @@ class HPGD(Leader):
             "samples": samples,
             "bootstrap_truncated": bootstrap_truncated,
             "sampling_distribution": sampling_distribution,
+            "hidden": hidden,
             "error_groups": error_groups,
         }
         kind, own = _ESTIMATORS[estimator]

@@ -68,6 +68,8 @@ COLUMNS = {
     "leader_return": "exact F(x) = E_xi F_xi under the follower's optimum, where it was evaluated (minus the loss)",
     "gradient_norm": "Euclidean norm of the estimate of dF_xi/dx, before clipping",
     "standard_error": "Euclidean norm of the estimate's standard error, where the estimator reports one",
+    "critic_error": "held-out squared error of the fitted leader values, relative to the variance of the returns",
+    "follower_critic_error": "the same of the fitted follower values, where transitions depend on x",
     "smoothing": "zero-order leaders: u_t, the distance of the points compared is u_t |z|",
     "env_steps": "environment steps used so far, all iterations together",
     "follower_iterations": "iterations the follower needed",

@@ -556,3 +556,36 @@ def sweep_derivatives(
             tilde, tilde_new = tilde_new, tilde
         dq[:, :, low : low + width] = row[:, :, :width]
         v_tilde[:, low : low + width] = tilde[:, :width]
+
+
+# ------------------------------------------------------------------------------------- sums along episodes (critic)
+
+
+@njit(cache=True)
+def returns_to_go(rewards, ends, tails, gamma):
+    """Discounted sums of rewards from every step on (N,); episode e goes on with the value ``tails[e]`` after its last step."""
+    out = np.empty(rewards.shape[0])
+    for e in range(ends.shape[0]):
+        begin = ends[e - 1] if e > 0 else 0
+        ret = tails[e]
+        for i in range(ends[e] - 1, begin - 1, -1):
+            ret = rewards[i] + gamma * ret
+            out[i] = ret
+    return out
+
+
+@njit(cache=True)
+def traces(kicks, ends, gamma, gamma_leader):
+    """e_t = gamma e_{t-1} + gamma_L^t kick_t (N,), and gamma_L^t (N,)."""
+    trace = np.empty(kicks.shape[0])
+    power = np.empty(kicks.shape[0])
+    for e in range(ends.shape[0]):
+        begin = ends[e - 1] if e > 0 else 0
+        value = 0.0
+        factor = 1.0
+        for i in range(begin, ends[e]):
+            value = gamma * value + factor * kicks[i]
+            trace[i] = value
+            power[i] = factor
+            factor *= gamma_leader
+    return trace, power

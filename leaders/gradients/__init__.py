@@ -2,6 +2,7 @@
 
 from leaders.gradients.adaptive_model_design import AdaptiveModelDesignEstimator
 from leaders.gradients.base import Estimate, Estimator, Loss
+from leaders.gradients.critic import CriticEstimator
 from leaders.gradients.exact import ExactEstimator, exact_weights
 from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
@@ -9,6 +10,7 @@ from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
     "AdaptiveModelDesignEstimator",
+    "CriticEstimator",
     "Estimate",
     "Estimator",
     "ExactEstimator",

@@ -23,7 +23,7 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.errors import OptionError, RegularizationError, UnsupportedError
 from bocmdp_gym.tabular import ContextArrays, check_regularization
-from followers import Policy, TabularPolicy, TrajectoryOracle
+from followers import Policy, TrajectoryOracle
 from leaders import kernels
 
 Array = npt.NDArray[np.float64]
@@ -169,8 +169,9 @@ def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Ar
     Raises:
         UnsupportedError: the policy tells no probabilities.
     """
-    if isinstance(policy, TabularPolicy):
-        return policy.table
+    table: Array | None = getattr(policy, "table", None)
+    if table is not None:
+        return table
     probabilities = getattr(policy, "probabilities", None)
     if probabilities is None:
         raise UnsupportedError(
