@@ -1,6 +1,7 @@
 """Leaders: HPGD and its relatives, through one outer loop."""
 
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
+from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
 from leaders.constraints import Constraint
 from leaders.history import History
@@ -20,6 +21,7 @@ __all__ = [
     "LeaderEnv",
     "Result",
     "ZeroOrder",
+    "check_gradient",
     "compare_gradients",
     "multistart",
     "optimize",
