@@ -117,7 +117,8 @@ def optimize(
         seed: all randomness of the run comes from this seed or generator; equal seeds give equal numbers, bit for bit.
         x0: where to start, ``(d,)``; the environment's ``initial_leader(rng)`` if None.
         loss: a differentiable f(x, policy (S, A), context), minimised instead of maximising the leader's return.
-        evaluate_every: how often the exact leader return is computed (tabular models) and ``callback`` is called.
+        evaluate_every: how often the exact leader return, and how far an inexact follower is from its optimum, are computed
+            (tabular models) and ``callback`` is called.
         callback: called with a `Progress` every ``evaluate_every`` iterations and after the last.
         progress: show a progress bar; None: for runs of more than a few iterations.
 
