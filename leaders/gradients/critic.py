@@ -208,7 +208,8 @@ class CriticEstimator(Estimator):
                 values = []
                 for role in ("leader", "follower"):
                     saved = halves[half][role]
-                    values.append(self._new_value(*saved["sizes"], 0))
+                    n_inputs, n_outputs = saved["sizes"]
+                    values.append(self._new_value(n_inputs, n_outputs, 0))
                     values[-1].load_state(saved)
                 critics.append(_Critic(*values))
             self._critics[None if context == -1 else context] = critics
