@@ -91,9 +91,16 @@ class Grid:
         return "\n".join("".join(row) for row in canvas)
 
     def picture(
-        self, heat: npt.NDArray[np.float64] | None, marks: dict[int, str], agent: int | None = None
+        self,
+        heat: npt.NDArray[np.float64] | None,
+        marks: dict[int, str],
+        agent: int | None = None,
+        arrows: npt.NDArray[np.float64] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """An RGB picture ``(H, W, 3)``: heat in [0, 1] from white to red, a letter at marked states, the agent as a disc."""
+        """An RGB picture ``(H, W, 3)``: heat in [0, 1] from white to red, a letter at marked states, the agent as a disc.
+
+        ``arrows`` ``(S, 4)``: how likely each action is, drawn as lines from the middle of the cells, as long as likely.
+        """
         size = CELL_PIXELS
         image = Image.new("RGB", (self.width * size, self.height * size), (58, 62, 72))
         draw = ImageDraw.Draw(image)
@@ -103,6 +110,9 @@ class Grid:
             level = 0.0 if heat is None else float(np.clip(heat[state], 0.0, 1.0))
             draw.rectangle(box, fill=(255, int(255 - 200 * level), int(255 - 215 * level)))
             centre = ((column + 0.5) * size, (row + 0.5) * size)
+            for (down, right), share in zip(MOVES, () if arrows is None else arrows[state], strict=arrows is not None):
+                tip = (centre[0] + 0.46 * size * share * right, centre[1] + 0.46 * size * share * down)
+                draw.line((*centre, *tip), fill=(90, 96, 110), width=3)
             if state == agent:
                 radius = size * 0.32
                 draw.ellipse((*(c - radius for c in centre), *(c + radius for c in centre)), fill=(38, 104, 190))

@@ -22,6 +22,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.four_rooms:four_rooms_vector",
     ),
     Entry(
+        "bocmdp/MetaRL-v0",
+        "bocmdp_gym.envs.meta_rl:MetaRL",
+        "bocmdp_gym.envs.meta_rl:meta_rl_vector",
+    ),
+    Entry(
         "bocmdp/RandomMDP-v0",
         "bocmdp_gym.envs.random_mdp:RandomMDP",
         "bocmdp_gym.envs.random_mdp:random_mdp_vector",

@@ -134,8 +134,23 @@ class WarmSolver:
                 f"soft policy iteration left a residual of {residual:.3g} after {iterations} steps in context {context} "
                 f"(regularization {regularization}); expected at most {self.tolerance:.3g} * max(1, max |V|)."
             )
+        if mdps.model.discount == 1.0:
+            check_bounded(np.abs(v).max(), np.abs(arrays.reward).max(), arrays.reward.shape[1], regularization)
         self._values[context] = v
         return ContextSolution(v, q, pi, residual, iterations)
+
+
+def check_bounded(value: float, reward: float, n_actions: int, regularization: float) -> None:
+    """Check that the largest |V| is no sum without end: at discount 1 the linear systems of such a follower are singular.
+
+    Raises:
+        ConvergenceError: it is, given the largest |r|.
+    """
+    if value > 1e11 * (reward + regularization * np.log(n_actions)):
+        raise ConvergenceError(
+            f"the follower's values diverge (one is {value:.3g}): at discount 1 and regularization {regularization} the entropy "
+            "it earns by going on for ever outweighs the rewards; lower the regularization or the discount."
+        )
 
 
 def soft_policy(q: Tensor, regularization: float) -> Tensor:
@@ -173,6 +188,8 @@ class SoftOptimalValue(torch.autograd.Function):
                 f"soft policy iteration stopped at residual {statistics.residual:.3g} after {max_iterations} steps; "
                 f"expected at most {tolerance:.3g}. Raise tolerance or max_iterations."
             )
+        if float(g.max()) >= 1.0:
+            check_bounded(float(v.abs().max()), float(r.abs().max()), r.shape[-1], regularization)
         return v
 
     @staticmethod

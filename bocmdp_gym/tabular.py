@@ -106,7 +106,8 @@ class TabularBOCMDP(BOCMDP):
         initial: the initial distribution, ``(C, S)``, or ``(S,)`` for all contexts.
         context_probabilities: P_xi, ``(C,)``; uniform if None.
         termination: probability that the episode ends after acting, ``(C or 1, S)`` or ``(C or 1, S, A)``; never if None.
-        discount: the follower's gamma, in [0, 1]; 1 only where every policy's episodes end with certainty.
+        discount: the follower's gamma, in [0, 1]; 1 only where every policy's episodes end with certainty, or where those
+            that need not end lose at every step (a regularised follower then ends: a shortest path problem).
         leader_discount: the leader's gamma_L; the follower's if None.
         leader_dim: dimension d of x.
         parametrization: what the functions take instead of x, such as ``softmax(x)`` or tax rates ``2 sigmoid(x)``: a
@@ -258,8 +259,12 @@ class TabularBOCMDP(BOCMDP):
                 parts[name] = self._canonical(name, function(z))
         else:
             parts |= self._configure_batch(x)
-        if self.discount == 1.0 or self.leader_discount == 1.0:
-            check_proper(parts["transition"], parts["termination"], "discount is 1")
+        if _is_wrapped(x):
+            pass  # inside torch.func numbers cannot be asked for; a problem without an optimum then fails to converge
+        elif self.discount == 1.0:
+            check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])
+        elif self.leader_discount == 1.0:
+            check_proper(parts["transition"], parts["termination"], "leader_discount is 1")
         return ConfiguredMDPs(self, x, parts)
 
     def _parameters(self, x: Tensor) -> Any:
@@ -692,30 +697,51 @@ def _check_initial(initial: Tensor) -> None:
         )
 
 
-def check_proper(transition: TransitionOperator, termination: Tensor, reason: str) -> None:
+def check_proper(transition: TransitionOperator, termination: Tensor, reason: str, reward: Tensor | None = None) -> None:
     """Check that episodes end with certainty under every policy, as they must where ``reason`` ("discount is 1").
 
     They do unless some set of states can be stayed in for ever: the largest set Z in which every state has an action with
-    q = 0 and all successors in Z is found by removing states that have none.
+    q = 0 and all successors in Z is found by removing states that have none. With ``reward``, such a set is allowed if all
+    those actions cost, and an end can be reached from everywhere: whoever stays loses without bound, and no optimum does.
     """
     values = transition.values.detach().flatten(0, -5) if transition.values.ndim > 4 else transition.values.detach()
     succ = np.broadcast_to(transition.successors(), values.shape[-4:])
     possible = (values.reshape(-1, *values.shape[-4:]).amax(0) > 0).numpy()
-    ends = termination.detach().reshape(-1, *termination.shape[-3:]).amin(0).numpy() > 0
-    for context in range(len(ends)):
-        c = 0 if len(succ) == 1 else context
+    ends = _smallest(termination) > 0
+    n_contexts = max(len(succ), len(ends), 1 if reward is None else reward.shape[-3])
+    for context in range(n_contexts):
+        c, e = (0 if len(succ) == 1 else context), ends[0 if len(ends) == 1 else context]
         inside = np.ones(succ.shape[1], dtype=bool)
         while True:
-            stays = (inside[succ[c]] | ~possible[c]).all(-1) & ~ends[context]
+            stays = (inside[succ[c]] | ~possible[c]).all(-1) & ~e
             smaller = inside & stays.any(-1)
             if (smaller == inside).all():
                 break
             inside = smaller
+        if inside.any() and reward is not None:
+            costs = (_smallest(-reward) > 0)[0 if reward.shape[-3] == 1 else context]
+            inside = (inside[:, None] & stays & ~costs).any(-1) | ~_can_end(succ[c], possible[c], e)
         if inside.any():
             raise DiscountError(
                 f"{reason}, but from state {int(np.flatnonzero(inside)[0])} in context {context} some policy's episodes never "
                 "end; expected a discount below 1 and a horizon, or termination probabilities that end every episode."
             )
+
+
+def _smallest(part: Tensor) -> npt.NDArray[np.float64]:
+    """The smallest value over leading batch dimensions, ``(C or 1, S, A or 1)``."""
+    smallest: npt.NDArray[np.float64] = part.detach().reshape(-1, *part.shape[-3:]).amin(0).numpy()
+    return smallest
+
+
+def _can_end(succ: npt.NDArray[np.int32], possible: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """States from which some policy's episodes end, ``(S,)``."""
+    reached: Any = np.broadcast_to(ends, succ.shape[:2]).any(-1)
+    while True:
+        larger = reached | (reached[succ] & possible).any((-1, -2))
+        if (larger == reached).all():
+            return reached
+        reached = larger
 
 
 __all__ = ["ConfiguredMDPs", "DenseTransitions", "Solution", "TabularBOCMDP", "Weights"]

@@ -1,7 +1,9 @@
 """Followers: whoever answers a leader, behind one trajectory oracle."""
 
 from followers.base import Follower, Policy, TabularPolicy, Task
+from followers.callable import CallableFollower
 from followers.checks import check_follower
+from followers.empirical import EmpiricalPolicy, empirical_policy
 from followers.iterative import IterativeFollower, Run
 from followers.linear_programming import LinearProgramming
 from followers.natural_policy_gradient import NaturalPolicyGradient
@@ -17,6 +19,8 @@ from followers.step_sizes import StepSize
 from followers.suboptimality import Suboptimality, suboptimality
 
 __all__ = [
+    "CallableFollower",
+    "EmpiricalPolicy",
     "Follower",
     "IterativeFollower",
     "LinearProgramming",
@@ -37,5 +41,6 @@ __all__ = [
     "TrajectoryOracle",
     "VanillaPolicyGradient",
     "check_follower",
+    "empirical_policy",
     "suboptimality",
 ]

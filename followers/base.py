@@ -106,6 +106,16 @@ class Task:
         return observations_of_states(self.core, self._layers, self.context)
 
     @property
+    def states_of(self) -> Callable[[Any], Any] | None:
+        """Reads the state in an observation, as the follower sees it; None where there are no states to read."""
+        if not self._layers.showing:
+            return getattr(self.core, "states_of", None)
+        rows = self.observations
+        assert rows is not None
+        states = {row.tobytes(): state for state, row in enumerate(rows)}
+        return lambda observation: states[np.asarray(observation, dtype=rows.dtype).tobytes()]
+
+    @property
     def is_tabular(self) -> bool:
         """Whether the model is known as arrays."""
         return self._configure is not None
@@ -132,7 +142,7 @@ class Task:
             self.context,
             value=value,
             metrics=metrics,
-            states_of=getattr(self.core, "states_of", None),
+            states_of=self.states_of,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -128,8 +129,12 @@ def check_action(action: Any, space: gym.Space[Any]) -> Any:
         raise ActionError(
             f"the agent's action {action!r} is illegal; expected an integer in {space.start}..{space.start + space.n - 1}."
         )
-    value = np.asarray(action, dtype=space.dtype) if space.shape is not None else action
-    if not space.contains(value):
+    value = action
+    if space.shape is not None:  # one array: of the space's own type, unless that loses something
+        with suppress(TypeError, ValueError):
+            cast = np.asarray(action, dtype=space.dtype)
+            value = cast if cast.dtype.kind == "f" or np.array_equal(cast, action) else action
+    if (isinstance(space, gym.spaces.Box) and not isinstance(value, np.ndarray)) or not space.contains(value):
         raise ActionError(f"the agent's action {action!r} is illegal; expected an element of {space}.")
     return value
 

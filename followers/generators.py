@@ -14,10 +14,10 @@ import torch
 def isolated_generators(seed: int | None = None) -> Iterator[None]:
     """Within, the global generators of Python, NumPy and torch may be seeded and drawn from; afterwards they are as before.
 
-    Stable-Baselines3 seeds all of them, and draws actions and minibatches from them.
+    Stable-Baselines3 seeds all of them, and draws actions and minibatches from them; other people's agents may do the same.
 
     Args:
-        seed: where to start torch's generators inside; as they are if None.
+        seed: seeds them all inside; they start as they are if None.
     """
     python = random.getstate()
     legacy = np.random.get_state()  # noqa: NPY002 - saved, not used
@@ -26,6 +26,8 @@ def isolated_generators(seed: int | None = None) -> Iterator[None]:
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     try:
         if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 - for those who draw from it
             torch.manual_seed(seed)
         yield
     finally:

@@ -34,7 +34,8 @@ class GymnasiumVecEnv(VecEnv):
         if self._mode == AutoresetMode.NEXT_STEP:
             raise UnsupportedError(
                 "a vector environment in autoreset mode 'NextStep' plays a row after each episode that is no step, and "
-                "Stable-Baselines3 would learn from it; make it with vector_kwargs={'autoreset_mode': 'SameStep'}."
+                "Stable-Baselines3 would learn from it; make it with autoreset_mode='SameStep' (among the vector_kwargs of "
+                "gym.make_vec, unless the vector environment is native)."
             )
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 

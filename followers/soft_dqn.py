@@ -4,7 +4,10 @@ The mathematics (paper, eq. 1 and 2). With Q the network and Q' its slowly movin
 
     r + gamma (1 - d) lambda logsumexp(Q'(s', .) / lambda),        d = 1 where the episode terminated (a time limit is no end),
 
-and the agent behaves as it will be judged, by pi(a|s) = softmax(Q(s, .) / lambda). With tables for Q this is soft Q-learning.
+by least squares: DQN's own loss grows only linearly beyond 1, so where returns are random by more than that it finds a number
+between their mean and their median, and Q* is a mean. The agent behaves as it will be judged, by pi(a|s) proportional to
+exp(Q(s, a) / lambda). With tables for Q this is soft Q-learning.
+
 Reference for the networks: Mnih et al., "Human-level control through deep reinforcement learning", 2015; for the soft target:
 Haarnoja et al., "Reinforcement Learning with Deep Energy-Based Policies", 2017.
 """
@@ -13,27 +16,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy, QNetwork
+from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.tabular import check_regularization
 from followers.sb3 import SB3Follower
-
-
-class SoftValueNetwork(QNetwork):
-    """The target network: one column lambda logsumexp(Q' / lambda), so that DQN's maximum over columns is the soft value."""
-
-    def __init__(self, *args: Any, regularization: float, **options: Any):
-        super().__init__(*args, **options)
-        self.regularization = regularization
-
-    def forward(self, obs: Any) -> Tensor:
-        q: Tensor = super().forward(obs)
-        return self.regularization * torch.logsumexp(q / self.regularization, dim=1, keepdim=True)
 
 
 class SoftDQNPolicy(DQNPolicy):
@@ -42,13 +35,6 @@ class SoftDQNPolicy(DQNPolicy):
     def __init__(self, *args: Any, regularization: float, **options: Any):
         self.regularization = regularization
         super().__init__(*args, **options)
-
-    def _build(self, lr_schedule: Any) -> None:
-        super()._build(lr_schedule)
-        options = self._update_features_extractor(self.net_args, features_extractor=None)
-        self.q_net_target = SoftValueNetwork(**options, regularization=self.regularization).to(self.device)
-        self.q_net_target.load_state_dict(self.q_net.state_dict())
-        self.q_net_target.set_training_mode(False)
 
     def action_logits(self, obs: Any) -> Tensor:
         """Q / lambda, ``(N, A)``: the logits of pi."""
@@ -74,7 +60,7 @@ class SoftMultiInputPolicy(SoftDQNPolicy, MultiInputPolicy):
 
 
 class SoftDQN(DQN):
-    """Deep soft Q-learning (module docstring); everything else is Stable-Baselines3's `DQN`.
+    """Deep soft Q-learning (module docstring); the rest is Stable-Baselines3's `DQN`.
 
     Args:
         policy, env: as for DQN.
@@ -133,6 +119,30 @@ class SoftDQN(DQN):
         self.regularization = check_regularization(self.regularization)
         self.policy_kwargs["regularization"] = self.regularization
         super()._setup_model()
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Regress on the soft targets (module docstring), ``gradient_steps`` times."""
+        assert self.regularization is not None
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        losses = []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            with torch.no_grad():
+                following = self.q_net_target(batch.next_observations) / self.regularization
+                value = self.regularization * torch.logsumexp(following, dim=1, keepdim=True)
+                target = batch.rewards + (1.0 - batch.dones) * self.gamma * value
+            q = self.q_net(batch.observations).gather(1, batch.actions.long())
+            loss = mse_loss(q, target)
+            losses.append(loss.item())
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", float(np.mean(losses)))
 
 
 class SoftDQNFollower(SB3Follower):

@@ -16,14 +16,46 @@ import gymnasium as gym
 import bocmdp_gym  # noqa: F401 - registers the environments
 from bocmdp_gym.envs.four_rooms import LAYOUT
 from bocmdp_gym.errors import OptionError, suggest
-from followers import Follower, SoftPolicyIteration
-from leaders.base import HPGD, ExactGradient, Leader
+from followers import (
+    Follower,
+    LinearProgramming,
+    NaturalPolicyGradient,
+    SB3Follower,
+    SoftDQNFollower,
+    SoftPolicyIteration,
+    SoftQLearning,
+    SoftValueIteration,
+    VanillaPolicyGradient,
+)
+from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 
-LeaderName = Literal["hpgd", "exact"]
-FollowerName = Literal["soft-policy-iteration"]
+LeaderName = Literal["hpgd", "exact", "amd", "zero-order"]
+EstimatorName = Literal["monte_carlo", "geometric"]
+FollowerName = Literal[
+    "soft-policy-iteration",
+    "soft-value-iteration",
+    "soft-q-learning",
+    "natural-policy-gradient",
+    "vanilla-policy-gradient",
+    "linear-programming",
+    "soft-dqn",
+    "ppo",
+    "a2c",
+    "dqn",
+]
 
 #: Step sizes that work with the paper's clipping, per leader.
-LEARNING_RATES: dict[str, float] = {"hpgd": 0.5, "exact": 1.0}
+LEARNING_RATES: dict[str, float] = {"hpgd": 0.5, "exact": 1.0, "amd": 1.0, "zero-order": 0.1}
+#: Budgets of learning followers per response: environment steps, updates or iterations.
+FOLLOWER_STEPS: dict[str, int] = {
+    "soft-q-learning": 100_000,
+    "natural-policy-gradient": 20,
+    "vanilla-policy-gradient": 20_000,
+    "soft-dqn": 5_000,
+    "ppo": 5_000,
+    "a2c": 5_000,
+    "dqn": 5_000,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +63,15 @@ class RunSettings:
     """Settings every environment shares."""
 
     leader: LeaderName = "hpgd"
-    """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model."""
+    """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model; amd is
+    adaptive model design; zero-order compares returns at nearby x."""
+    estimator: EstimatorName = "monte_carlo"
+    """Where hpgd's gradients come from: monte_carlo (the paper's experiments) or geometric (the paper's Algorithms 2 and 5)."""
     follower: FollowerName = "soft-policy-iteration"
-    """Who responds: soft-policy-iteration is the exact entropy-regularised optimum."""
+    """Who responds: planners (soft-policy-iteration is exact; linear-programming ignores the regularization), tabular learners,
+    or neural learners of Stable-Baselines3."""
+    follower_steps: int | None = None
+    """Budget of a learning follower per response: environment steps, updates or iterations; its own default if not given."""
     regularization: float = 0.001
     """The follower's entropy coefficient lambda > 0: how random its optimal behaviour is."""
     iterations: int = 10_000
@@ -41,13 +79,21 @@ class RunSettings:
     seed: int = 0
     """All randomness of the run comes from it; equal seeds give equal numbers."""
     learning_rate: float | None = None
-    """Step size of x; the leader's own default if not given (hpgd 0.5, exact 1.0)."""
+    """Step size of x; the leader's own default if not given (hpgd 0.5, exact and amd 1.0, zero-order 0.1)."""
     optimizer: str = "SGD"
     """Any class of torch.optim."""
     max_gradient_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
     env_steps: int = 10_000
-    """Environment steps per gradient (hpgd); the last episode is finished on top."""
+    """Environment steps per gradient (hpgd), or per sampled return (zero-order); the last episode is finished on top."""
+    samples: int = 20_000
+    """Independent draws per gradient (hpgd with the geometric estimator)."""
+    sweeps: int = 100
+    """Sweeps per gradient (amd)."""
+    smoothing: float = 1.0
+    """C of the smoothing u_t = C/(t + 1) (zero-order)."""
+    schedule: str = "constant"
+    """Factor on the learning rate: constant, inverse-sqrt, linear or cosine."""
     bootstrap_truncated: bool = False
     """Continue episodes that the time limit cut as the average visit to their last state (hpgd); the paper does not."""
     evaluate_every: int = 100
@@ -81,18 +127,53 @@ class RunSettings:
 
     def make_follower(self, regularization: float | None = None) -> Follower:
         """The follower; with another lambda if one is given."""
-        return SoftPolicyIteration(self.regularization if regularization is None else regularization)
+        lam = self.regularization if regularization is None else regularization
+        steps = self.follower_steps
+        if self.follower in FOLLOWER_STEPS and steps is None:
+            steps = FOLLOWER_STEPS[self.follower]
+        elif self.follower not in FOLLOWER_STEPS and steps is not None:
+            raise OptionError(
+                f"--follower-steps is {steps}, and {self.follower} solves to a tolerance; leave it out, or choose one of "
+                f"{', '.join(FOLLOWER_STEPS)}."
+            )
+        if self.follower == "soft-policy-iteration":
+            return SoftPolicyIteration(lam)
+        if self.follower == "soft-value-iteration":
+            return SoftValueIteration(lam)
+        if self.follower == "linear-programming":
+            return LinearProgramming()
+        assert steps is not None
+        if self.follower == "soft-dqn":
+            return SoftDQNFollower(lam, steps)
+        if self.follower in ("ppo", "a2c", "dqn"):
+            return SB3Follower(self.follower.upper(), steps)
+        planner = {
+            "soft-q-learning": SoftQLearning,
+            "natural-policy-gradient": NaturalPolicyGradient,
+            "vanilla-policy-gradient": VanillaPolicyGradient,
+        }[self.follower]
+        made: Follower = planner(lam, iterations=steps)
+        return made
 
     def make_leader(self) -> Leader:
         """The leader."""
-        update: dict[str, Any] = {
+        options: dict[str, Any] = {
             "learning_rate": LEARNING_RATES[self.leader] if self.learning_rate is None else self.learning_rate,
             "optimizer": self.optimizer,
             "max_gradient_norm": self.max_gradient_norm,
+            "schedule": self.schedule,
         }
+        if self.make_follower().regularization is None:
+            options["regularization"] = self.regularization  # the follower has none: what the leader assumes of it
+        if self.leader == "hpgd" and self.estimator == "geometric":
+            return HPGD(estimator="geometric", samples=self.samples, **options)
         if self.leader == "hpgd":
-            return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **update)
-        return ExactGradient(**update)
+            return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **options)
+        if self.leader == "amd":
+            return AMD(sweeps=self.sweeps, **options)
+        if self.leader == "zero-order":
+            return ZeroOrder(smoothing=self.smoothing, env_steps=self.env_steps, **options)
+        return ExactGradient(**options)
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that decide a run's numbers; a checkpoint is resumed only where they are equal."""
@@ -140,6 +221,38 @@ class FourRoomsSettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandomMDPSettings(RunSettings):
+    """A random model in which x moves rewards, transitions, starts and the leader's reward."""
+
+    model_seed: int = 0
+    """Seed of the model; --seed is that of the run."""
+    n_states: int = 20
+    """Number of states."""
+    n_actions: int = 4
+    """Number of actions."""
+    n_contexts: int = 2
+    """Number of contexts."""
+    branching: int | None = None
+    """Successors per state and action; all states if not given."""
+    discount: float = 0.95
+    """The follower's and the leader's discount."""
+    horizon: int = 200
+    """Steps after which an episode is cut."""
+    leader_dim: int = 10
+    """Dimension of x."""
+
+    name: ClassVar[str] = "random-mdp"
+
+    @property
+    def env_id(self) -> str:
+        return "bocmdp/RandomMDP-v0"
+
+    def env_options(self) -> dict[str, Any]:
+        options = super().env_options()
+        return {"seed": options.pop("model_seed"), **options}
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomSettings(RunSettings):
     """Your own configurable environment, registered with Gymnasium."""
 
@@ -178,7 +291,7 @@ class CustomSettings(RunSettings):
 
 
 #: What the command line offers, by name.
-ENVIRONMENTS: dict[str, type[RunSettings]] = {s.name: s for s in (FourRoomsSettings, CustomSettings)}
+ENVIRONMENTS: dict[str, type[RunSettings]] = {s.name: s for s in (FourRoomsSettings, RandomMDPSettings, CustomSettings)}
 
 
 def settings_from_summary(summary: dict[str, Any]) -> RunSettings:

@@ -1,6 +1,7 @@
 """The environments, one per file; `bocmdp_gym.registration` gives them their ids."""
 
 from bocmdp_gym.envs.four_rooms import FourRooms
+from bocmdp_gym.envs.meta_rl import MetaRL
 from bocmdp_gym.envs.random_mdp import RandomMDP
 
-__all__ = ["FourRooms", "RandomMDP"]
+__all__ = ["FourRooms", "MetaRL", "RandomMDP"]

@@ -176,7 +176,7 @@ class FourRooms(PicturedEnv):
 
     def penalties(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The penalty of every cell, ``(S,)``, for leader parameter x."""
-        shares = torch.softmax(torch.as_tensor(np.array(x, dtype=np.float64)), 0).numpy()
+        shares = torch.softmax(self.model.check_leader(x).detach(), 0).numpy()
         return self.penalty_budget * shares[:-1]
 
     def benchmark(self, regularization: float = 0.001) -> Benchmark | None:
@@ -249,7 +249,7 @@ class FourRooms(PicturedEnv):
         penalties = self.penalties(x)
         image = np.full((self.grid.height, self.grid.width), np.nan)
         image[tuple(self.grid.coordinates.T)] = penalties
-        shares = torch.softmax(torch.as_tensor(np.array(x, dtype=np.float64)), 0)
+        shares = torch.softmax(self.model.check_leader(x).detach(), 0)
         axes = figure.subplots(1, n, squeeze=False)[0]
         for context, ax in enumerate(axes):
             ax.set_facecolor("#3a3e48")

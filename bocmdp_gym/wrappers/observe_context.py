@@ -12,7 +12,7 @@ from gymnasium.spaces import flatten, flatten_space
 from bocmdp_gym.env import configurable
 
 
-class ObserveContext(gym.ObservationWrapper[Any, Any, Any]):
+class ObserveContext(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Appends the context to every observation, so that one learner can serve all contexts.
 
     ## Observation space
@@ -31,7 +31,8 @@ class ObserveContext(gym.ObservationWrapper[Any, Any, Any]):
     context_observed = True
 
     def __init__(self, env: gym.Env[Any, Any]):
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
         self._core = configurable(env)
         boxes: list[Any] = [flatten_space(env.observation_space), flatten_space(self._core.context_space)]
         dtype = np.float64 if any(box.dtype == np.float64 for box in boxes) else np.float32

@@ -25,13 +25,13 @@ from tests.problems import four_rooms, random_model
 #: Settings with which an algorithm learns something, or at least updates, in a few dozen steps.
 QUICK: dict[str, dict[str, Any]] = {
     "A2C": {"total_timesteps": 40},
-    "DDPG": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16},
+    "DDPG": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}},
     "DQN": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16},
     "PPO": {"total_timesteps": 64, "n_steps": 32, "batch_size": 32},
     "QRDQN": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16},
-    "SAC": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16},
+    "SAC": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}},
     "SoftDQN": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16, "regularization": 0.1},
-    "TD3": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16},
+    "TD3": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}},
     "TRPO": {"total_timesteps": 64, "n_steps": 32, "batch_size": 32},
 }
 DISCRETE = ["A2C", "DQN", "PPO", "QRDQN", "SoftDQN", "TRPO"]
@@ -166,7 +166,9 @@ def test_a_shared_learner_needs_to_see_the_context() -> None:
 
 
 def test_sac_finds_the_best_action() -> None:
-    follower = followers.SACFollower(0.01, 600, learning_rate=1e-2, learning_starts=50, batch_size=64)
+    follower = followers.SACFollower(
+        0.01, 500, learning_rate=1e-2, learning_starts=50, batch_size=64, policy_kwargs={"net_arch": [32]}
+    )
     policy = respond(follower, Point(), [0.5])
     actions = policy.act_batch(rng(0).uniform(-1, 1, (100, 1)).astype(np.float32), rng(1))
     assert abs(actions.mean() - 0.5) < 0.25

@@ -95,3 +95,46 @@ def test_any_registered_environment_can_be_trained_on(tmp_path: Path, capsys: py
     assert "not JSON" in capsys.readouterr().err
     assert main(["custom", "--id", "mine/Roads-v0", *options, "--overwrite"]) == 2
     assert "--module" in capsys.readouterr().err
+
+
+ROOMS = "xxxxxx\nx    x\nx xx x\nx    x\nxxxxxx\n"
+CELLS = ["--start", "1", "1", "--goals", "3", "4", "--waypoint", "3", "1", "--horizon", "30", "--regularization", "0.05"]
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> list[str]:
+    layout = tmp_path / "rooms.txt"
+    layout.write_text(ROOMS)
+    run = ["--iterations", "2", "--env-steps", "100", "--samples", "100", "--no-progress", "--out", str(tmp_path / "run")]
+    return ["four-rooms", "--layout", str(layout), *CELLS, *run]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--leader", leader] for leader in ("hpgd", "exact", "amd", "zero-order")),
+        ["--estimator", "geometric"],
+        ["--schedule", "cosine", "--optimizer", "Adam"],
+        *(["--follower", name] for name in ("soft-value-iteration", "linear-programming")),
+        *(["--follower", n, "--follower-steps", "200"] for n in ("soft-q-learning", "vanilla-policy-gradient")),
+        *(["--follower", n, "--follower-steps", "200"] for n in ("soft-dqn", "dqn", "a2c")),
+        ["--follower", "natural-policy-gradient", "--follower-steps", "5", "--leader", "zero-order"],
+        ["--follower", "ppo", "--follower-steps", "200", "--leader", "zero-order"],
+    ],
+)  # fmt: skip
+def test_leaders_and_followers_combine(rooms: list[str], options: list[str], tmp_path: Path) -> None:
+    assert main([*rooms, *options]) == 0
+    assert np.isfinite(json.loads((tmp_path / "run" / "summary.json").read_text())["leader_return"])
+
+
+def test_a_budget_for_a_planner_is_refused(rooms: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*rooms, "--follower-steps", "10"]) == 2
+    assert "solves to a tolerance" in capsys.readouterr().err
+
+
+def test_random_models_can_be_trained_on(tmp_path: Path) -> None:
+    options = ["--iterations", "3", "--env-steps", "200", "--no-progress", "--regularization", "0.5"]
+    for seed in ("0", "1"):
+        assert main(["random-mdp", "--model-seed", seed, "--n-states", "6", *options, "--out", str(tmp_path / seed)]) == 0
+    x0 = [json.loads((tmp_path / seed / "summary.json").read_text())["leader_return"] for seed in ("0", "1")]
+    assert x0[0] != x0[1]
