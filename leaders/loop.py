@@ -250,8 +250,9 @@ class _Run:
         record: dict[str, Any] = {"iteration": self.done, "sampled_return": sampled, "env_steps": self.oracle.env_steps}
         if len(estimates) == 1:
             record["context"] = context
-            if first.standard_error is not None:
-                record["standard_error"] = float(torch.linalg.vector_norm(first.standard_error))
+        errors = [w * e.standard_error for e, _, w in estimates if e.standard_error is not None]
+        if len(errors) == len(estimates):
+            record["standard_error"] = float(torch.linalg.vector_norm(torch.stack(errors)))
         record |= first.metrics | measured
         if self.evaluate is not None:
             if evaluate:

@@ -169,18 +169,13 @@ def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Ar
     Raises:
         UnsupportedError: the policy tells no probabilities.
     """
-    table: Array | None = getattr(policy, "table", None)
-    if table is not None:
-        return table
-    probabilities = getattr(policy, "probabilities", None)
-    if probabilities is None:
+    tabulated = oracle.tabulate(policy)
+    if tabulated is None:
         raise UnsupportedError(
             f"{estimator} needs action probabilities, and {type(policy).__name__} has none; use "
             'HPGD(estimator="monte_carlo"), or ZeroOrder.'
         )
-    assert isinstance(oracle.model, TabularBOCMDP)
-    states = np.arange(oracle.model.n_states)
-    return np.stack([np.asarray(probabilities(o), dtype=np.float64) for o in oracle.core.observe(states)])
+    return tabulated.table
 
 
 def add_scores(weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array) -> None:

@@ -129,7 +129,8 @@ class CriticEstimator(Estimator):
         if not learning_rate > 0.0:
             raise OptionError(f"learning_rate is {learning_rate}; expected a positive number.")
         self.learning_rate = float(learning_rate)
-        self._critics: dict[Any, list[_Critic]] = {}
+        self._widths: tuple[int, ...] = ()
+        self._critics: dict[Any, list[_Critic]] = {}  # per context, one for each half; None: contexts that do not come again
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
@@ -154,6 +155,8 @@ class CriticEstimator(Estimator):
             layer = layer.env
         for space in _spaces(oracle):
             check_space(space)
+        finite = all(isinstance(space, gym.spaces.Discrete) for space in _spaces(oracle))
+        self._widths = self.hidden if self.hidden is not None else () if finite else (64, 64)
         self._critics = {}
 
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
@@ -184,6 +187,32 @@ class CriticEstimator(Estimator):
         tails = np.where(batch.terminated, 0.0, values.leader_final)
         returns = kernels.returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
         return Estimate(gradient, float(returns[batch.starts].mean()), batch.n_steps, error, metrics)
+
+    def state(self) -> dict[Any, Any]:
+        return {
+            -1 if context is None else context: {
+                half: {
+                    role: {"sizes": value.sizes, **value.state()}
+                    for role, value in (("leader", critic.leader), ("follower", critic.follower))
+                }
+                for half, critic in enumerate(critics)
+            }
+            for context, critics in self._critics.items()
+        }
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        self._critics = {}
+        for context, halves in state.items():
+            critics = []
+            for half in range(2):
+                values = []
+                for role in ("leader", "follower"):
+                    saved = halves[half][role]
+                    n_inputs, n_outputs = saved["sizes"]
+                    values.append(self._new_value(n_inputs, n_outputs, 0))
+                    values[-1].load_state(saved)
+                critics.append(_Critic(*values))
+            self._critics[None if context == -1 else context] = critics
 
     # ---------------------------------------------------------------------------------------------------- regression
 
@@ -237,20 +266,15 @@ class CriticEstimator(Estimator):
         return critics
 
     def _new_critic(self, oracle: TrajectoryOracle, data: _Data, rng: np.random.Generator) -> _Critic:
-        observations, actions = _spaces(oracle)
+        _, actions = _spaces(oracle)
         choices = int(actions.n) if isinstance(actions, gym.spaces.Discrete) else 1
-        hidden = self.hidden
-        if hidden is None:
-            finite = isinstance(observations, gym.spaces.Discrete) and isinstance(actions, gym.spaces.Discrete)
-            hidden = () if finite else (64, 64)
+        sizes = ((data.pairs.shape[-1], choices), (data.inputs.shape[-1], 1))
+        return _Critic(*(self._new_value(n, m, int(rng.integers(2**63))) for n, m in sizes))
 
-        def value(n_inputs: int, n_outputs: int) -> ValueFunction:
-            if not hidden:
-                return LinearValue(n_inputs, n_outputs)
-            seed = int(rng.integers(2**63))
-            return NetworkValue(n_inputs, n_outputs, hidden, self.learning_rate, self.batch_size, seed)
-
-        return _Critic(value(data.pairs.shape[-1], choices), value(data.inputs.shape[-1], 1))
+    def _new_value(self, n_inputs: int, n_outputs: int, seed: int) -> ValueFunction:
+        if not self._widths:
+            return LinearValue(n_inputs, n_outputs)
+        return NetworkValue(n_inputs, n_outputs, self._widths, self.learning_rate, self.batch_size, seed)
 
     def _targets(self, oracle: TrajectoryOracle, data: _Data, critic: _Critic) -> tuple[Tensor, Tensor | None]:
         """Returns to go of leader and follower (N,); cut episodes go on with the critic's values."""

@@ -114,6 +114,9 @@ def test_multidiscrete_probabilities_have_an_axis_per_factor() -> None:
     np.add.at(frequencies, tuple(actions.T), 1.0 / n)
     assert (abs(frequencies - joint) < 4 * np.sqrt(0.25 / n)).all()
     assert policy.act(np.zeros(1, np.float32), rng(0)).shape == (2,)
+    observations = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+    one_by_one = [policy.probabilities(observation) for observation in observations]
+    np.testing.assert_allclose(policy.probabilities_batch(observations), one_by_one, atol=1e-6)
 
 
 def test_lambda_is_known_only_where_it_is_maximised() -> None:
