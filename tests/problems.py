@@ -116,3 +116,8 @@ def brute_force_solution(model: TabularBOCMDP, x: Tensor, regularization: float,
             return new.detach()
         v = new
     return v.detach()
+
+
+def principal_agent(**options: Any) -> gym.Env[Any, Any]:
+    """A principal-agent instance."""
+    return gym.make("bocmdp/PrincipalAgent-v0", **options)
