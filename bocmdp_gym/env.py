@@ -222,10 +222,15 @@ class ConfigurableWrapper(_Configuration, gym.Wrapper[Any, Any, Any, Any]):
     ``leader`` and ``context`` among the reset options are the wrapper's; everything else goes on to the environment.
     Subclasses call ``_setup_configuration`` after ``super().__init__(env)``.
 
+    Attributes:
+        accepts_state: whether the environment starts in ``options["state"]``. Most of Gymnasium's ignore that option without
+            a word, so it is refused unless a subclass sets this, or the environment is one of ours.
+
     Raises:
         UnsupportedError: a multi-agent or a vector environment.
     """
 
+    accepts_state = False
     _wrapper_rng: np.random.Generator | None = None
 
     def __init__(self, env: gym.Env[Any, Any]):
@@ -241,12 +246,13 @@ class ConfigurableWrapper(_Configuration, gym.Wrapper[Any, Any, Any, Any]):
         """
         options = dict(options or {})
         own: dict[str, Any] = {name: options.pop(name) for name in ("leader", "context") if name in options}
-        for name in options:
+        for name in options:  # the rest is the environment's, except what is surely meant for us
             if name != "state" and get_close_matches(name, RESET_OPTIONS, n=1, cutoff=0.75):
                 raise OptionError(f"unknown reset option {name!r}. {suggest(name, RESET_OPTIONS)}")
-        if options.get("state") is not None and not isinstance(self.unwrapped, ConfigurableEnv):
+        if options.get("state") is not None and not (self.accepts_state or isinstance(self.unwrapped, ConfigurableEnv)):
             raise UnsupportedError(
-                f"{type(self.unwrapped).__name__} cannot be put into a start state; use estimators that play whole episodes."
+                f"{type(self.unwrapped).__name__} cannot be put into a state, as far as {type(self).__name__} knows; start "
+                "without one, or set accepts_state = True on the wrapper if the environment heeds options['state']."
             )
         if seed is not None or self._wrapper_rng is None:
             self._wrapper_rng = np.random.default_rng(seed)

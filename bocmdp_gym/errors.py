@@ -46,6 +46,14 @@ class OptionError(BOCMDPError, ValueError):
     """An unknown option, or an option with a value it cannot take."""
 
 
+class ActionError(OptionError):
+    """An action outside the action space."""
+
+
+class ObservationError(BOCMDPError, ValueError):
+    """An observation or a reward of an environment is not a finite number."""
+
+
 class NotConfigurableError(BOCMDPError, TypeError):
     """No layer of an environment has a leader parameter."""
 
@@ -60,7 +68,7 @@ class ConvergenceError(BOCMDPError, ArithmeticError):
 
 def suggest(name: object, known: Iterable[object]) -> str:
     """``'Did you mean ...?'`` for a misspelt name, followed by what is known."""
-    options = [str(k) for k in known]
-    close = get_close_matches(str(name), options, n=1, cutoff=0.5)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(options)}."
+    options = {str(option).lower(): str(option) for option in known}
+    close = get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
+    hint = f"Did you mean {options[close[0]]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(options.values())}."

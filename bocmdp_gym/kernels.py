@@ -242,6 +242,13 @@ def _unit(bits):
     return (bits >> np.uint64(11)) * _UNIT
 
 
+@njit(cache=True, inline="always")
+def uniform(rng):
+    """A float64 uniform on [0, 1) from the generator state ``rng`` (4,) uint64, which moves on."""
+    bits, rng[0], rng[1], rng[2], rng[3] = _next(rng[0], rng[1], rng[2], rng[3])
+    return _unit(bits)
+
+
 @njit(cache=True)
 def _alias_row(mass, outcome, threshold, packed, low, high):
     """Alias table of one row. ``mass`` (M,) is used up; slot m yields packed[m, 0] below threshold[m], else packed[m, 1]."""
@@ -534,7 +541,9 @@ def monte_carlo_weights(
 ):
     """Weights (W_r, W_rbar), each (S, A), and visit-averaged leader values (S,) from on-policy episodes.
 
-    With ``bootstrap`` an episode cut by the time limit goes on as the average visit to its last state does: in the
+    Also returns what a second pass over the episodes needs to repeat the trace e_t and the discounted visitation: the kicks
+    (S, A) of the trace, and what cut episodes hand on to the visitation and to the trace, each (S,). With ``bootstrap`` an
+    episode cut by the time limit goes on as the average visit to its last state does: in the
     leader's returns, in the discounted visitation and in the trace e_t alike; each is a short fixed-point iteration.
     """
     n_episodes = ends.shape[0]
@@ -575,7 +584,8 @@ def monte_carlo_weights(
         if count_s[s] > 0.0:
             v_hat[s] /= count_s[s]
 
-    carried = np.zeros(n_s)  # what cut episodes hand on, per visit to their last state
+    carried_mass = np.zeros(n_s)  # what cut episodes hand on, per visit to their last state
+    carried_trace = np.zeros(n_s)
     fresh = np.zeros(n_s)
     if bootstrap:
         for _ in range(_ROUNDS):
@@ -601,12 +611,12 @@ def monte_carlo_weights(
                 begin = ends[e - 1] if e > 0 else 0
                 mass = 1.0 / n_episodes
                 for i in range(begin, ends[e]):
-                    mass += carried[states[i]]
+                    mass += carried_mass[states[i]]
                     occupancy[states[i], actions[i]] += mass
                     mass *= gamma_leader
                 if not terminated[e] and count_s[final_states[e]] > 0.0:
                     fresh[final_states[e]] += mass / count_s[final_states[e]]
-            if _settle(carried, fresh):
+            if _settle(carried_mass, fresh):
                 break
 
     # advantage-weighted injections: kick(s, a) per visit, then the trace e_t = gamma e_{t-1} + kick
@@ -632,8 +642,7 @@ def monte_carlo_weights(
             for i in range(begin, ends[e]):
                 trace = gamma * trace + flat_kick[pairs[i]]
                 flat_w[pairs[i]] += trace
-        return w_r, occupancy, v_hat
-    carried[:] = 0.0
+        return w_r, occupancy, v_hat, kick, carried_mass, carried_trace
     for _ in range(_ROUNDS):
         w_r[:] = 0.0
         fresh[:] = 0.0
@@ -641,10 +650,10 @@ def monte_carlo_weights(
             begin = ends[e - 1] if e > 0 else 0
             trace = 0.0
             for i in range(begin, ends[e]):
-                trace = gamma * trace + flat_kick[pairs[i]] + carried[states[i]]
+                trace = gamma * trace + flat_kick[pairs[i]] + carried_trace[states[i]]
                 flat_w[pairs[i]] += trace
             if not terminated[e] and count_s[final_states[e]] > 0.0:
                 fresh[final_states[e]] += gamma * trace / count_s[final_states[e]]
-        if _settle(carried, fresh):
+        if _settle(carried_trace, fresh):
             break
-    return w_r, occupancy, v_hat
+    return w_r, occupancy, v_hat, kick, carried_mass, carried_trace

@@ -62,7 +62,7 @@ def simulate(
     """
     if budget < 1:
         raise OptionError(f"the budget of environment steps is {budget}; expected at least 1.")
-    forced = _NO_STARTS if starts is None else _check_starts(starts, policy.shape)
+    forced = _NO_STARTS if starts is None else check_starts(starts, policy.shape)
     n_states, n_actions, width = arrays.probabilities.shape
     tables = AliasTables(np.empty((n_states, n_actions * width)), np.empty((n_states, n_actions * width, 2), dtype=np.uint64))
     kernels.policy_tables(policy, arrays.successors, arrays.probabilities, *tables)
@@ -71,7 +71,7 @@ def simulate(
     chunks = []
     remaining = budget
     while True:
-        capacity = max(remaining, 0) + (_CHUNK if horizon is None else horizon)
+        capacity = remaining + (_CHUNK if horizon is None else horizon)
         chunk = Simulation(
             np.empty(capacity, dtype=np.int32),
             np.empty(capacity, dtype=np.int32),
@@ -97,7 +97,7 @@ def simulate(
             *chunk,
         )
         chunks.append(_shortened(chunk, steps, episodes))
-        remaining -= steps
+        remaining = max(remaining - steps, 0)  # 0: only the open episode is finished
         forced = forced[episodes:]
         if carry[0] < 0:
             break
@@ -121,7 +121,12 @@ def _shortened(run: Simulation, steps: int, episodes: int) -> Simulation:
     )
 
 
-def _check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Start states and first actions ``(F, 2)`` of a model with ``shape`` (S, A).
+
+    Raises:
+        StateError: another shape, or a start outside the model.
+    """
     pairs = np.ascontiguousarray(starts, dtype=np.int64)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
         raise StateError(f"starts have shape {pairs.shape}; expected (F, 2): start state and first action (-1: any).")

@@ -101,6 +101,14 @@ class WarmSolver:
         """Forget all warm starts."""
         self._values.clear()
 
+    def state(self) -> dict[Any, Any]:
+        """What a checkpoint keeps: the warm starts."""
+        return {context: value.copy() for context, value in self._values.items()}
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        """Go on from `state`."""
+        self._values = {int(context): np.array(value) for context, value in state.items()}
+
     def solve(self, mdps: ConfiguredMDPs, context: int, regularization: float) -> ContextSolution:
         """V*, Q* and pi* of one context.
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 
 from bocmdp_gym.alias import AliasTables, initial_tables
 from bocmdp_gym.env import check_context_probabilities, check_discount
@@ -135,6 +136,7 @@ class TabularBOCMDP(BOCMDP):
         leader_space: gym.spaces.Box | None = None,
         example: npt.ArrayLike | None = None,
     ):
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.leader_dim = int(leader_dim)
         self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
         if self.leader_space.shape != (self.leader_dim,):
@@ -270,19 +272,39 @@ class TabularBOCMDP(BOCMDP):
 
     def _configure_batch(self, x: Tensor) -> dict[str, Any]:
         """Evaluate the functions under vmap over the leading dimensions of x."""
-        names = list(self._functions)
-
-        def evaluate(x: Tensor) -> tuple[Tensor, ...]:
-            z = self._parameters(x)
-            values = (self._canonical(name, self._functions[name](z)) for name in names)
-            return tuple(v.values if isinstance(v, TransitionOperator) else v for v in values)
-
         lead = x.shape[:-1]
-        stacked = torch.func.vmap(evaluate)(x.reshape(-1, self.leader_dim)) if names else ()
-        parts: dict[str, Any] = {n: t.unflatten(0, lead) for n, t in zip(names, stacked, strict=True)}
+        stacked = torch.func.vmap(self._moving_values)(x.reshape(-1, self.leader_dim)) if self._functions else ()
+        parts: dict[str, Any] = {n: t.unflatten(0, lead) for n, t in zip(self._functions, stacked, strict=True)}
         if "transition" in parts and self._template is not None:
             parts["transition"] = self._template.with_values(parts["transition"])
         return parts
+
+    def replace(self, **changes: Any) -> TabularBOCMDP:
+        """The same model with other constructor arguments."""
+        return TabularBOCMDP(**{**self._arguments, **changes})
+
+    def part(self, name: str, z: Any) -> Any:
+        """One part as the functions see it: "reward", "leader_reward", ... at z = x, or at z = parametrization(x)."""
+        return self._canonical(name, self._functions[name](z)) if name in self._functions else self._constants[name]
+
+    def _moving_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The parts that depend on x, as tensors (the stored values of P)."""
+        z = self._parameters(x)
+        values = (self._canonical(name, function(z)) for name, function in self._functions.items())
+        return tuple(v.values if isinstance(v, TransitionOperator) else v for v in values)
+
+    def jacobians(self, x: Any) -> dict[str, Tensor]:
+        """Derivatives of the parts that depend on x, by name: the part's own shape (sizes 1 left to broadcast), then d.
+
+        For methods that need all of them, such as adaptive model design; weighted sums are `ConfiguredMDPs.vjp`'s work.
+        """
+        x = self.check_leader(x).detach()
+        vjp: Any = torch.func.vjp
+        values, pullback = vjp(self._moving_values, x)
+        # the pullback is linear, and its own pullback is the Jacobian: d products, and no need of forward-mode derivatives
+        _, pushforward = vjp(pullback, tuple(torch.zeros_like(value) for value in values))
+        (columns,) = torch.func.vmap(pushforward)((torch.eye(self.leader_dim, dtype=x.dtype),))
+        return {name: column.movedim(0, -1) for name, column in zip(self._functions, columns, strict=True)}
 
     @property
     def moving(self) -> Collection[str]:
@@ -345,12 +367,7 @@ class TabularBOCMDP(BOCMDP):
     # ---------------------------------------------------------------------------------------- the BOCMDP interface
 
     def _visited(self, name: str, x: Tensor, states: Any, actions: Any, context: int) -> Tensor:
-        table = (
-            self._canonical(name, self._functions[name](self._parameters(x)))
-            if name in self._functions
-            else self._constants[name]
-        )
-        table = table.expand(self.n_contexts, self.n_states, self.n_actions)
+        table = self.part(name, self._parameters(x)).expand(self.n_contexts, self.n_states, self.n_actions)
         return table[context, torch.as_tensor(states).long(), torch.as_tensor(actions).long()]
 
     def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
@@ -572,8 +589,7 @@ class ConfiguredMDPs:
             cotangents.append(torch.from_numpy(full))
         if not outputs:
             return torch.zeros_like(self.x)
-        (gradient,) = torch.autograd.grad(outputs, self.x, cotangents, retain_graph=True)
-        return gradient
+        return _reverse_pass(outputs, cotangents, self.x)
 
 
 class GymnasiumTables(NamedTuple):
@@ -646,6 +662,19 @@ def check_regularization(value: Any) -> float:
             "has no unique optimum to differentiate; use a small lambda such as 1e-3."
         )
     return number
+
+
+def _reverse_pass(outputs: list[Tensor], cotangents: list[Tensor], x: Tensor) -> Tensor:
+    """Sum of the outputs' vector-Jacobian products with respect to x.
+
+    The same as ``torch.autograd.grad(outputs, x, cotangents, retain_graph=True)``, whose Python-side checks of shapes known to
+    be right cost as much as a small model's reverse pass itself.
+    """
+    engine = Variable._execution_engine
+    (gradient,) = engine.run_backward(
+        tuple(outputs), tuple(cotangents), True, False, (x,), allow_unreachable=True, accumulate_grad=False
+    )
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 def _numpy(tensor: Tensor) -> Array:

@@ -316,7 +316,8 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
             # as Gymnasium: the last step of an ended copy is in final_info, the outer info is that of its reset
             acted = ~ended
             final_obs = np.full(n, None, dtype=object)
-            final_obs[ended] = list(self.env.observe(self._final_states[ended]))
+            for copy, observation in zip(np.flatnonzero(ended), self.env.observe(self._final_states[ended]), strict=True):
+                final_obs[copy] = observation
             infos |= {
                 "final_obs": final_obs,
                 "_final_obs": ended,

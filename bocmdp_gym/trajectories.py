@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,3 +77,20 @@ class Trajectories:
         """Discounted sum of rewards (of the leader's, if ``leader``) per episode, ``(E,)``."""
         rewards = self.leader_rewards if leader else self.rewards
         return np.add.reduceat(rewards * discount**self.times, self.starts)
+
+    def episodes(self, first: int, last: int) -> Trajectories:
+        """Episodes ``first`` to ``last - 1`` alone."""
+        begin, end = int(self.starts[first]), int(self.ends[last - 1])
+        steps, chosen = slice(begin, end), slice(first, last)
+        return replace(
+            self,
+            observations=self.observations[steps],
+            actions=self.actions[steps],
+            rewards=self.rewards[steps],
+            leader_rewards=self.leader_rewards[steps],
+            ends=self.ends[chosen] - begin,
+            terminated=self.terminated[chosen],
+            final_observations=self.final_observations[chosen],
+            states=None if self.states is None else self.states[steps],
+            final_states=None if self.final_states is None else self.final_states[chosen],
+        )

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym import ConfiguredMDPs
-from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.errors import DiscountError, UnsupportedError
+from followers.environments import AnyEnv, Layers, configure, inspect_layers, observations_of_states, single
 
 Array = npt.NDArray[np.float64]
 
@@ -19,6 +19,9 @@ Array = npt.NDArray[np.float64]
 @runtime_checkable
 class Policy(Protocol):
     """A follower's behaviour at one (x, context). Frozen: acting does not change it.
+
+    A policy may offer more: ``probabilities(observation)``, a ``table`` of them ``(S, A)`` (None where states are no table),
+    ``act_batch(observations, rng)`` for many observations at once, ``value`` ``(S,)``, and ``metrics`` for the history.
 
     Attributes:
         leader, context: the x ``(d,)`` and xi it answers.
@@ -73,25 +76,43 @@ class Task:
     Attributes:
         leader, context: x ``(d,)`` and xi.
         discount: gamma.
+        core: the environment's configurable layer (of one copy, where it is a vector environment).
     """
 
     def __init__(
         self,
-        env: gym.Env[Any, Any],
+        env: AnyEnv,
         core: Any,
         leader: Array,
         context: Any,
         configure: Callable[[], ConfiguredMDPs] | None,
+        layers: Layers | None = None,
     ):
         self.leader, self.context, self.discount = leader, context, core.discount
-        self._env, self._core, self._configure = env, core, configure
+        self.core = core
+        self._env, self._configure = env, configure
+        self._layers = inspect_layers(single(env), core) if layers is None else layers
 
     @property
-    def env(self) -> gym.Env[Any, Any]:
-        """The environment, with x and the context set: what a learning follower trains on."""
-        self._core.set_leader(self.leader)
-        self._core.set_context(self.context)
+    def env(self) -> AnyEnv:
+        """The environment (or the copies), with x and the context set: what a learning follower trains on."""
+        configure(self._env, self.core, self.leader, self.context)
         return self._env
+
+    @property
+    def observations(self) -> npt.NDArray[Any] | None:
+        """What a follower sees in each state, ``(S, ...)``; None where the problem, as seen, has no table of states."""
+        return observations_of_states(self.core, self._layers, self.context)
+
+    @property
+    def states_of(self) -> Callable[[Any], Any] | None:
+        """Reads the state in an observation, as the follower sees it; None where there are no states to read."""
+        if not self._layers.showing:
+            return getattr(self.core, "states_of", None)
+        rows = self.observations
+        assert rows is not None
+        states = {row.tobytes(): state for state, row in enumerate(rows)}
+        return lambda observation: states[np.asarray(observation, dtype=rows.dtype).tobytes()]
 
     @property
     def is_tabular(self) -> bool:
@@ -107,7 +128,7 @@ class Task:
         """
         if self._configure is None:
             raise UnsupportedError(
-                f"{type(self._core).__name__} has no tabular model, which this follower plans with; use a learning follower "
+                f"{type(self.core).__name__} has no tabular model, which this follower plans with; use a learning follower "
                 "(SB3Follower, CallableFollower), or an environment whose .model is a TabularBOCMDP."
             )
         return self._configure()
@@ -120,7 +141,7 @@ class Task:
             self.context,
             value=value,
             metrics=metrics,
-            states_of=getattr(self._core, "states_of", None),
+            states_of=self.states_of,
         )
 
 
@@ -130,10 +151,33 @@ class Follower(ABC):
     Attributes:
         regularization: the lambda of the objective it maximises; None if it has none (leaders then need their own).
         needs_model: whether it plans with the tabular model, rather than learning from the environment.
+        training_steps: environment steps it has used for its own purposes since the last `reset`.
+        exact: whether its policies are optimal up to a residual it reports, so that no one need measure their distance.
+        discount: a gamma it was given explicitly, which must be the environment's; None: it takes the environment's.
     """
 
     regularization: float | None = None
     needs_model: bool = False
+    training_steps: int = 0
+    exact: bool = False
+    discount: float | None = None
+
+    def bind(self, env: AnyEnv, core: Any) -> None:
+        """Refuse an environment this follower cannot answer in: called when an oracle is made, before anything runs.
+
+        Args:
+            env: the environment, or the vector environment.
+            core: its configurable layer (of one copy).
+
+        Raises:
+            DiscountError: it was given another discount than the environment's.
+        """
+        del env
+        if self.discount is not None and self.discount != core.discount:
+            raise DiscountError(
+                f"{type(self).__name__} was given discount {self.discount}, but {type(core).__name__} has {core.discount}; "
+                "leave it out: followers take theirs from the environment."
+            )
 
     @abstractmethod
     def respond(self, task: Task, rng: np.random.Generator) -> Policy:
@@ -141,3 +185,10 @@ class Follower(ABC):
 
     def reset(self) -> None:  # noqa: B027 - optional hook
         """Forget everything learnt: called once when a run starts, so that equal seeds give equal runs."""
+
+    def state(self) -> dict[Any, Any]:
+        """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values; {} if it keeps nothing in mind."""
+        return {}
+
+    def load_state(self, state: dict[Any, Any]) -> None:  # noqa: B027 - optional hook
+        """Go on from `state`."""

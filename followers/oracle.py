@@ -8,41 +8,51 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories, configurable
+from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
 from bocmdp_gym.env import check_context, check_leader
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.sampling import simulate
 from followers.base import Array, Follower, Policy, TabularPolicy, Task
-
-#: Wrappers that leave dynamics and observations alone: below them the compiled sampler may be used.
-_TRANSPARENT = (PassiveEnvChecker, OrderEnforcing, TimeLimit)
+from followers.environments import AnyEnv, inspect_layers, make_single, observations_of_states
+from followers.rollout import play, play_copies
 
 
 class TrajectoryOracle:
     """Best responses of a follower, and trajectories of them.
 
     Args:
-        env: a configurable environment, wrapped or not, or a `TabularBOCMDP` (played with a horizon of 200 steps).
+        env: a configurable environment, wrapped or not; a vector environment of copies of one, in any autoreset mode; or a
+            `TabularBOCMDP` (played with a horizon of 200 steps).
         follower: who responds. Its warm starts are forgotten here.
-        compiled: use the compiled sampler; None for wherever possible: a tabular environment under transparent wrappers, and
-            a policy given as a table.
+        compiled: use the compiled sampler; None for wherever possible: a tabular environment under wrappers that change
+            nothing but how a state is shown, and a policy with a table.
 
     Attributes:
-        env, core, follower: the environment, its configurable layer, the follower.
+        env, core, follower: the environment, its configurable layer (of one copy), the follower.
         model: the core's `BOCMDP`, None if it has none.
-        env_steps: environment steps sampled so far.
+        env_steps: environment steps sampled so far: those of the trajectories handed out, no more and no fewer.
+        training_steps: environment steps the follower has used for itself.
+        idle_steps: steps that copies of a vector environment made while others finished their last episode.
+        last_response: the policy `respond` returned last, None before.
 
     Raises:
         NotConfigurableError: no layer of ``env`` has a leader parameter.
-        UnsupportedError: the follower plans with a tabular model and there is none.
+        UnsupportedError: the follower plans with a tabular model and there is none, or cannot answer in this environment.
+        DiscountError: the follower was given another discount than the environment's.
     """
 
-    def __init__(self, env: gym.Env[Any, Any] | TabularBOCMDP, follower: Follower, *, compiled: bool | None = None):
-        self.env: gym.Env[Any, Any] = TabularEnv(env) if isinstance(env, TabularBOCMDP) else env
-        self.core = configurable(self.env)
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | TabularBOCMDP,
+        follower: Follower,
+        *,
+        compiled: bool | None = None,
+    ):
+        self.env: AnyEnv = TabularEnv(env) if isinstance(env, TabularBOCMDP) else env
+        one, self.core = make_single(self.env)
         self.follower = follower
         self.model: BOCMDP | None = getattr(self.core, "model", None)
         if follower.needs_model and not isinstance(self.model, TabularBOCMDP):
@@ -50,31 +60,28 @@ class TrajectoryOracle:
                 f"{type(follower).__name__} plans with a tabular model, and {type(self.core).__name__} has none; use a "
                 "learning follower (SB3Follower, CallableFollower)."
             )
-        self.env_steps = 0
-        self._horizon, transparent = self._inspect_layers()
-        if compiled and not transparent:
+        follower.bind(self.env, self.core)
+        self.env_steps = self.idle_steps = 0
+        self.last_response: Policy | None = None
+        self._layers = inspect_layers(one, self.core)
+        unwrapped = not isinstance(self.env, VectorEnv) or self.env is self.env.unwrapped
+        self._plain = self._layers.plain and unwrapped
+        simulable = isinstance(self.core, TabularEnv) and self._layers.showing is not None and unwrapped
+        if compiled and not simulable:
             raise UnsupportedError(
                 "the compiled sampler plays the tabular model itself, so it cannot see what outer wrappers do; "
                 "unwrap the environment or pass compiled=False."
             )
-        self.compiled = transparent if compiled is None else compiled
+        self.compiled = simulable if compiled is None else compiled
         self._mdps: ConfiguredMDPs | None = None
         self._mdps_leader: Array | None = None
         self._key: bytes | None = None
         follower.reset()
 
-    def _inspect_layers(self) -> tuple[int | None, bool]:
-        """The horizon in force, and whether all layers around the tabular core are transparent."""
-        horizon = getattr(self.core, "horizon", None)
-        transparent = isinstance(self.core, TabularEnv)
-        layer: Any = self.env
-        while layer is not self.core:
-            transparent = transparent and isinstance(layer, _TRANSPARENT)
-            if isinstance(layer, TimeLimit):
-                limit = layer._max_episode_steps
-                horizon = limit if horizon is None else min(horizon, limit)
-            layer = layer.env
-        return horizon, transparent
+    @property
+    def training_steps(self) -> int:
+        """Environment steps the follower has used for itself."""
+        return self.follower.training_steps
 
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The model's arrays at x, differentiable in x; kept until another x is asked for.
@@ -111,11 +118,25 @@ class TrajectoryOracle:
         array = self._checked(x)
         context = check_context(context, self.core.context_space)
         tabular = isinstance(self.model, TabularBOCMDP)
-        return Task(self.env, self.core, array, context, (lambda: self.configure(array)) if tabular else None)
+        configure = (lambda: self.configure(array)) if tabular else None
+        return Task(self.env, self.core, array, context, configure, self._layers)
 
     def respond(self, x: Any, context: Any, rng: np.random.Generator) -> Policy:
         """The follower's policy at (x, context)."""
-        return self.follower.respond(self.task(x, context), rng)
+        self.last_response = self.follower.respond(self.task(x, context), rng)
+        return self.last_response
+
+    def tabulate(self, policy: Policy) -> TabularPolicy | None:
+        """A policy as a table of probabilities; None where states are not finite or it does not tell its probabilities."""
+        if isinstance(policy, TabularPolicy):
+            return policy
+        table, probabilities = getattr(policy, "table", None), getattr(policy, "probabilities", None)
+        if not isinstance(self.core, TabularEnv) or (table is None and probabilities is None):
+            return None
+        if table is None and probabilities is not None:
+            observations = self.core.observe(np.arange(self.core.model.n_states))
+            table = np.array([probabilities(observation) for observation in observations], dtype=np.float64)
+        return self.task(policy.leader, policy.context).tabular_policy(np.asarray(table))
 
     def sample(
         self,
@@ -132,88 +153,56 @@ class TrajectoryOracle:
             policy: from `respond`.
             env_steps: steps to play, at least 1.
             rng: source of randomness.
-            start: start states and first actions ``(F, 2)`` (-1: the policy's), one episode each, while the budget lasts.
+            start: start states and first actions ``(F, 2)`` (-1: the policy's), one episode each, while the budget lasts; where
+                states are no indices, a list of pairs (None: the policy's action).
 
         Raises:
             OptionError: a budget below 1.
             StateError: a start that does not exist.
             UnsupportedError: starts asked of an environment that cannot be put into a state.
+            ActionError: the policy did something that is no action.
+            ObservationError: an observation or a reward that is not finite.
         """
         if env_steps < 1:
             raise OptionError(f"env_steps is {env_steps}; expected at least 1.")
-        if self.compiled and isinstance(policy, TabularPolicy):
-            batch = self._simulate(policy, env_steps, rng, start)
+        table = getattr(policy, "table", None)
+        if self.compiled and table is not None:
+            batch = self._simulate(policy, table, env_steps, rng, start)
+        elif not isinstance(self.env, VectorEnv):
+            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain)
+        elif start is not None:
+            raise UnsupportedError(
+                "the copies of a vector environment reset by themselves, so they cannot each be put into a state; give the "
+                "oracle a single environment where starts are needed."
+            )
         else:
-            batch = self._play(policy, env_steps, rng, start)
+            batch, idle = play_copies(self.env, self.core, policy, env_steps, rng, plain=self._plain)
+            self.idle_steps += idle
         self.env_steps += batch.n_steps
         return batch
 
     def _simulate(
-        self, policy: TabularPolicy, env_steps: int, rng: np.random.Generator, start: npt.ArrayLike | None
+        self, policy: Policy, table: Array, env_steps: int, rng: np.random.Generator, start: npt.ArrayLike | None
     ) -> Trajectories:
         """The compiled path."""
         arrays = self.configure(policy.leader).arrays(policy.context)
-        run = simulate(arrays, policy.table, env_steps, rng, horizon=self._horizon, starts=start)
+        run = simulate(arrays, table, env_steps, rng, horizon=self._layers.horizon, starts=start)
+        if self._plain:
+            observe = self.core.observe
+        else:
+            shown = observations_of_states(self.core, self._layers, policy.context)
+            assert shown is not None
+            observe = shown.__getitem__
         return Trajectories(
-            observations=self.core.observe(run.states),
+            observations=observe(run.states),
             actions=run.actions,
             rewards=run.rewards,
             leader_rewards=run.leader_rewards,
             ends=run.ends,
             terminated=run.terminated,
-            final_observations=self.core.observe(run.final_states),
+            final_observations=observe(run.final_states),
             leader=policy.leader,
             context=policy.context,
             states=run.states,
             final_states=run.final_states,
-        )
-
-    def _play(self, policy: Policy, env_steps: int, rng: np.random.Generator, start: npt.ArrayLike | None) -> Trajectories:
-        """The plain Gymnasium path."""
-        env, core = self.env, self.core
-        core.set_leader(policy.leader)
-        core.set_context(policy.context)
-        starts = None if start is None else np.atleast_2d(np.asarray(start, dtype=np.int64))
-        observations: list[Any] = []
-        actions: list[Any] = []
-        rewards: list[float] = []
-        leader_rewards: list[float] = []
-        ends: list[int] = []
-        terminations: list[bool] = []
-        finals: list[Any] = []
-        seed: int | None = int(rng.integers(2**31))
-        while len(rewards) < env_steps and (starts is None or len(ends) < len(starts)):
-            first, options = -1, None
-            if starts is not None:
-                state, first = (int(v) for v in starts[len(ends)])
-                options = {"state": state}
-            observation, _ = env.reset(seed=seed, options=options)
-            seed = None
-            while True:
-                action = first if first >= 0 else policy.act(observation, rng)
-                first = -1
-                observations.append(observation)
-                actions.append(action)
-                observation, reward, terminated, truncated, info = env.step(action)
-                rewards.append(float(reward))
-                leader_rewards.append(float(info["leader_reward"]))
-                if terminated or truncated:
-                    break
-            ends.append(len(rewards))
-            terminations.append(bool(terminated))
-            finals.append(observation)
-        tabular = isinstance(core, TabularEnv)
-        seen, final = np.asarray(observations), np.asarray(finals)
-        return Trajectories(
-            observations=seen,
-            actions=np.asarray(actions),
-            rewards=np.asarray(rewards, dtype=np.float64),
-            leader_rewards=np.asarray(leader_rewards, dtype=np.float64),
-            ends=np.asarray(ends, dtype=np.int64),
-            terminated=np.asarray(terminations, dtype=np.bool_),
-            final_observations=final,
-            leader=policy.leader,
-            context=policy.context,
-            states=np.asarray(core.states_of(seen), dtype=np.int32) if tabular else None,
-            final_states=np.asarray(core.states_of(final), dtype=np.int32) if tabular else None,
         )

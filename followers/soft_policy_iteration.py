@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, WarmSolver
@@ -22,6 +24,7 @@ class SoftPolicyIteration(Follower):
     """
 
     needs_model = True
+    exact = True
 
     def __init__(self, regularization: float, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS):
         self.regularization: float = check_regularization(regularization)
@@ -40,3 +43,9 @@ class SoftPolicyIteration(Follower):
 
     def reset(self) -> None:
         self._solver.reset()
+
+    def state(self) -> dict[str, Any]:
+        return self._solver.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._solver.load_state(state)

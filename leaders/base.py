@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from bocmdp_gym.errors import OptionError, suggest
 from followers import TrajectoryOracle
-from leaders.gradients import Estimator, ExactEstimator, MonteCarloEstimator
+from leaders.gradients import (
+    AdaptiveModelDesignEstimator,
+    CriticEstimator,
+    Estimator,
+    ExactEstimator,
+    GeometricEstimator,
+    MonteCarloEstimator,
+    ZeroOrderEstimator,
+)
 from leaders.updates import OptimizerFactory, Update
 
 
@@ -31,7 +42,15 @@ class Leader:
             as `Estimator.bind`, if this leader cannot work with ``oracle``.
         """
         self.estimator.bind(oracle)
-        return self.estimator.estimate(oracle, _as_tensor(oracle, x), context, rng).gradient
+        return self.estimator.estimate(oracle, as_tensor(x), context, rng).gradient
+
+
+#: The estimators HPGD knows by name, and the keywords of their own.
+_ESTIMATORS: dict[str, tuple[type[Estimator], tuple[str, ...]]] = {
+    "monte_carlo": (MonteCarloEstimator, ("env_steps", "bootstrap_truncated", "error_groups")),
+    "critic": (CriticEstimator, ("env_steps", "hidden", "error_groups")),
+    "geometric": (GeometricEstimator, ("samples", "sampling_distribution", "error_groups")),
+}
 
 
 class HPGD(Leader):
@@ -39,32 +58,58 @@ class HPGD(Leader):
 
     Args:
         learning_rate: step size.
-        env_steps: environment steps per gradient (`estimator="monte_carlo"`).
-        estimator: "monte_carlo", the estimator of the paper's experiments.
-        bootstrap_truncated: continue episodes cut by a time limit as the average visit to their last state.
+        env_steps: environment steps per gradient (monte_carlo, critic; 10,000 if None).
+        estimator: where gradients come from; any other `Estimator` composes with an update as ``Leader(estimator, update)``:
+
+            - "monte_carlo", that of the paper's experiments: on-policy steps, small variance;
+            - "critic", for problems that are no tables: values fitted by regression, the environment's model in a surrogate;
+            - "geometric", Algorithms 1, 2 and 5 literally: unbiased draws, for discounts well below 1.
+        samples: independent draws per gradient (geometric; 20,000 if None).
+        bootstrap_truncated: continue episodes cut by a time limit as the average visit to their last state (monte_carlo).
+        sampling_distribution: nu of Algorithm 1, ``(S,)`` (geometric, with a general loss); uniform if None.
+        hidden: widths of the fitted values' hidden layers (critic); see `leaders.gradients.CriticEstimator`.
+        error_groups: split each gradient's sample into this many groups and report a standard error; 0 or None: none.
         regularization: lambda; the follower's if None, required where the follower has none.
         optimizer, max_gradient_norm, optimizer_options: see `leaders.updates.Update`; the paper clips to 1.
 
     Raises:
-        OptionError: an unknown estimator, or a value out of range.
+        OptionError: an unknown estimator, a keyword of another estimator, or a value out of range.
     """
 
     def __init__(
         self,
         learning_rate: float = 0.5,
-        env_steps: int = 10_000,
+        env_steps: int | None = None,
         estimator: str = "monte_carlo",
         *,
-        bootstrap_truncated: bool = False,
+        samples: int | None = None,
+        bootstrap_truncated: bool | None = None,
+        sampling_distribution: npt.ArrayLike | None = None,
+        hidden: Sequence[int] | None = None,
+        error_groups: int | None = None,
         regularization: float | None = None,
         optimizer: str | OptimizerFactory = "SGD",
         max_gradient_norm: float | None = 1.0,
         **optimizer_options: Any,
     ):
-        if estimator != "monte_carlo":
-            raise OptionError(f"unknown estimator {estimator!r}. {suggest(estimator, ['monte_carlo'])}")
+        if estimator not in _ESTIMATORS:
+            raise OptionError(f"unknown estimator {estimator!r}. {suggest(estimator, _ESTIMATORS)}")
+        given = {
+            "env_steps": env_steps,
+            "samples": samples,
+            "bootstrap_truncated": bootstrap_truncated,
+            "sampling_distribution": sampling_distribution,
+            "hidden": hidden,
+            "error_groups": error_groups,
+        }
+        kind, own = _ESTIMATORS[estimator]
+        options = {name: value for name, value in given.items() if value is not None}
+        for name in options:
+            if name not in own:
+                users = " or ".join(f"estimator={other!r}" for other, (_, names) in _ESTIMATORS.items() if name in names)
+                raise OptionError(f"{name} is an option of {users}, not of estimator={estimator!r}.")
         super().__init__(
-            MonteCarloEstimator(env_steps, bootstrap_truncated, regularization),
+            kind(**options, regularization=regularization),
             Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options),
         )
 
@@ -90,7 +135,73 @@ class ExactGradient(Leader):
         super().__init__(ExactEstimator(regularization), Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options))
 
 
-def _as_tensor(oracle: TrajectoryOracle, x: Any) -> Tensor:
-    import torch
+class AMD(Leader):
+    """Adaptive model design (paper, Algorithm 7): sweeps the values and their derivatives forward; knows the model.
 
-    return x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.array(x, dtype=np.float64))
+    `ExactGradient` climbs along the same gradient without the sweeps' lag, and faster; this leader is the paper's baseline.
+
+    Args:
+        learning_rate: step size.
+        sweeps: the paper's K, sweeps over every context per new x.
+        regularization: lambda; the follower's if None.
+        optimizer, max_gradient_norm, optimizer_options: see `leaders.updates.Update`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.5,
+        sweeps: int = 100,
+        *,
+        regularization: float | None = None,
+        optimizer: str | OptimizerFactory = "SGD",
+        max_gradient_norm: float | None = 1.0,
+        **optimizer_options: Any,
+    ):
+        estimator = AdaptiveModelDesignEstimator(sweeps, regularization)
+        super().__init__(estimator, Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options))
+
+
+class ZeroOrder(Leader):
+    """Differences of the leader's return along random directions (paper, Algorithm 8): any environment, any follower.
+
+    Args:
+        learning_rate: step size.
+        smoothing: the paper's C; u_t = C/(t + 1), or C throughout if not ``decay``.
+        decay: see ``smoothing``.
+        directions: random directions per gradient.
+        two_sided: differences between two points around x.
+        exact: exact returns instead of sampled ones; None: where the model is tabular and the follower plans with it.
+        env_steps: steps per sampled return.
+        common_random_numbers: responses and returns that are compared draw the same random numbers.
+        regularization: lambda, for evaluation only; the follower's if None.
+        optimizer, max_gradient_norm, optimizer_options: see `leaders.updates.Update`.
+
+    Raises:
+        OptionError: a value out of range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.1,
+        smoothing: float = 1.0,
+        *,
+        decay: bool = True,
+        directions: int = 1,
+        two_sided: bool = False,
+        exact: bool | None = None,
+        env_steps: int = 10_000,
+        common_random_numbers: bool = True,
+        regularization: float | None = None,
+        optimizer: str | OptimizerFactory = "SGD",
+        max_gradient_norm: float | None = 1.0,
+        **optimizer_options: Any,
+    ):
+        estimator = ZeroOrderEstimator(
+            smoothing, directions, two_sided, decay, exact, env_steps, common_random_numbers, regularization
+        )
+        super().__init__(estimator, Update(learning_rate, optimizer, max_gradient_norm, **optimizer_options))
+
+
+def as_tensor(x: Any) -> Tensor:
+    """x as a float64 tensor without a graph."""
+    return x.detach() if isinstance(x, Tensor) else torch.tensor(np.array(x, dtype=np.float64))

@@ -39,6 +39,18 @@ class History:
     def _column(self, name: str) -> npt.NDArray[Any]:
         return np.array([record.get(name, np.nan) for record in self._records])
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the columns."""
+        return {name: self._column(name) for name in self.columns}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        names, columns = list(state), [state[name].tolist() for name in state]
+        self._records = [
+            {name: value for name, value in zip(names, row, strict=True) if value == value}  # NaN: had no such number
+            for row in zip(*columns, strict=True)
+        ]
+
     @property
     def columns(self) -> list[str]:
         """Names of all columns."""
@@ -55,8 +67,17 @@ COLUMNS = {
     "sampled_return": "leader's return F_xi in that context, as the estimator saw it (minus the loss, with a loss)",
     "leader_return": "exact F(x) = E_xi F_xi under the follower's optimum, where it was evaluated (minus the loss)",
     "gradient_norm": "Euclidean norm of the estimate of dF_xi/dx, before clipping",
+    "standard_error": "Euclidean norm of the estimate's standard error, where the estimator reports one",
+    "critic_error": "held-out squared error of the fitted leader values, relative to the variance of the returns",
+    "follower_critic_error": "the same of the fitted follower values, where transitions depend on x",
+    "smoothing": "zero-order leaders: u_t, the distance of the points compared is u_t |z|",
     "env_steps": "environment steps used so far, all iterations together",
     "follower_iterations": "iterations the follower needed",
-    "follower_residual": "the follower's remaining soft Bellman residual",
+    "follower_training_steps": "environment steps the follower has learnt from so far, all contexts together",
+    "follower_residual": "what remains of the follower's error, by the measure its class names (a soft Bellman residual, mostly)",
+    "follower_delta": "max |pi - pi*| of the follower's policy (delta of Assumption 2.4), where the model is tabular",
+    "follower_value_gap": "the follower's regularised V* - V^pi at the start, of the same policy",
+    "slack_NAME": "how far the constraint NAME is from its level, in the worst context; negative: violated",
+    "multiplier_NAME": "its multiplier y in the augmented Lagrangian, in the worst context",
     "seconds": "wall-clock time since the run started",
 }

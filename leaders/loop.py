@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -19,8 +20,10 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.env import check_leader
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.soft_bellman import WarmSolver
-from followers import Follower, TrajectoryOracle
+from followers import Follower, Policy, TrajectoryOracle, suboptimality
 from leaders.base import Leader
+from leaders.checkpoints import Checkpoints
+from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.gradients import Loss
 from leaders.gradients.exact import leader_values
 from leaders.history import History
@@ -35,21 +38,25 @@ class Result:
 
     Attributes:
         x: the last iterate ``(d,)``.
+        x0: where the run started ``(d,)``.
         x_random: an iterate drawn uniformly from x_0..x_{T-1}, the one Theorem 2.5 speaks of.
         history: one record per iteration (`leaders.history.COLUMNS`).
         leader_return: exact F(x) at ``x`` (minus the loss, with a loss); None without a tabular model.
         env_steps: environment steps used.
         iterations: T.
         seconds: wall-clock time.
+        oracle: the environment and follower the run used, as the run left them.
     """
 
     x: Tensor
+    x0: Tensor
     x_random: Tensor
     history: History
     leader_return: float | None
     env_steps: int
     iterations: int
     seconds: float
+    oracle: TrajectoryOracle
 
 
 @dataclass
@@ -59,15 +66,27 @@ class Progress:
     iteration: int
     x: Tensor
     record: dict[str, Any]
+    history: History
     oracle: TrajectoryOracle
 
 
 class Evaluator:
-    """Exact E_xi of the leader's return (or of minus a loss) under the follower's optimum, without touching the follower."""
+    """Exact E_xi of the leader's return (or of minus a loss) under the follower's optimum, without touching the follower.
 
-    def __init__(self, oracle: TrajectoryOracle, regularization: float, loss: Loss | None):
+    The same optimum says how far the follower's own policy is from it.
+    """
+
+    def __init__(self, oracle: TrajectoryOracle, regularization: float, loss: Loss | None = None):
         self._oracle, self._regularization, self._loss = oracle, regularization, loss
         self._solver = WarmSolver()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the warm starts."""
+        return self._solver.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self._solver.load_state(state)
 
     def __call__(self, x: Tensor) -> float:
         mdps = self._oracle.configure(x)
@@ -81,6 +100,15 @@ class Evaluator:
             total += probability * value
         return total
 
+    def suboptimality(self, policy: Policy) -> dict[str, float]:
+        """The columns that say how far a response is from the follower's optimum; none where it tells no probabilities."""
+        table = self._oracle.tabulate(policy)
+        if table is None:
+            return {}
+        mdps = self._oracle.configure(table.leader)
+        measured = suboptimality(mdps, table, table.leader, self._regularization, solver=self._solver)
+        return {"follower_delta": measured.delta, "follower_value_gap": measured.value_gap}
+
 
 def optimize(
     env: gym.Env[Any, Any] | TabularBOCMDP,
@@ -91,8 +119,13 @@ def optimize(
     seed: int | np.random.Generator = 0,
     x0: npt.ArrayLike | Tensor | None = None,
     loss: Loss | None = None,
+    constraints: Sequence[Constraint] = (),
+    constraint_penalty: float = 50.0,
+    contexts: int | Literal["all"] = 1,
     evaluate_every: int = 100,
     callback: Callable[[Progress], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
     progress: bool | None = None,
 ) -> Result:
     """Run a leader against a follower: draw xi ~ P_xi, estimate dF_xi/dx, move x; ``iterations`` times.
@@ -105,71 +138,199 @@ def optimize(
         seed: all randomness of the run comes from this seed or generator; equal seeds give equal numbers, bit for bit.
         x0: where to start, ``(d,)``; the environment's ``initial_leader(rng)`` if None.
         loss: a differentiable f(x, policy (S, A), context), minimised instead of maximising the leader's return.
+        constraints: on outcomes of tabular problems, by an augmented Lagrangian (`leaders.constraints`).
+        constraint_penalty: rho of the augmented Lagrangian: larger presses harder, and too large overshoots.
+        contexts: contexts drawn per iteration, whose estimates are averaged; "all": every one of finitely many, weighted by
+            its probability.
         evaluate_every: how often the exact leader return is computed (tabular models) and ``callback`` is called.
         callback: called with a `Progress` every ``evaluate_every`` iterations and after the last.
+        checkpoints: where and how often to save the run; SIGTERM then ends it with a checkpoint.
+        resume: go on from the newest checkpoint, if there is one.
         progress: show a progress bar; None: for runs of more than a few iterations.
 
     Raises:
         OptionError, UnsupportedError, RegularizationError: settings that cannot work together, before anything runs.
-        ConvergenceError: a gradient that is not finite, naming the iteration.
+        CheckpointError: the newest checkpoint is damaged or of another run, or one cannot be written.
+        ConvergenceError: a gradient that is not finite, naming the iteration, x and the last good checkpoint.
+        RunInterruptedError: SIGTERM came, and the run was saved.
     """
-    if iterations < 1:
-        raise OptionError(f"iterations is {iterations}; expected at least 1.")
-    if evaluate_every < 1:
-        raise OptionError(f"evaluate_every is {evaluate_every}; expected at least 1.")
-    rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
-    oracle = TrajectoryOracle(env, follower)
-    leader.estimator.bind(oracle, loss)
-    start = oracle.core.initial_leader(rng) if x0 is None else np.array(x0, dtype=np.float64)
-    x = leader.update.start(torch.tensor(check_leader(start, oracle.core.leader_space)))
-    chosen = int(rng.integers(iterations))
-    x_random = x.detach().clone()
-    evaluate = None
-    if isinstance(oracle.model, TabularBOCMDP) and leader.estimator.regularization is not None:
-        evaluate = Evaluator(oracle, leader.estimator.regularization, loss)
-    history = History()
-    began = perf_counter()
-    with (
-        _one_torch_thread(),
-        tqdm(total=iterations, unit="it", disable=iterations < _QUIET_ITERATIONS if progress is None else not progress) as bar,
-    ):
-        for iteration in range(iterations):
-            if iteration == chosen:
-                x_random = x.detach().clone()
-            context = oracle.sample_context(rng)
-            estimate = leader.estimator.estimate(oracle, x.detach(), context, rng)
-            record: dict[str, Any] = {
-                "iteration": iteration,
-                "context": context,
-                "sampled_return": estimate.leader_return,
-                "env_steps": oracle.env_steps,
-                **estimate.metrics,
-            }
-            due = iteration % evaluate_every == 0 or iteration == iterations - 1
-            if due and evaluate is not None:
-                record["leader_return"] = evaluate(x)
-                bar.set_postfix_str(f"leader return {record['leader_return']:.4f}", refresh=False)
-            record["gradient_norm"] = norm = leader.update.step(x, estimate.gradient)
-            if not norm < float("inf"):
-                raise ConvergenceError(
-                    f"the gradient of iteration {iteration} (context {context}) is not finite: norm {norm}. x had norm "
-                    f"{float(torch.linalg.vector_norm(x.detach())):.4g}. Lower the learning rate or clip the gradient."
-                )
-            record["seconds"] = perf_counter() - began
-            history.append(record)
-            if due and callback is not None:
-                callback(Progress(iteration, x.detach(), record, oracle))
+    for name, value in (("iterations", iterations), ("evaluate_every", evaluate_every)):
+        if value < 1:
+            raise OptionError(f"{name} is {value}; expected at least 1.")
+    if resume and checkpoints is None:
+        raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
+    run = _Run(env, leader, follower, iterations, seed, x0, loss, constraints, constraint_penalty, contexts)
+    if resume and checkpoints is not None:
+        saved = checkpoints.latest()
+        if saved is not None:
+            run.load_state(saved)
+    quiet = iterations < _QUIET_ITERATIONS if progress is None else not progress
+    stoppable = nullcontext() if checkpoints is None else checkpoints.stop_on_sigterm()
+    with _one_torch_thread(), stoppable, tqdm(total=iterations, initial=run.done, unit="it", disable=quiet) as bar:
+        if checkpoints is not None and checkpoints.last is None:
+            checkpoints.save(run.done, run.state())
+        while run.done < iterations:
+            due = run.done % evaluate_every == 0 or run.done == iterations - 1
+            record = run.iterate(evaluate=due, checkpoints=checkpoints)
+            if due:
+                if "leader_return" in record:
+                    bar.set_postfix_str(f"leader return {record['leader_return']:.4f}", refresh=False)
+                if callback is not None:
+                    callback(Progress(run.done - 1, run.x.detach(), record, run.history, run.oracle))
+            if checkpoints is not None and checkpoints.due(run.done):
+                checkpoints.save(run.done, run.state())
+                checkpoints.stop_if_asked()
             bar.update()
-    found = x.detach().clone()
-    return Result(
-        x=found,
-        x_random=x_random,
-        history=history,
-        leader_return=None if evaluate is None else evaluate(found),
-        env_steps=oracle.env_steps,
-        iterations=iterations,
-        seconds=perf_counter() - began,
-    )
+    return run.result()
+
+
+class _Run:
+    """The state of a run between iterations; what a checkpoint keeps is `state`."""
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | TabularBOCMDP,
+        leader: Leader,
+        follower: Follower,
+        iterations: int,
+        seed: int | np.random.Generator,
+        x0: npt.ArrayLike | Tensor | None,
+        loss: Loss | None,
+        constraints: Sequence[Constraint],
+        constraint_penalty: float,
+        contexts: int | Literal["all"],
+    ):
+        self.rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        self.oracle = TrajectoryOracle(env, follower)
+        self.leader, self.iterations = leader, iterations
+        leader.estimator.bind(self.oracle, loss)
+        core = self.oracle.core
+        self._weighted = _context_sampler(core, contexts)
+        start = core.initial_leader(self.rng) if x0 is None else x0
+        start = start.detach().numpy() if isinstance(start, Tensor) else start
+        self.x0 = torch.tensor(check_leader(start, core.leader_space))
+        self.x = leader.update.start(self.x0, iterations, core.leader_space)
+        self.chosen = int(self.rng.integers(iterations))
+        self.x_random = self.x0.clone()
+        self.history = History()
+        self.done = 0
+        self._before = 0.0  # seconds of earlier sessions of this run
+        self._began = perf_counter()
+        self.evaluate: Evaluator | None = None
+        regularization = leader.estimator.regularization
+        self.constrained: AugmentedLagrangian | None = None
+        if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
+            self.evaluate = Evaluator(self.oracle, regularization, loss)
+        if constraints:
+            if loss is not None or regularization is None:
+                raise OptionError(
+                    "constraints need the leader's return as objective and a regularization; write them into the loss."
+                )
+            self.constrained = AugmentedLagrangian(self.oracle.model, constraints, regularization, constraint_penalty)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + perf_counter() - self._began
+
+    def iterate(self, evaluate: bool, checkpoints: Checkpoints | None) -> dict[str, Any]:
+        """One outer iteration. Returns its record."""
+        x, rng = self.x.detach(), self.rng
+        if self.done == self.chosen:
+            self.x_random = x.clone()
+        estimates = [(self.leader.estimator.estimate(self.oracle, x, c, rng), c, w) for c, w in self._weighted(rng)]
+        first, context, weight = estimates[0]
+        gradient, sampled = first.gradient, first.leader_return
+        if len(estimates) > 1 or weight != 1.0:
+            gradient = torch.stack([w * e.gradient for e, _, w in estimates]).sum(0)
+            sampled = sum(w * e.leader_return for e, _, w in estimates)
+        measured: dict[str, float] = {}
+        if self.constrained is not None:
+            measured = self.constrained.measure(x)
+            gradient = gradient + torch.stack([w * self.constrained.gradient(c) for _, c, w in estimates]).sum(0)
+        record: dict[str, Any] = {"iteration": self.done, "sampled_return": sampled, "env_steps": self.oracle.env_steps}
+        if len(estimates) == 1:
+            record["context"] = context
+            if first.standard_error is not None:
+                record["standard_error"] = float(torch.linalg.vector_norm(first.standard_error))
+        record |= first.metrics | measured
+        if self.evaluate is not None:
+            if evaluate:
+                record["leader_return"] = self.evaluate(x)
+            if self.oracle.last_response is not None and not self.oracle.follower.exact:
+                record |= self.evaluate.suboptimality(self.oracle.last_response)
+        record["gradient_norm"] = norm = self.leader.update.step(self.x, gradient)
+        if not norm < float("inf"):
+            kept = "" if checkpoints is None else f" The last good checkpoint is {checkpoints.last}."
+            raise ConvergenceError(
+                f"the gradient of iteration {self.done} (context {context}) is not finite: norm {norm}. x = {x.tolist()}. "
+                f"Lower the learning rate or clip the gradient.{kept}"
+            )
+        record["seconds"] = self.seconds
+        self.history.append(record)
+        self.done += 1
+        return record
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "done": self.done,
+            "x": self.x,
+            "x0": self.x0,
+            "x_random": self.x_random,
+            "chosen": self.chosen,
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "env_steps": self.oracle.env_steps,
+            "seconds": self.seconds,
+            "history": self.history.state(),
+            "update": self.leader.update.state(),
+            "estimator": self.leader.estimator.state(),
+            "follower": self.oracle.follower.state(),
+            "constraints": {} if self.constrained is None else self.constrained.state(),
+            "evaluator": {} if self.evaluate is None else self.evaluate.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.done, self.chosen = state["done"], state["chosen"]
+        self.x0, self.x_random = torch.from_numpy(state["x0"]), torch.from_numpy(state["x_random"])
+        self.x = self.leader.update.start(torch.from_numpy(state["x"]), self.iterations, self.oracle.core.leader_space)
+        self.leader.update.load_state(state["update"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.oracle.env_steps, self._before = state["env_steps"], state["seconds"]
+        self.history.load_state(state["history"])
+        self.leader.estimator.load_state(state["estimator"])
+        self.oracle.follower.load_state(state["follower"])
+        if self.evaluate is not None:
+            self.evaluate.load_state(state["evaluator"])
+        if self.constrained is not None:
+            self.constrained.load_state(state["constraints"])
+
+    def result(self) -> Result:
+        found = self.x.detach().clone()
+        return Result(
+            x=found,
+            x0=self.x0,
+            x_random=self.x_random,
+            history=self.history,
+            leader_return=None if self.evaluate is None else self.evaluate(found),
+            env_steps=self.oracle.env_steps,
+            iterations=self.iterations,
+            seconds=self.seconds,
+            oracle=self.oracle,
+        )
+
+
+def _context_sampler(core: Any, contexts: int | Literal["all"]) -> Callable[[np.random.Generator], list[tuple[Any, float]]]:
+    """A function that draws the contexts of one iteration, with their weights."""
+    if contexts == "all":
+        if core.context_probabilities is None:
+            raise OptionError(f'contexts="all" needs finitely many contexts; {type(core).__name__} has {core.context_space}.')
+        first = int(core.context_space.start)
+        every = [(first + i, float(p)) for i, p in enumerate(core.context_probabilities) if p > 0]
+        return lambda rng: every
+    if not isinstance(contexts, int) or contexts < 1:
+        raise OptionError(f'contexts is {contexts!r}; expected a number of contexts per iteration, or "all".')
+    if contexts == 1:
+        return lambda rng: [(core.sample_context(rng), 1.0)]
+    return lambda rng: [(core.sample_context(rng), 1.0 / contexts) for _ in range(contexts)]
 
 
 @contextmanager

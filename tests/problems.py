@@ -121,3 +121,31 @@ def brute_force_solution(model: TabularBOCMDP, x: Tensor, regularization: float,
 def principal_agent(**options: Any) -> gym.Env[Any, Any]:
     """A principal-agent instance."""
     return gym.make("bocmdp/PrincipalAgent-v0", **options)
+
+
+#: Four rooms of 2 x 2 cells, with a door between neighbours: 20 free cells.
+SMALL_ROOMS = ("xxxxxxx", "x  x  x", "x     x", "x xxx x", "x     x", "x  x  x", "xxxxxxx")
+
+
+def small_rooms(**options: Any) -> gym.Env[Any, Any]:
+    """Four-Rooms on `SMALL_ROOMS`, discount 0.9; penalties are cheap for the leader and felt by the follower."""
+    cells = {"start": [1, 1], "goals": [[1, 5], [5, 5]], "waypoint": [4, 1]}
+    settings = {"penalty_budget": 1.0, "penalty_cost": 0.1, "discount": 0.9, "horizon": 100}
+    return four_rooms(**{"layout": SMALL_ROOMS, **cells, **settings, **options})
+
+
+def overflowing_model(discount: float = 0.9) -> TabularBOCMDP:
+    """A model whose rewards are finite at every finite x, and whose values are not at x = 1; its reward is NaN at x = -1."""
+
+    def reward(x: Tensor) -> Tensor:
+        level = torch.where(x[0] > 0, 1.7e308 * x[0], torch.where(x[0] < 0, torch.nan, 1.0))
+        return level.expand(1, 2, 2)
+
+    return TabularBOCMDP(
+        reward=reward,
+        leader_reward=np.zeros((1, 2, 2)),
+        transition=np.full((1, 2, 2, 2), 0.5),
+        initial=np.full(2, 0.5),
+        leader_dim=1,
+        discount=discount,
+    )

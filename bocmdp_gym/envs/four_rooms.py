@@ -238,6 +238,8 @@ class FourRooms(PicturedEnv):
             path.append(following)
         return path
 
+    result_name = "penalty_map"
+
     def result_figure(self, x: npt.ArrayLike, policies: npt.NDArray[np.float64]) -> Any:
         """A matplotlib figure: the penalty map of x, and per context the most likely path under policies ``(C, S, A)``."""
         from matplotlib.figure import Figure

@@ -1,15 +1,25 @@
 """Hypergradient estimators, one per file."""
 
+from leaders.gradients.adaptive_model_design import AdaptiveModelDesignEstimator
 from leaders.gradients.base import Estimate, Estimator, Loss
+from leaders.gradients.critic import CriticEstimator
 from leaders.gradients.exact import ExactEstimator, exact_weights
+from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
+from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
+    "AdaptiveModelDesignEstimator",
+    "CriticEstimator",
     "Estimate",
     "Estimator",
     "ExactEstimator",
+    "GeometricEstimator",
     "Loss",
     "MonteCarloEstimator",
+    "ZeroOrderEstimator",
     "exact_weights",
+    "geometric_loss_weights",
+    "geometric_weights",
     "monte_carlo_weights",
 ]

@@ -11,20 +11,27 @@ a gradient (`ConfiguredMDPs.vjp`). No estimator carries a d-vector per state and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.errors import OptionError, RegularizationError, UnsupportedError
-from bocmdp_gym.tabular import check_regularization
-from followers import TrajectoryOracle
+from bocmdp_gym.tabular import ContextArrays, check_regularization
+from followers import Policy, TrajectoryOracle
+from leaders import kernels
+
+Array = npt.NDArray[np.float64]
 
 #: A loss f(x, policy (S, A), context) -> torch scalar, minimised instead of maximising the leader's return.
 Loss = Callable[[Tensor, Tensor, Any], Tensor]
+#: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
+SCORED = frozenset({"transition", "initial", "termination"})
 
 
 @dataclass
@@ -52,11 +59,13 @@ class Estimator(ABC):
     Attributes:
         needs_model: whether a tabular model is read (weights from arrays rather than from trajectories alone).
         accepts_loss: whether a general loss f(x, policy, context) can be used.
+        needs_regularization: whether lambda enters the estimate; if not, a follower without one will do.
         regularization: lambda; None: the follower's, settled by `bind`.
     """
 
     needs_model: bool = False
     accepts_loss: bool = False
+    needs_regularization: bool = True
 
     def __init__(self, regularization: float | None = None):
         self.requested_regularization = None if regularization is None else check_regularization(regularization)
@@ -73,7 +82,7 @@ class Estimator(ABC):
         """
         name, follower = type(self).__name__, oracle.follower
         wanted = self.requested_regularization
-        if wanted is None and follower.regularization is None:
+        if wanted is None and follower.regularization is None and self.needs_regularization:
             raise RegularizationError(
                 f"{type(follower).__name__} has no regularization (lambda), and the hypergradient needs one; pass it to the "
                 "leader, e.g. HPGD(regularization=1e-3)."
@@ -96,6 +105,92 @@ class Estimator(ABC):
             )
         self.loss = loss
 
+    def state(self) -> dict[Any, Any]:
+        """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values."""
+        return {}
+
+    def load_state(self, state: dict[Any, Any]) -> None:  # noqa: B027 - optional hook
+        """Go on from `state`; called after `bind`."""
+
+    @property
+    def _lambda(self) -> float:
+        """Lambda, after `bind`."""
+        if self.regularization is None:
+            raise OptionError(f"{type(self).__name__}.estimate was called before bind(oracle).")
+        return self.regularization
+
     @abstractmethod
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         """One estimate of dF_xi/dx at x ``(d,)`` and ``context``."""
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """A whole number of at least ``least``.
+
+    Raises:
+        OptionError: anything else; ``name`` says whose it is.
+    """
+    if int(value) != value or value < least:
+        raise OptionError(f"{name} is {value}; expected a whole number of at least {least}.")
+    return int(value)
+
+
+def check_groups(error_groups: int, name: str, size: int) -> int:
+    """How many groups a sample of ``size`` is split into for a standard error: 0 (none), or 2 to ``size``.
+
+    Raises:
+        OptionError: anything else.
+    """
+    if error_groups == 0 or 2 <= error_groups <= size:
+        return int(error_groups)
+    raise OptionError(f"error_groups is {error_groups}; expected 0 (no standard error), or 2 to {name} ({size}).")
+
+
+def split(total: int, groups: int) -> list[int]:
+    """Sizes of ``groups`` (at least one) groups as equal as can be."""
+    groups = max(groups, 1)
+    return [total // groups + (i < total % groups) for i in range(groups)]
+
+
+def pooled(gradients: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """Mean of independent groups' gradients ``(d,)``, weighted by their sizes, and its standard error (None for one group)."""
+    if len(gradients) == 1:
+        return gradients[0], None
+    stacked, weights = torch.stack(list(gradients)), torch.tensor(sizes, dtype=torch.float64).unsqueeze(-1)
+    mean = (weights * stacked).sum(0) / weights.sum()
+    n = len(gradients)
+    spread = (weights / weights.mean() * (stacked - mean)).square().sum(0)
+    return mean, (spread / (n * (n - 1))).sqrt()
+
+
+def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Array:
+    """A policy's action probabilities ``(S, A)`` in a tabular problem.
+
+    Raises:
+        UnsupportedError: the policy tells no probabilities.
+    """
+    table: Array | None = getattr(policy, "table", None)
+    if table is not None:
+        return table
+    probabilities = getattr(policy, "probabilities", None)
+    if probabilities is None:
+        raise UnsupportedError(
+            f"{estimator} needs action probabilities, and {type(policy).__name__} has none; use "
+            'HPGD(estimator="monte_carlo"), or ZeroOrder.'
+        )
+    assert isinstance(oracle.model, TabularBOCMDP)
+    states = np.arange(oracle.model.n_states)
+    return np.stack([np.asarray(probabilities(o), dtype=np.float64) for o in oracle.core.observe(states)])
+
+
+def add_scores(weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array) -> None:
+    """Put weights on log P ``(S, A, K)`` and log mu ``(S,)`` into ``weights``, as weights on the stored values.
+
+    Where q depends on x, going on has probability (1 - q) P: a weight W on log P is also one of -W / (1 - q) on q.
+    """
+    if "transition" in moving:
+        weights.transition = kernels.score_weights(arrays.successors, arrays.probabilities, w_transition)
+    if "termination" in moving:
+        weights.termination = -w_transition.sum(-1) / np.where(arrays.termination < 1.0, 1.0 - arrays.termination, 1.0)
+    if "initial" in moving:
+        weights.initial = w_initial / np.where(arrays.initial > 0.0, arrays.initial, 1.0)

@@ -47,6 +47,13 @@ def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
     return LeaderValues(value, q, solver.solve_transposed(arrays.initial), float(arrays.initial @ value))
 
 
+def policy_return(arrays: ContextArrays, policy: Array) -> float:
+    """F_xi of a policy ``(S, A)`` alone: one factorisation and one solve, with which ``arrays.solver`` is left."""
+    solver = arrays.solver
+    solver.factor(policy * arrays.leader_continuation, arrays.probabilities)
+    return float(arrays.initial @ solver.solve((policy * arrays.leader_reward).sum(-1)))
+
+
 def _future(arrays: ContextArrays, v: Array) -> Array:
     """P v, ``(S, A)``."""
     return kernels.expectation(arrays.successors, arrays.probabilities, v, np.empty_like(arrays.reward))
@@ -136,6 +143,12 @@ class ExactEstimator(Estimator):
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
         self._solver.reset()
+
+    def state(self) -> dict[Any, Any]:
+        return self._solver.state()
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        self._solver.load_state(state)
 
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng

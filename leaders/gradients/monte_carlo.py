@@ -6,6 +6,10 @@ forward pass per episode,
 
     e_t = gamma e_{t-1} + c(s_t,a_t)/n(s_t,a_t) - c(s_t)/n(s_t),     W_r(s_t,a_t) += e_t,     W_rbar(s_t,a_t) += gamma_L^t / E.
 
+Where P or mu depends on x, a second pass weighs scores: gamma e_t Vhat_lambda(s_{t+1}) + (gamma_L^(t+1)/E) Vhat(s_{t+1}) on
+d log P(s_{t+1}|s_t,a_t), Vhat(s_0)/E on d log mu(s_0), Vhat_lambda being visit averages of the follower's returns, entropy
+included. Where q does, going on has probability (1 - q) P, and d log(1 - q) takes the weight of d log P.
+
 Two biases. Qhat - Vhat and the visit averages come from the same trajectories: that vanishes as N grows. A time limit cuts
 returns, visitation and traces: that does not, unless ``bootstrap_truncated``, with which a cut episode goes on as the
 average visit to its last state does.
@@ -16,12 +20,28 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import xlogy
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP, Trajectories, Weights, kernels
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights, kernels
+from bocmdp_gym.errors import UnsupportedError
 from followers import TrajectoryOracle
-from leaders.gradients.base import Estimate, Estimator, Loss
+from leaders import kernels as score_kernels
+from leaders.gradients.base import (
+    SCORED,
+    Array,
+    Estimate,
+    Estimator,
+    add_scores,
+    check_count,
+    check_groups,
+    policy_table,
+    pooled,
+    split,
+)
+
+#: Parts whose scores weigh the follower's values, which include the policy's entropy.
+_NEEDS_ENTROPY = frozenset({"transition", "termination"})
 
 
 def monte_carlo_weights(
@@ -34,9 +54,25 @@ def monte_carlo_weights(
     bootstrap_truncated: bool = False,
 ) -> Weights:
     """Weights of r and rbar from one batch of tabular trajectories (module docstring)."""
+    w_r, w_rbar, *_ = _trajectory_weights(
+        batch, n_states, n_actions, discount, leader_discount, regularization, bootstrap_truncated
+    )
+    return Weights(reward=w_r, leader_reward=w_rbar)
+
+
+def _trajectory_weights(
+    batch: Trajectories,
+    n_states: int,
+    n_actions: int,
+    discount: float,
+    leader_discount: float,
+    regularization: float,
+    bootstrap_truncated: bool,
+) -> tuple[Array, ...]:
+    """The first pass: weights of r and rbar, and what the second one reads."""
     if batch.states is None or batch.final_states is None:
         raise UnsupportedError("the trajectories carry no state indices; this estimator needs a tabular environment.")
-    w_r, w_rbar, _ = kernels.monte_carlo_weights(
+    results: tuple[Array, ...] = kernels.monte_carlo_weights(
         batch.states,
         batch.actions.astype(np.int32, copy=False),
         batch.leader_rewards,
@@ -50,7 +86,46 @@ def monte_carlo_weights(
         regularization,
         bootstrap_truncated,
     )
-    return Weights(reward=w_r, leader_reward=w_rbar)
+    return results
+
+
+def scored_weights(
+    batch: Trajectories,
+    mdps: ConfiguredMDPs,
+    policy: Array | None,
+    regularization: float,
+    bootstrap_truncated: bool = False,
+) -> Weights:
+    """Weights of everything that depends on x, from one batch of tabular trajectories at ``mdps`` (module docstring).
+
+    Args:
+        batch, mdps: the trajectories, and the model at their x.
+        policy: the policy ``(S, A)`` that made them, for its entropy; needed where P or q depends on x.
+        regularization: lambda.
+        bootstrap_truncated: continue episodes cut by a time limit.
+    """
+    model, arrays = mdps.model, mdps.arrays(batch.context)
+    discounts = (model.discount, model.leader_discount)
+    w_r, w_rbar, *carried = _trajectory_weights(
+        batch, model.n_states, model.n_actions, *discounts, regularization, bootstrap_truncated
+    )
+    bonus = np.zeros(model.n_states) if policy is None else -regularization * xlogy(policy, policy).sum(-1)
+    w_transition, w_initial = score_kernels.monte_carlo_scores(
+        batch.states,
+        batch.actions,
+        batch.rewards,
+        batch.ends,
+        batch.terminated,
+        batch.final_states,
+        arrays.successors,
+        bonus,
+        *discounts,
+        bootstrap_truncated,
+        *carried,
+    )
+    weights = Weights(reward=w_r, leader_reward=w_rbar)
+    add_scores(weights, model.moving, arrays, w_transition, w_initial)
+    return weights
 
 
 class MonteCarloEstimator(Estimator):
@@ -59,40 +134,56 @@ class MonteCarloEstimator(Estimator):
     Args:
         env_steps: steps per estimate; the last episode is finished and its steps are counted too.
         bootstrap_truncated: see the module docstring; off in the paper's runs.
+        error_groups: split the episodes into this many groups and report a standard error from their spread, at one more
+            pass over the steps and one reverse pass each; 0: none.
         regularization: lambda; the follower's if None.
     """
 
     needs_model = True
 
-    def __init__(self, env_steps: int = 10_000, bootstrap_truncated: bool = False, regularization: float | None = None):
+    def __init__(
+        self,
+        env_steps: int = 10_000,
+        bootstrap_truncated: bool = False,
+        error_groups: int = 0,
+        regularization: float | None = None,
+    ):
         super().__init__(regularization)
-        if env_steps < 1:
-            raise OptionError(f"env_steps is {env_steps}; expected at least 1.")
-        self.env_steps, self.bootstrap_truncated = int(env_steps), bootstrap_truncated
-
-    def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
-        super().bind(oracle, loss)
-        assert isinstance(oracle.model, TabularBOCMDP)
-        for name in ("transition", "initial", "termination"):
-            if name in oracle.model.moving:
-                raise UnsupportedError(
-                    f"the model's {name} depends on x, which the Monte-Carlo estimator does not weigh; use ExactGradient."
-                )
+        self.env_steps = check_count("env_steps", env_steps)
+        self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
+        self.bootstrap_truncated = bootstrap_truncated
 
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
-        assert self.regularization is not None
         mdps = oracle.configure(x)
         policy = oracle.respond(x, context, rng)
+        table = None
+        if not _NEEDS_ENTROPY.isdisjoint(mdps.model.moving):
+            table = policy_table(oracle, policy, "the Monte-Carlo estimator, where transitions depend on x,")
         batch = oracle.sample(policy, self.env_steps, rng)
-        weights = monte_carlo_weights(
-            batch,
-            mdps.model.n_states,
-            mdps.model.n_actions,
-            mdps.model.discount,
-            mdps.model.leader_discount,
-            self.regularization,
-            self.bootstrap_truncated,
-        )
+        weights = self._weights(batch, mdps, table)
         assert weights.leader_reward is not None
         leader_return = float(np.vdot(weights.leader_reward, mdps.arrays(context).leader_reward))
-        return Estimate(mdps.vjp(weights, context), leader_return, batch.n_steps, metrics=dict(getattr(policy, "metrics", {})))
+        error = None
+        groups = min(self.error_groups, batch.n_episodes)
+        if groups > 1:
+            sizes = split(batch.n_episodes, groups)
+            lasts = np.cumsum(sizes)
+            parts = (batch.episodes(last - size, last) for size, last in zip(sizes, lasts, strict=True))
+            _, error = pooled([mdps.vjp(self._weights(part, mdps, table), context) for part in parts], sizes)
+        metrics = dict(getattr(policy, "metrics", {}))
+        return Estimate(mdps.vjp(weights, context), leader_return, batch.n_steps, error, metrics)
+
+    def _weights(self, batch: Trajectories, mdps: ConfiguredMDPs, policy: Array | None) -> Weights:
+        """One batch's weights, of rewards only where nothing else depends on x."""
+        model = mdps.model
+        if not SCORED.isdisjoint(model.moving):
+            return scored_weights(batch, mdps, policy, self._lambda, self.bootstrap_truncated)
+        return monte_carlo_weights(
+            batch,
+            model.n_states,
+            model.n_actions,
+            model.discount,
+            model.leader_discount,
+            self._lambda,
+            self.bootstrap_truncated,
+        )

@@ -268,3 +268,36 @@ def test_nan_of_the_model_at_some_x_is_reported() -> None:
 def test_successors_out_of_range_are_refused() -> None:
     with pytest.raises(errors.ModelError, match=r"expected states in 0\.\.2"):
         SuccessorTransitions(np.full((3, 2, 1), 3), torch.ones(3, 2, 1, dtype=F64))
+
+
+def test_jacobians_of_the_parts() -> None:
+    model = random_model(2, successors=3, moving=("reward", "leader_reward", "transition", "initial", "termination"))
+    x = random_x(model.leader_dim)
+    jacobians = model.jacobians(x)
+    assert set(jacobians) == set(model.moving)
+
+    def parts(z: torch.Tensor) -> dict[str, torch.Tensor]:
+        mdps = model.configure(z)
+        named = {name: getattr(mdps, name) for name in ("reward", "leader_reward", "initial", "termination")}
+        return named | {"transition": mdps.transition.values}
+
+    for i, direction in enumerate(torch.eye(model.leader_dim, dtype=F64)):
+        high, low = parts(x + 1e-6 * direction), parts(x - 1e-6 * direction)
+        for name, jacobian in jacobians.items():
+            numeric = (high[name] - low[name]) / 2e-6
+            torch.testing.assert_close(jacobian[..., i].expand_as(numeric), numeric, atol=1e-8, rtol=1e-6)
+
+
+def test_jacobians_of_functions_that_ignore_x_are_zero() -> None:
+    constant = torch.ones(1, 2, 2, dtype=F64)
+    model = TabularBOCMDP(
+        reward=lambda x: constant * x.sum(),
+        leader_reward=lambda x: constant,
+        transition=torch.full((1, 2, 2, 2), 0.5, dtype=F64),
+        initial=[0.5, 0.5],
+        leader_dim=3,
+        discount=0.9,
+    )
+    jacobians = model.jacobians(np.zeros(3))
+    assert jacobians["reward"].shape == (1, 2, 2, 3)
+    assert float(jacobians["leader_reward"].abs().max()) == 0.0

@@ -134,8 +134,6 @@ def test_bad_settings_are_refused_before_anything_runs() -> None:
         leaders.HPGD(estimator="montecarlo")
     with pytest.raises(errors.OptionError, match="Did you mean 'Adam'"):
         leaders.HPGD(optimizer="adam")
-    with pytest.raises(errors.UnsupportedError, match="depends on x"):
-        leaders.optimize(random_model(0), leaders.HPGD(), _follower(), 5)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run() -> None:

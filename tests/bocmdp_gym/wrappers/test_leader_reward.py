@@ -249,7 +249,7 @@ def test_environments_out_of_reach_are_refused() -> None:
     env.reset()
     with pytest.raises(errors.UnsupportedError, match="reward is one number"):
         env.step(0)
-    with pytest.raises(errors.UnsupportedError, match="cannot be put into a start state"):
+    with pytest.raises(errors.UnsupportedError, match="cannot be put into a state"):
         cart_pole().reset(options={"state": 3})
 
 

@@ -1,0 +1,298 @@
+"""`CallableFollower`: anyone's agent as a follower, whatever it was made with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakSet
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+
+from bocmdp_gym import TabularEnv
+from bocmdp_gym.errors import ActionError, OptionError, UnsupportedError
+from bocmdp_gym.tabular import check_regularization
+from followers.base import Array, Follower, Policy, Task
+from followers.empirical import EmpiricalPolicy, empirical_policy
+from followers.environments import AnyEnv, check_action
+from followers.generators import isolated_generators
+from followers.rollout import play, play_copies
+
+
+class AgentPolicy:
+    """An agent's behaviour at one (x, context): actions only.
+
+    Attributes:
+        leader, context: the x and xi it answers.
+        metrics: numbers about the response, by name.
+    """
+
+    table: Array | None = None
+
+    def __init__(self, agent: _Agent, task: Task, metrics: dict[str, float]):
+        self.leader, self.context, self.metrics = task.leader, task.context, metrics
+        self._agent, self._version = agent, agent.version
+
+    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+        """An action for one observation.
+
+        Raises:
+            ActionError: what the agent returns is no action.
+            UnsupportedError: the agent was trained for another response since, so it no longer behaves as it did in this one.
+        """
+        self._check_fresh()
+        return self._agent.act(observation, rng)
+
+    def _check_fresh(self) -> None:
+        if self._agent.version != self._version:
+            raise UnsupportedError(
+                "this policy's agent was trained in place for a later response; sample a policy before asking for the next, or "
+                "let train return a new agent each time."
+            )
+
+
+class ExposedPolicy(AgentPolicy):
+    """An agent that tells its probabilities; ``table`` ``(S, A)`` where states are a table."""
+
+    def __init__(self, agent: _Agent, task: Task, metrics: dict[str, float]):
+        super().__init__(agent, task, metrics)
+        observations = task.observations
+        if observations is not None:
+            self.table = np.stack([self.probabilities(observation) for observation in observations])
+
+    def probabilities(self, observation: Any) -> Array:
+        """Action probabilities ``(A,)`` for one observation.
+
+        Raises:
+            ActionError: what the agent returns is no distribution over its actions.
+        """
+        self._check_fresh()
+        return self._agent.probabilities(observation)
+
+
+class EstimatedPolicy(AgentPolicy):
+    """An agent whose probabilities were counted in trajectories. It is still the agent who acts, so there is no ``table``.
+
+    Attributes:
+        estimate: the shares and the visits behind them.
+    """
+
+    def __init__(self, agent: _Agent, task: Task, metrics: dict[str, float], estimate: EmpiricalPolicy):
+        super().__init__(agent, task, metrics)
+        self.estimate = estimate
+        self._states_of = task.states_of
+
+    def counts(self, observation: Any) -> npt.NDArray[np.int64]:
+        """How often each action was seen at an observation, ``(A,)``."""
+        return self.estimate.counts[self._state(observation)]
+
+    def probabilities(self, observation: Any) -> Array:
+        """Estimated action probabilities ``(A,)``.
+
+        Raises:
+            UnsupportedError: no visit backs them.
+        """
+        state = self._state(observation)
+        if not self.estimate.counts[state].any():
+            raise UnsupportedError(
+                f"state {state} was never visited in the trajectories that probabilities are estimated from; raise "
+                "estimate_steps."
+            )
+        probabilities: Array = self.estimate.table[state]
+        return probabilities
+
+    def _state(self, observation: Any) -> int:
+        assert self._states_of is not None  # they were counted by state
+        return int(self._states_of(observation))
+
+
+class CallableFollower(Follower):
+    """Any agent as a follower: a function of the observation, an object with ``predict``, trained elsewhere or here.
+
+    Args:
+        agent: ``observation -> action``, or an object with ``predict(observation)``; either may return (action, state), as
+            Stable-Baselines3 does, of which the state is dropped. With an argument ``rng`` it is given the generator; without,
+            it may draw from the global generators, which are seeded for each action and put back after it. None where ``train``
+            makes the agent.
+        train: ``train(env, context, rng)``, called for each response, with the environment (or the copies) at x and the context;
+            it trains the agent in place and returns None, or returns the agent that answers. Its steps are counted.
+        probabilities: ``observation -> (A,)``; the agent's own method of that name if None.
+        estimate_steps: where the agent tells no probabilities: estimate them from this many steps after each response.
+        regularization: lambda, if the agent maximises the regularised return; leaders ask for their own otherwise.
+        reset: called once when a run starts, to forget what was learnt.
+
+    Attributes:
+        training_steps: environment steps used by ``train`` and by the estimates.
+
+    Raises:
+        OptionError: neither agent nor train, something that is no agent, or a budget of no steps.
+        RegularizationError: lambda is not positive and finite.
+        UnsupportedError: when an oracle is made: ``estimate_steps`` where states are not a table.
+    """
+
+    def __init__(
+        self,
+        agent: Any = None,
+        *,
+        train: Callable[[Any, Any, np.random.Generator], Any] | None = None,
+        probabilities: Callable[[Any], Any] | None = None,
+        estimate_steps: int | None = None,
+        regularization: float | None = None,
+        reset: Callable[[], None] | None = None,
+    ):
+        if agent is None and train is None:
+            raise OptionError(
+                "neither agent nor train was given; expected an agent, or a train(env, context, rng) that returns one."
+            )
+        if estimate_steps is not None and not (isinstance(estimate_steps, (int, np.integer)) and estimate_steps > 0):
+            raise OptionError(f"estimate_steps is {estimate_steps!r}; expected an integer, at least 1.")
+        self.regularization = None if regularization is None else check_regularization(regularization)
+        self._probabilities, self._estimate_steps = probabilities, estimate_steps
+        self._agent = self._given = None if agent is None else _Agent(agent, probabilities)
+        self._known: WeakSet[_Agent] = WeakSet()
+        self._train, self._reset = train, reset
+        self.training_steps = 0
+
+    def bind(self, env: AnyEnv, core: Any) -> None:
+        if self._estimate_steps is not None and not isinstance(core, TabularEnv):
+            raise UnsupportedError(
+                f"{type(core).__name__} has no table of states to count actions in; pass probabilities=, or leave estimate_steps "
+                "out."
+            )
+
+    def respond(self, task: Task, rng: np.random.Generator) -> Policy:
+        """Train the agent, if there is something to train, and answer with it; ``metrics``: training steps so far.
+
+        Raises:
+            OptionError: ``train`` returned something that is no agent.
+        """
+        env = task.env
+        if self._train is not None:
+            self._agent = self._trained(env, task.context, rng)
+        agent = self._agent
+        assert agent is not None
+        agent.space = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
+        estimate = None
+        if not agent.exposes and self._estimate_steps is not None:
+            estimate = self._estimate(AgentPolicy(agent, task, {}), task, rng)
+        metrics = {"follower_training_steps": float(self.training_steps)}
+        if agent.exposes:
+            return ExposedPolicy(agent, task, metrics)
+        return AgentPolicy(agent, task, metrics) if estimate is None else EstimatedPolicy(agent, task, metrics, estimate)
+
+    def reset(self) -> None:
+        self.training_steps, self._agent = 0, self._given
+        if self._reset is not None:
+            self._reset()
+
+    def _trained(self, env: AnyEnv, context: Any, rng: np.random.Generator) -> _Agent:
+        assert self._train is not None
+        counted: Any = _CountedCopies(env) if isinstance(env, VectorEnv) else _Counted(env)
+        with isolated_generators(int(rng.integers(2**31))):
+            answer = self._train(counted, context, rng)
+        self.training_steps += counted.steps
+        if answer is None and self._agent is None:
+            raise OptionError("train returned None and no agent was given; expected it to return the agent.")
+        if answer is None:
+            assert self._agent is not None
+            answer = self._agent.agent
+        for known in self._known:
+            known.version += known.agent is answer  # trained in place: earlier policies of it no longer hold
+        agent = _Agent(answer, self._probabilities)
+        self._known.add(agent)
+        return agent
+
+    def _estimate(self, policy: AgentPolicy, task: Task, rng: np.random.Generator) -> EmpiricalPolicy:
+        """Play the agent on the follower's own account, and count."""
+        assert self._estimate_steps is not None
+        env = task.env
+        if isinstance(env, VectorEnv):
+            batch, idle = play_copies(env, task.core, policy, self._estimate_steps, rng, plain=env is env.unwrapped)
+        else:
+            batch, idle = play(env, task.core, policy, self._estimate_steps, rng)
+        self.training_steps += batch.n_steps + idle
+        return empirical_policy(batch, task.core.model.n_states, task.core.model.n_actions)
+
+
+class _Agent:
+    """What the follower knows of an agent.
+
+    Attributes:
+        agent: what the user gave.
+        version: how often it was trained in place since.
+        exposes: whether it tells probabilities.
+        space: its action space, settled by the first response.
+    """
+
+    space: gym.Space[Any]
+
+    def __init__(self, agent: Any, probabilities: Callable[[Any], Any] | None):
+        call = getattr(agent, "predict", agent)
+        if not callable(call):
+            raise OptionError(f"the agent is {agent!r}; expected observation -> action, or an object with predict(observation).")
+        self.agent, self.version = agent, 0
+        self._call, self._takes_generator = call, _takes_generator(call)
+        self._probabilities = getattr(agent, "probabilities", None) if probabilities is None else probabilities
+        self.exposes = self._probabilities is not None
+
+    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+        if self._takes_generator:
+            answer = self._call(observation, rng=rng)
+        else:
+            with isolated_generators(int(rng.integers(2**31))):
+                answer = self._call(observation)
+        if isinstance(answer, tuple) and not isinstance(self.space, gym.spaces.Tuple):
+            answer = answer[0]
+        return check_action(answer, self.space)
+
+    def probabilities(self, observation: Any) -> Array:
+        assert self._probabilities is not None
+        row = np.asarray(self._probabilities(observation), dtype=np.float64)
+        n = self.space.n if isinstance(self.space, gym.spaces.Discrete) else None
+        if row.shape != (n,) or not ((row >= 0).all() and abs(row.sum() - 1.0) <= 1e-6):
+            raise ActionError(
+                f"the agent's probabilities for observation {observation!r} are {row!r}; expected {n} numbers >= 0 that sum to 1."
+            )
+        return row / row.sum()
+
+
+def _takes_generator(call: Callable[..., Any]) -> bool:
+    try:
+        return "rng" in inspect.signature(call).parameters
+    except ValueError:  # some builtins have no signature
+        return False
+
+
+class _Counted(gym.Wrapper[Any, Any, Any, Any]):
+    """Counts the steps of an agent's training."""
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        super().__init__(env)
+        self.steps = 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        return super().step(action)
+
+
+class _CountedCopies(VectorWrapper[Any, Any, Any, Any, Any]):
+    """The same for copies, whose autoreset rows are no steps."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]):
+        super().__init__(env)
+        self.steps = 0
+        self._resetting = np.zeros(env.num_envs, dtype=np.bool_)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self._resetting[:] = False
+        return super().reset(seed=seed, options=options)
+
+    def step(self, actions: Any) -> Any:
+        observations, rewards, terminations, truncations, infos = super().step(actions)
+        self.steps += int((~self._resetting).sum())
+        if AutoresetMode(self.metadata["autoreset_mode"]) == AutoresetMode.NEXT_STEP:
+            self._resetting = (terminations | truncations) & ~self._resetting
+        return observations, rewards, terminations, truncations, infos

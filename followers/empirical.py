@@ -1,0 +1,38 @@
+"""Policies as trajectories show them: shares of actions, and the visits behind each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bocmdp_gym import Trajectories
+from bocmdp_gym.errors import UnsupportedError
+from followers.base import Array
+
+
+class EmpiricalPolicy(NamedTuple):
+    """A policy as trajectories show it.
+
+    Attributes:
+        table: shares of the actions ``(S, A)``; NaN in states that were never visited.
+        counts: visits ``(S, A)`` behind each share: its standard error is sqrt(p (1 - p) / counts.sum(-1)).
+    """
+
+    table: Array
+    counts: npt.NDArray[np.int64]
+
+
+def empirical_policy(batch: Trajectories, n_states: int, n_actions: int) -> EmpiricalPolicy:
+    """Action shares per state, with the visits that back them.
+
+    Raises:
+        UnsupportedError: the trajectories carry no state indices.
+    """
+    if batch.states is None:
+        raise UnsupportedError("the trajectories carry no state indices, so actions cannot be counted per state.")
+    pairs = batch.states.astype(np.int64) * n_actions + batch.actions.astype(np.int64)
+    counts = np.bincount(pairs, minlength=n_states * n_actions).reshape(n_states, n_actions)
+    visits = counts.sum(-1, keepdims=True)
+    return EmpiricalPolicy(np.divide(counts, visits, out=np.full(counts.shape, np.nan), where=visits > 0), counts)

@@ -1,0 +1,39 @@
+"""Keeping other people's global random generators out of ours, and ours out of theirs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def isolated_generators(seed: int | None = None) -> Iterator[None]:
+    """Within, the global generators of Python, NumPy and torch may be seeded and drawn from; afterwards they are as before.
+
+    Stable-Baselines3 seeds all of them, and draws actions and minibatches from them; other people's agents may do the same.
+
+    Args:
+        seed: seeds them all inside; they start as they are if None.
+    """
+    python = random.getstate()
+    legacy = np.random.get_state()  # noqa: NPY002 - saved, not used
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    try:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 - for those who draw from it
+            torch.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002 - put back
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn

@@ -1,0 +1,224 @@
+r"""Followers that iterate: run to a tolerance or for a number of iterations, start warm, stop and go on.
+
+A `Run` is one solve in progress. `IterativeFollower.respond` starts one where the context's last run ended and takes it to the
+tolerance or through the budget; `IterativeFollower.start` hands out a fresh one, which stops at t iterations and goes on to t'
+from the same state (what a multilevel estimator needs, paper C.2):
+
+    run = follower.start(task, rng)
+    run.advance(t)
+    early = run.policy()
+    run.advance(t' - t)
+    late = run.policy()
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NoReturn
+
+import numpy as np
+
+from bocmdp_gym.env import check_discount
+from bocmdp_gym.errors import ConvergenceError, OptionError
+from bocmdp_gym.tabular import check_regularization
+from followers.base import Array, Follower, TabularPolicy, Task
+
+#: Iterations after which a follower run to a tolerance gives up.
+MAX_ITERATIONS = 1_000_000
+
+
+class Run(ABC):
+    """One solve of one task, in progress.
+
+    Attributes:
+        task: the problem M_{x, xi}.
+        regularization: lambda.
+        iterations: iterations done so far.
+        name: the algorithm, for messages.
+        stride: iterations between two looks at the residual, where the iteration itself does not know it.
+    """
+
+    name: str
+    stride = MAX_ITERATIONS
+
+    def __init__(self, task: Task, regularization: float):
+        self.task, self.regularization = task, regularization
+        self.arrays = task.mdps.arrays(task.context)
+        self.iterations = 0
+        self._assessment: tuple[int, Array, float] | None = None
+
+    def advance(self, iterations: int) -> None:
+        """Do ``iterations`` more.
+
+        Raises:
+            OptionError: fewer than 1.
+            ConvergenceError: a value that is not finite.
+        """
+        self.iterations += self._advance(check_budget(iterations, "iterations"), None)
+
+    def converge(self, tolerance: float, max_iterations: int) -> None:
+        """Go on until the residual is at most ``tolerance * max(1, max |V|)``.
+
+        Raises:
+            ConvergenceError: not within ``max_iterations`` in all, or a value that is not finite.
+        """
+        while True:
+            value, residual = self.assess()
+            if residual <= tolerance * max(1.0, float(np.abs(value).max())):
+                return
+            left = max_iterations - self.iterations
+            if left < 1:
+                raise ConvergenceError(
+                    f"{self.name} left a residual of {residual:.3g} after {self.iterations} iterations in context "
+                    f"{self.task.context} (regularization {self.regularization}); expected at most {tolerance:.3g} * "
+                    "max(1, max |V|). Raise tolerance or max_iterations, or give a number of iterations instead."
+                )
+            self.iterations += self._advance(min(self.stride, left), tolerance)
+
+    def assess(self) -> tuple[Array, float]:
+        """The run's values V ``(S,)`` and its residual: what remains of the error, by the follower's own measure."""
+        if self._assessment is None or self._assessment[0] != self.iterations:
+            self._assessment = (self.iterations, *self._assess())
+        return self._assessment[1:]
+
+    def policy(self) -> TabularPolicy:
+        """The policy of the iterations done so far; ``metrics``: their number and the residual."""
+        value, residual = self.assess()
+        return self.task.tabular_policy(
+            self._table(), value.copy(), follower_iterations=self.iterations, follower_residual=residual
+        )
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """What another run can start from."""
+
+    @abstractmethod
+    def _advance(self, iterations: int, tolerance: float | None) -> int:
+        """Do at most ``iterations`` more and return how many; where the residual is known all along, stop at ``tolerance``."""
+
+    @abstractmethod
+    def _assess(self) -> tuple[Array, float]:
+        """See `assess`."""
+
+    @abstractmethod
+    def _table(self) -> Array:
+        """A fresh array of the policy's probabilities ``(S, A)``."""
+
+    def _diverged(self, where: str) -> NoReturn:
+        """Report a value that is not finite: the model's fault if it has one (`ModelError`), the iteration's otherwise."""
+        self.task.mdps.validate()
+        raise ConvergenceError(
+            f"{self.name} met a value that is not finite {where} in context {self.task.context}; expected finite "
+            "values. Take smaller steps, and check that rewards are of a reasonable size and the discount is below 1 "
+            "wherever an episode need not end."
+        )
+
+
+class IterativeFollower(Follower):
+    """Base class of followers that plan or learn on the tabular model by iterating.
+
+    Exactly one of ``iterations`` and ``tolerance`` rules. Subclasses say what an iteration is and what the residual measures.
+
+    Args:
+        regularization: lambda > 0.
+        iterations: how many to do per response.
+        tolerance: bound on the residual, relative to max(1, max |V|).
+        max_iterations: with a tolerance, the number after which it is an error not to have reached it.
+        warm_start: begin where the context's last response ended, rather than afresh.
+        discount: gamma, taken from the environment; one that contradicts it is an error.
+
+    Raises:
+        RegularizationError: lambda is not positive and finite.
+        OptionError: neither or both of iterations and tolerance, or one out of range.
+        DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
+    """
+
+    needs_model = True
+
+    def __init__(
+        self,
+        regularization: float,
+        *,
+        iterations: int | None,
+        tolerance: float | None,
+        max_iterations: int,
+        warm_start: bool,
+        discount: float | None,
+    ):
+        name = type(self).__name__
+        self.regularization: float = check_regularization(regularization)
+        if (iterations is None) == (tolerance is None):
+            given = "neither" if iterations is None else "both"
+            raise OptionError(
+                f"{name} was given {given} of iterations and tolerance; expected one of them: a budget, or how exact to be."
+            )
+        self.iterations = None if iterations is None else check_budget(iterations, "iterations")
+        self.tolerance = None if tolerance is None else check_tolerance(tolerance)
+        self.max_iterations = check_budget(max_iterations, "max_iterations")
+        self.warm_start = warm_start
+        self.discount = None if discount is None else check_discount(discount)
+        self._states: dict[int, Any] = {}
+
+    @abstractmethod
+    def _begin(self, task: Task, rng: np.random.Generator, state: Any | None) -> Run:
+        """A run that starts from another's ``state``, or afresh if None."""
+
+    @abstractmethod
+    def policy_gap(self, residual: float, discount: float) -> float:
+        """The largest max-norm distance to the optimal policy that a residual leaves possible.
+
+        It is what a tolerance promises: max |pi - pi*| <= policy_gap(tolerance * max(1, max |V|), discount).
+        """
+
+    def start(self, task: Task, rng: np.random.Generator) -> Run:
+        """A fresh run, to be stopped and gone on with at will; it leaves the warm starts of `respond` alone."""
+        return self._begin(task, rng, None)
+
+    def respond(self, task: Task, rng: np.random.Generator) -> TabularPolicy:
+        """The policy reached by the tolerance or the budget; ``metrics``: iterations and residual.
+
+        Raises:
+            ModelError: an array of the model is not finite at this x.
+            ConvergenceError: a value that is not finite, or the tolerance missed.
+        """
+        run = self._begin(task, rng, self._states.get(task.context) if self.warm_start else None)
+        if self.iterations is not None:
+            run.advance(self.iterations)
+        else:
+            assert self.tolerance is not None
+            run.converge(self.tolerance, self.max_iterations)
+        if self.warm_start:
+            self._states[task.context] = run.state
+        return run.policy()
+
+    def reset(self) -> None:
+        self._states.clear()
+
+    def state(self) -> dict[Any, Any]:
+        return {context: np.array(state) for context, state in self._states.items()}
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        self._states = dict(state)
+
+
+def check_budget(value: Any, name: str) -> int:
+    """A positive int.
+
+    Raises:
+        OptionError: anything else.
+    """
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
+        return int(value)
+    raise OptionError(f"{name} is {value!r}; expected an integer, at least 1.")
+
+
+def check_tolerance(value: Any) -> float:
+    """A positive finite float.
+
+    Raises:
+        OptionError: anything else.
+    """
+    if isinstance(value, (int, float, np.floating)) and 0.0 < value < float("inf"):
+        return float(value)
+    raise OptionError(f"tolerance is {value!r}; expected a positive finite number.")

@@ -1,0 +1,186 @@
+r"""The unregularised follower (lambda = 0), by linear programming; ties are broken in the leader's favour.
+
+The mathematics. V* is the least V with V(s) >= r(s, a) + g(s, a) (P V)(s, a) for every pair, so it solves
+
+    min sum_s V(s)   subject to   V(s) - g(s, a) (P V)(s, a) >= r(s, a).
+
+A policy is optimal in every state if and only if it acts within A*(s) = {a : r + g P V* = V*}, the optimal face. Where that
+leaves a choice the leader makes it: the same program with rbar and g_L, over the pairs of A* alone, gives the policy that is
+best for the leader, from every state, among all policies that are optimal for the follower.
+
+Both programs are solved by HiGHS to its feasibility tolerance. Its multipliers are the discounted visits of an optimal policy,
+which is evaluated exactly by one linear solve and, should any action still be better by more than the tolerance, improved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linprog
+from scipy.sparse import coo_array
+
+from bocmdp_gym import kernels
+from bocmdp_gym.env import check_discount
+from bocmdp_gym.errors import ConvergenceError
+from bocmdp_gym.tabular import ContextArrays
+from followers.base import Array, Follower, TabularPolicy, Task
+from followers.iterative import check_budget, check_tolerance
+
+Actions = npt.NDArray[np.int64]
+
+
+class LinearProgramming(Follower):
+    r"""Maximises its plain return (lambda = 0), and among equally good policies takes the leader's favourite.
+
+    Its policies are deterministic. They jump as x moves, so the leader's return has no derivative: leaders that follow a
+    hypergradient are given a lambda of their own (``HPGD(regularization=...)``), since ``regularization`` is None, as for every
+    follower that has none.
+
+    Warm start: the context's last policy is tried first, and the programs are solved only where it is no longer optimal. The
+    answer does not depend on it, up to actions that tie for both follower and leader.
+
+    Args:
+        tolerance: actions whose values differ by less, relative to max(1, max |V|), tie.
+        max_iterations: simplex iterations allowed per program; as many as HiGHS needs if None.
+        warm_start: try the last policy first.
+        discount: gamma, taken from the environment; one that contradicts it is an error.
+
+    Raises:
+        OptionError: a value out of range.
+        DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
+    """
+
+    needs_model = True
+
+    def __init__(
+        self,
+        *,
+        tolerance: float = 1e-9,
+        max_iterations: int | None = None,
+        warm_start: bool = True,
+        discount: float | None = None,
+    ):
+        self.tolerance = check_tolerance(tolerance)
+        self.max_iterations = None if max_iterations is None else check_budget(max_iterations, "max_iterations")
+        self.warm_start = warm_start
+        self.discount = None if discount is None else check_discount(discount)
+        self._actions: dict[int, Actions] = {}
+
+    def respond(self, task: Task, rng: np.random.Generator) -> TabularPolicy:
+        """The optimal policy the leader likes best; ``metrics``: simplex iterations, and max (r + g P V - V).
+
+        Raises:
+            ModelError: an array of the model is not finite at this x.
+            ConvergenceError: HiGHS found no optimum within its limits.
+        """
+        del rng
+        mdps, context = task.mdps, task.context
+        arrays = mdps.arrays(context)
+        if not (np.isfinite(arrays.reward).all() and np.isfinite(arrays.leader_reward).all()):
+            mdps.validate()
+        program = _Program(arrays, self.tolerance, self.max_iterations)
+        start = self._actions.get(context) if self.warm_start else None
+        everything = np.ones(arrays.reward.shape, dtype=np.bool_)
+        actions, value, q = program.solve(arrays.reward, arrays.continuation, everything, start)
+        face = q >= (value - program.slack(value))[:, None]
+        if (face.sum(-1) > 1).any():
+            actions, _, _ = program.solve(arrays.leader_reward, arrays.leader_continuation, face, start)
+        if self.warm_start:
+            self._actions[context] = actions
+        residual = max(0.0, float((q - value[:, None]).max()))
+        table = np.zeros(arrays.reward.shape)
+        table[np.arange(len(actions)), actions] = 1.0
+        return task.tabular_policy(table, value, follower_iterations=program.iterations, follower_residual=residual)
+
+    def reset(self) -> None:
+        self._actions.clear()
+
+    def state(self) -> dict[Any, Any]:
+        return dict(self._actions)
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        self._actions = dict(state)
+
+
+class _Program:
+    """Plain MDPs on one context's transitions, with rewards and continuations to be given; counts simplex iterations."""
+
+    def __init__(self, arrays: ContextArrays, tolerance: float, max_iterations: int | None):
+        self._arrays, self._tolerance, self._max_iterations = arrays, tolerance, max_iterations
+        self._states = np.arange(len(arrays.reward))
+        self.iterations = 0
+
+    def slack(self, value: Array) -> float:
+        """How far below the best an action's value may be to count as tied."""
+        return self._tolerance * max(1.0, float(np.abs(value).max()))
+
+    def solve(
+        self, reward: Array, continuation: Array, allowed: npt.NDArray[np.bool_], start: Actions | None
+    ) -> tuple[Actions, Array, Array]:
+        """Optimal actions ``(S,)`` among the allowed pairs, their values V ``(S,)`` and Q ``(S, A)``.
+
+        ``start`` is returned if it is optimal. Otherwise the program names the actions; improving them then is a formality
+        that makes up for HiGHS's feasibility tolerance.
+        """
+        if start is not None and allowed[self._states, start].all():
+            value, q = self._evaluate(reward, continuation, start)
+            if not self._better(q, value, allowed).any():
+                return start, value, q
+        actions = self._program(reward, continuation, allowed)
+        while True:
+            value, q = self._evaluate(reward, continuation, actions)
+            better = self._better(q, value, allowed)
+            if not better.any():
+                return actions, value, q
+            actions = np.where(better, np.where(allowed, q, -np.inf).argmax(-1), actions)
+
+    def _better(self, q: Array, value: Array, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """States in which some allowed action beats the policy by more than the slack."""
+        best: Array = np.where(allowed, q, -np.inf).max(-1)
+        return best > value + self.slack(value)
+
+    def _evaluate(self, reward: Array, continuation: Array, actions: Actions) -> tuple[Array, Array]:
+        """V and Q of a deterministic policy, exactly."""
+        arrays = self._arrays
+        k = np.zeros_like(reward)
+        k[self._states, actions] = continuation[self._states, actions]
+        arrays.solver.factor(k, arrays.probabilities)
+        value = arrays.solver.solve(reward[self._states, actions])
+        if not np.isfinite(value).all():
+            raise ConvergenceError(
+                "linear programming met a policy whose values are not finite; check that rewards are of a reasonable size "
+                "and the discount is below 1 wherever an episode need not end."
+            )
+        future = kernels.expectation(arrays.successors, arrays.probabilities, value, np.empty_like(reward))
+        return value, reward + continuation * future
+
+    def _program(self, reward: Array, continuation: Array, allowed: npt.NDArray[np.bool_]) -> Actions:
+        """The linear program; in each state the action whose constraint carries the most weight."""
+        arrays = self._arrays
+        s, a = np.nonzero(allowed)
+        n_states, width = len(self._states), arrays.probabilities.shape[-1]
+        rows = np.repeat(np.arange(len(s)), width)
+        inflow = (continuation[s, a, None] * arrays.probabilities[s, a]).reshape(-1)
+        columns = arrays.successors[s, a].reshape(-1)
+        matrix = coo_array((inflow, (rows, columns)), shape=(len(s), n_states))
+        matrix = (matrix - coo_array((np.ones(len(s)), (np.arange(len(s)), s)), shape=matrix.shape)).tocsr()
+        found = linprog(
+            np.ones(n_states),
+            A_ub=matrix,
+            b_ub=-reward[s, a],
+            bounds=(None, None),
+            method="highs-ds",
+            options={} if self._max_iterations is None else {"maxiter": self._max_iterations},
+        )
+        self.iterations += int(found.nit)
+        if found.status != 0:
+            raise ConvergenceError(
+                f"the follower's linear program ended without an optimum after {found.nit} iterations: {found.message} "
+                "Raise max_iterations, or check that rewards are of a reasonable size."
+            )
+        weight = np.full(allowed.shape, -1.0)
+        weight[s, a] = -found.ineqlin.marginals
+        actions: Actions = weight.argmax(-1)
+        return actions

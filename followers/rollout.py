@@ -1,0 +1,251 @@
+"""Playing a policy in an environment, one copy or many: the plain Gymnasium path of the trajectory oracle.
+
+Episodes are played to their end: one that runs when the budget is reached is finished, and its steps count. A vector
+environment's autoreset rows (reward 0, the action ignored) are no steps: they enter neither trajectories nor the budget. Its
+copies move together, so those that are done wait for the last episode to end; what they do meanwhile is counted as idle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
+
+from bocmdp_gym import TabularEnv, Trajectories
+from bocmdp_gym.errors import ObservationError, StateError
+from bocmdp_gym.sampling import check_starts
+from followers.base import Policy
+from followers.environments import check_action, check_observation, configure
+
+
+class Play(NamedTuple):
+    """What was played.
+
+    Attributes:
+        batch: the trajectories; their steps are the budget's.
+        idle_steps: steps of copies that waited for others to finish, not part of the trajectories.
+    """
+
+    batch: Trajectories
+    idle_steps: int
+
+
+class _Episode:
+    """One episode in the making."""
+
+    def __init__(self, order: tuple[int, int]):
+        self.order = order
+        self.observations: list[Any] = []
+        self.actions: list[Any] = []
+        self.rewards: list[float] = []
+        self.leader_rewards: list[float] = []
+        self.states: list[int] = []
+        self.terminated = False
+        self.final_observation: Any = None
+        self.final_state = -1
+
+    def step(self, observation: Any, action: Any, reward: float, leader_reward: float) -> None:
+        """Add one step.
+
+        Raises:
+            ObservationError: a reward that is not finite.
+        """
+        if not (math.isfinite(reward) and math.isfinite(leader_reward)):
+            raise ObservationError(
+                f"step {len(self.rewards)} of episode {self.order} paid the follower {reward} and the leader {leader_reward}; "
+                "expected finite rewards. Check the environment at this leader parameter."
+            )
+        self.observations.append(observation)
+        self.actions.append(action)
+        self.rewards.append(reward)
+        self.leader_rewards.append(leader_reward)
+
+    def end(self, terminated: bool, observation: Any) -> None:
+        self.terminated, self.final_observation = terminated, observation
+
+
+def play(
+    env: gym.Env[Any, Any],
+    core: Any,
+    policy: Policy,
+    env_steps: int,
+    rng: np.random.Generator,
+    start: Any = None,
+    *,
+    plain: bool = False,
+) -> Play:
+    """Play ``policy`` at its own (x, context) for ``env_steps`` steps in one environment.
+
+    Args:
+        env, core: the environment and its configurable layer.
+        policy: who acts.
+        env_steps: the budget.
+        rng: seeds the environment, and is the policy's source of randomness.
+        start: pairs of start state and first action (-1 or None: the policy's), one episode each, while the budget lasts.
+        plain: whether observations are the core's own; those of a tabular one then have the types of the compiled path.
+
+    Raises:
+        StateError: a start that does not exist, or no pairs.
+        UnsupportedError: starts asked of an environment that cannot be put into a state.
+        ActionError: the policy did something that is no action.
+        ObservationError: an observation or a reward that is not finite.
+    """
+    configure(env, core, policy.leader, policy.context)
+    tabular = isinstance(core, TabularEnv)
+    starts = None if start is None else _start_pairs(start, core)
+    episodes: list[_Episode] = []
+    steps = 0
+    seed: int | None = int(rng.integers(2**31))
+    while steps < env_steps and (starts is None or len(episodes) < len(starts)):
+        first, options = None, None
+        if starts is not None:
+            state, first = starts[len(episodes)]
+            options = {"state": state}
+        episode = _Episode((len(episodes), 0))
+        observation, _ = env.reset(seed=seed, options=options)
+        seed = None
+        check_observation(observation, f"at the start of episode {len(episodes)}")
+        while True:
+            action = check_action(policy.act(observation, rng) if first is None else first, env.action_space)
+            first = None
+            if tabular:
+                episode.states.append(core.state)
+            seen = observation
+            observation, reward, terminated, truncated, info = env.step(action)
+            episode.step(seen, action, float(reward), float(info["leader_reward"]))
+            check_observation(observation, f"after step {len(episode.rewards) - 1} of episode {len(episodes)}")
+            if terminated or truncated:
+                break
+        episode.end(bool(terminated), observation)
+        if tabular:
+            episode.final_state = core.state
+        steps += len(episode.rewards)
+        episodes.append(episode)
+    batch = _assemble(episodes, policy, tabular)
+    if plain and batch.states is not None:
+        shown = {"observations": core.observe(batch.states), "final_observations": core.observe(batch.final_states)}
+        batch = replace(batch, **shown)
+    return Play(batch, 0)
+
+
+def play_copies(
+    envs: VectorEnv[Any, Any, Any],
+    core: Any,
+    policy: Policy,
+    env_steps: int,
+    rng: np.random.Generator,
+    *,
+    plain: bool,
+) -> Play:
+    """The same in all copies of a vector environment, in any of Gymnasium's three autoreset modes.
+
+    Args:
+        envs, core: the vector environment and the configurable layer of a single copy.
+        policy, env_steps, rng: as for `play`.
+        plain: whether observations are the core's own, so that they can be read as states.
+
+    Raises:
+        ActionError, ObservationError: as for `play`.
+    """
+    configure(envs, core, policy.leader, policy.context)
+    mode = AutoresetMode(envs.metadata["autoreset_mode"])
+    act = getattr(policy, "act_batch", None)
+    space, n = envs.single_action_space, envs.num_envs
+    running: list[_Episode | None] = [_Episode((0, i)) if i < env_steps else None for i in range(n)]
+    finished: list[_Episode] = []
+    resetting = np.zeros(n, dtype=np.bool_)
+    steps = idle = time = 0
+    observations, _ = envs.reset(seed=int(rng.integers(2**31)))
+    check_observation(observations, "at the first reset")
+    while any(running):
+        raw = act(observations, rng) if act else [policy.act(row, rng) for row in _rows(observations, n)]
+        actions = [check_action(action, space) for action in raw]
+        empty: Any = create_empty_array(space, n=n)
+        stacked = concatenate(space, actions, empty)
+        seen = observations
+        observations, rewards, terminations, truncations, infos = envs.step(stacked)
+        check_observation(observations, f"after step {time} of the copies")
+        time += 1
+        ended = terminations | truncations
+        started = 0  # episodes that begin now: they will take at least one step each
+        for i, row in enumerate(_rows(seen, n)):
+            episode = running[i]
+            if resetting[i]:  # the autoreset row
+                resetting[i] = False
+                continue
+            if episode is None:
+                idle += 1
+            else:
+                steps += 1
+                last = mode == AutoresetMode.SAME_STEP and ended[i]
+                paid = infos["final_info"]["leader_reward"][i] if last else infos["leader_reward"][i]
+                episode.step(row, actions[i], float(rewards[i]), float(paid))
+            if not ended[i]:
+                continue
+            resetting[i] = mode == AutoresetMode.NEXT_STEP
+            if episode is not None:
+                final = infos["final_obs"][i] if last else _row(observations, i)
+                episode.end(bool(terminations[i]), final)
+                finished.append(episode)
+                running[i] = None
+                pending = sum(1 for other in running if other is not None and not other.rewards) + started
+                if steps + pending < env_steps:
+                    running[i] = _Episode((time, i))
+        if mode == AutoresetMode.DISABLED and ended.any():
+            observations, _ = envs.reset(options={"reset_mask": ended})
+    finished.sort(key=lambda episode: episode.order)
+    batch = _assemble(finished, policy, False)
+    if plain and isinstance(core, TabularEnv):
+        states, final = (core.states_of(o).astype(np.int32) for o in (batch.observations, batch.final_observations))
+        batch = replace(batch, states=states, final_states=final)
+    return Play(batch, idle)
+
+
+def _start_pairs(start: Any, core: Any) -> list[tuple[Any, Any]]:
+    """Start states and first actions (None: the policy's)."""
+    if isinstance(core, TabularEnv):
+        pairs = check_starts(np.atleast_2d(np.asarray(start)), (core.model.n_states, core.model.n_actions)).tolist()
+    else:
+        pairs = list(start) if isinstance(start, Iterable) else []
+        if not pairs or any(not hasattr(pair, "__len__") or len(pair) != 2 for pair in pairs):
+            raise StateError(f"start is {start!r}; expected pairs of a start state and a first action (None: the policy's).")
+    return [(state, None if action is None or np.array_equal(action, -1) else action) for state, action in pairs]
+
+
+def _rows(observations: Any, n: int) -> list[Any]:
+    """The observations of the copies, one by one."""
+    return [_row(observations, i) for i in range(n)]
+
+
+def _row(observations: Any, i: int) -> Any:
+    if isinstance(observations, dict):
+        return {name: np.array(part[i]) for name, part in observations.items()}
+    return np.array(observations[i])
+
+
+def _assemble(episodes: list[_Episode], policy: Policy, tabular: bool) -> Trajectories:
+    """Episodes laid end to end."""
+
+    def joined(name: str, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+        return np.asarray([value for episode in episodes for value in getattr(episode, name)], dtype=dtype)
+
+    return Trajectories(
+        observations=joined("observations"),
+        actions=joined("actions"),
+        rewards=joined("rewards", np.float64),
+        leader_rewards=joined("leader_rewards", np.float64),
+        ends=np.cumsum([len(episode.rewards) for episode in episodes]).astype(np.int64),
+        terminated=np.array([episode.terminated for episode in episodes], dtype=np.bool_),
+        final_observations=np.asarray([episode.final_observation for episode in episodes]),
+        leader=policy.leader,
+        context=policy.context,
+        states=joined("states", np.int32) if tabular else None,
+        final_states=np.array([episode.final_state for episode in episodes], dtype=np.int32) if tabular else None,
+    )

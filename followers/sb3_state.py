@@ -1,0 +1,138 @@
+"""A learner's whole state as plain data: what a checkpoint keeps, and what files hold.
+
+`state_of` takes it out of an algorithm and `restore` puts it into a freshly built one; between the two lie nested dictionaries of
+arrays and JSON-able values. In a folder, networks and optimisers are safetensors, the replay buffer is npz, the rest JSON.
+Nothing is pickled: the algorithm itself is rebuilt from the follower's settings.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file, save_file
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
+
+from bocmdp_gym.errors import OptionError
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+#: Counters that decide what an algorithm does next.
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate", "learning_starts")
+_SEPARATOR = ":"
+_VARIABLE = "variable"
+
+
+def state_of(model: BaseAlgorithm) -> dict[str, Any]:
+    """Networks and optimisers ("tensors", "scalars"), "counters", and the "buffer"; copied."""
+    tensors: dict[str, Any] = {}
+    scalars: dict[str, Any] = {}
+    modules, variables = model._get_torch_save_params()
+    for name in modules:
+        part = recursive_getattr(model, name)
+        if isinstance(part, torch.optim.Optimizer):
+            for index, entries in part.state_dict()["state"].items():
+                for key, value in entries.items():
+                    store = tensors if isinstance(value, torch.Tensor) else scalars
+                    store[_SEPARATOR.join((name, str(index), key))] = value
+        else:
+            tensors |= {_SEPARATOR.join((name, key)): value for key, value in part.state_dict().items()}
+    for name in variables:
+        if (value := recursive_getattr(model, name)) is not None:
+            tensors[_SEPARATOR.join((_VARIABLE, name))] = value
+    return {
+        "tensors": {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()},
+        "scalars": scalars,
+        "counters": {name: vars(model)[name] for name in _COUNTERS if name in vars(model)},
+        "buffer": _buffer_arrays(model),
+    }
+
+
+def restore(model: BaseAlgorithm, state: dict[str, Any]) -> None:
+    """Put what `state_of` took out into a freshly built model.
+
+    Raises:
+        OptionError: it belongs to a learner with other networks, or other settings.
+    """
+    try:
+        model.set_parameters(_parameters(model, state), exact_match=True)
+        _fill_buffer(model, state["buffer"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise OptionError(
+            f"the saved learner does not fit {type(model).__name__} as it is set up now: {error}. Load it with the settings it "
+            "was saved with."
+        ) from error
+    for name, array in _part(state["tensors"], _VARIABLE).items():
+        recursive_getattr(model, name).data.copy_(torch.as_tensor(array))
+    for name, value in state["counters"].items():
+        setattr(model, name, value)
+
+
+def _parameters(model: BaseAlgorithm, state: dict[str, Any]) -> dict[str, Any]:
+    """As `BaseAlgorithm.set_parameters` takes them; optimisers keep the settings they were just built with."""
+    parameters: dict[str, Any] = {}
+    for name in model._get_torch_save_params()[0]:
+        part = recursive_getattr(model, name)
+        own: dict[str, Any] = {key: torch.as_tensor(array) for key, array in _part(state["tensors"], name).items()}
+        if isinstance(part, torch.optim.Optimizer):
+            entries: dict[int, dict[str, Any]] = {}
+            for key, value in (own | _part(state["scalars"], name)).items():
+                index, entry = key.split(_SEPARATOR)
+                entries.setdefault(int(index), {})[entry] = value
+            own = {"state": entries, "param_groups": part.state_dict()["param_groups"]}
+        parameters[name] = own
+    return parameters
+
+
+def _part(named: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """What lies under a prefix."""
+    prefix += _SEPARATOR
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+
+
+def write(state: dict[str, Any], folder: Path) -> None:
+    """Write one learner's state into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state["tensors"], folder / "learner.safetensors")
+    (folder / "learner.json").write_text(json.dumps({"scalars": state["scalars"], "counters": state["counters"]}))
+    np.savez(folder / "buffer.npz", **state["buffer"])
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read what `write` wrote."""
+    with np.load(folder / "buffer.npz", allow_pickle=False) as stored:
+        buffer = {name: stored[name] for name in stored.files}
+    record = json.loads((folder / "learner.json").read_text())
+    return {"tensors": load_file(folder / "learner.safetensors"), "buffer": buffer, **record}
+
+
+def _buffer_arrays(model: BaseAlgorithm) -> Arrays:
+    """The filled part of the replay buffer, by dotted name; empty where there is none."""
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None:
+        return {}
+    arrays: Arrays = {"pos": np.array(buffer.pos), "full": np.array(buffer.full)}
+    return arrays | {name: array[: buffer.size()].copy() for name, array in _storage(buffer).items()}
+
+
+def _fill_buffer(model: BaseAlgorithm, arrays: Arrays) -> None:
+    buffer: Any = getattr(model, "replay_buffer", None)
+    if buffer is None:
+        return
+    for name, array in _storage(buffer).items():
+        array[: len(arrays[name])] = arrays[name]
+    buffer.pos, buffer.full = int(arrays["pos"]), bool(arrays["full"])
+
+
+def _storage(buffer: Any) -> Arrays:
+    """The buffer's arrays of transitions."""
+    found: Arrays = {}
+    for name, value in vars(buffer).items():
+        parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {k: v for k, v in parts.items() if isinstance(v, np.ndarray) and v.shape[:1] == (buffer.buffer_size,)}
+    return found

@@ -1,0 +1,95 @@
+"""Soft value iteration (paper, Algorithm 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bocmdp_gym.soft_bellman import TOLERANCE
+from followers import kernels
+from followers.base import Array, Task
+from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run
+
+
+class SoftValueIteration(IterativeFollower):
+    r"""V <- lambda logsumexp((r + g P V) / lambda), pi = softmax((r + g P V) / lambda), from V = 0.
+
+    The error shrinks by the discount in each sweep (Proposition E.4). The residual is max |V_new - V|, so Q is within
+    gamma / (1 - gamma) times it of Q*.
+
+    Args:
+        regularization: lambda > 0.
+        iterations: sweeps per response.
+        tolerance: bound on the residual, relative to max(1, max |V|); 1e-10 if neither is given.
+        max_iterations, warm_start, discount: see `IterativeFollower`.
+
+    Raises:
+        as `IterativeFollower`.
+    """
+
+    def __init__(
+        self,
+        regularization: float,
+        *,
+        iterations: int | None = None,
+        tolerance: float | None = None,
+        max_iterations: int = MAX_ITERATIONS,
+        warm_start: bool = True,
+        discount: float | None = None,
+    ):
+        super().__init__(
+            regularization,
+            iterations=iterations,
+            tolerance=TOLERANCE if iterations is None and tolerance is None else tolerance,
+            max_iterations=max_iterations,
+            warm_start=warm_start,
+            discount=discount,
+        )
+
+    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> SoftValueIterationRun:
+        del rng
+        return SoftValueIterationRun(task, self.regularization, state)
+
+    def policy_gap(self, residual: float, discount: float) -> float:
+        return discount * residual / (2.0 * self.regularization * (1.0 - discount)) if discount < 1.0 else np.inf
+
+
+class SoftValueIterationRun(Run):
+    """Sweeps over the states; see `SoftValueIteration`."""
+
+    name = "soft value iteration"
+
+    def __init__(self, task: Task, regularization: float, state: Array | None):
+        super().__init__(task, regularization)
+        self._v = np.zeros(len(self.arrays.reward)) if state is None else state.copy()
+        self._q = np.zeros_like(self.arrays.reward)
+        self._pi = np.full_like(self._q, 1.0 / self._q.shape[1])
+        self._residual = np.inf
+
+    @property
+    def state(self) -> Any:
+        return self._v
+
+    def _advance(self, iterations: int, tolerance: float | None) -> int:
+        done, self._residual = kernels.soft_value_iteration(
+            self.arrays.reward,
+            self.arrays.continuation,
+            self.arrays.successors,
+            self.arrays.probabilities,
+            self.regularization,
+            self._v,
+            self._q,
+            self._pi,
+            -1.0 if tolerance is None else tolerance,
+            iterations,
+        )
+        if not self._residual < np.inf:
+            self._diverged(f"in sweep {self.iterations + done}")
+        return done
+
+    def _assess(self) -> tuple[Array, float]:
+        return self._v, self._residual
+
+    def _table(self) -> Array:
+        return self._pi.copy()

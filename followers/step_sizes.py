@@ -1,0 +1,83 @@
+r"""Step sizes of stochastic followers: alpha = h / (n + n0), or alpha = h throughout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bocmdp_gym.errors import OptionError
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """A rule for step sizes; made by one of the three constructors below.
+
+    Attributes:
+        scale: h > 0.
+        offset: n0; None for constant steps.
+        per_pair: whether n counts the earlier updates of the same state-action pair, rather than all of them.
+    """
+
+    scale: float
+    offset: float | None
+    per_pair: bool
+
+    @classmethod
+    def constant(cls, scale: float) -> StepSize:
+        """alpha = h: for ever following a moving target, at the price of noise that stays."""
+        return cls(_positive(scale, "a constant step size"), None, False)
+
+    @classmethod
+    def harmonic(cls, scale: float, offset: float) -> StepSize:
+        """alpha_t = h / (t + t0), t counting all updates (Proposition E.5: h >= 4 / (mu_min (1 - gamma)), t0 >= 4 h)."""
+        return cls(_positive(scale, "h"), _positive(offset, "t0"), False)
+
+    @classmethod
+    def visits(cls, scale: float, offset: float | None = None) -> StepSize:
+        """alpha = h / (n(s, a) + n0), n(s, a) counting the earlier updates of the pair; n0 = h if None (a first step of 1)."""
+        scale = _positive(scale, "h")
+        return cls(scale, scale if offset is None else _positive(offset, "n0"), True)
+
+    @property
+    def first(self) -> float:
+        """The first, largest, step."""
+        return self.scale if self.offset is None else self.scale / self.offset
+
+    def at(self, n: int) -> float:
+        """The step after ``n`` earlier updates."""
+        return self.scale if self.offset is None else self.scale / (n + self.offset)
+
+
+def check_step_size(value: StepSize | float, largest: float = math.inf, *, per_pair: bool = True) -> StepSize:
+    """A `StepSize`, from one or from the number that a constant one has.
+
+    Args:
+        value: what the user gave.
+        largest: bound on every step.
+        per_pair: whether steps per state-action pair make sense here.
+
+    Raises:
+        OptionError: steps that are not positive and finite, above ``largest``, or per pair where there are no pairs.
+    """
+    rule = value if isinstance(value, StepSize) else StepSize.constant(value)
+    if rule.first > largest:
+        raise OptionError(
+            f"the first step size is {rule.first:.6g}; expected at most {largest:g}, beyond which the iteration may diverge. "
+            "Lower h, or raise the offset in h / (n + offset)."
+        )
+    if rule.per_pair and not per_pair:
+        raise OptionError(
+            "step sizes by visits count state-action pairs, which this follower does not update one at a time; expected "
+            "StepSize.constant or StepSize.harmonic."
+        )
+    return rule
+
+
+def _positive(value: float, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0.0 < number < math.inf:
+        raise OptionError(f"{name} is {value!r}; expected a positive finite number.")
+    return number

@@ -1,0 +1,135 @@
+r"""How far a policy is from the follower's optimum.
+
+The mathematics. Per context, with pi* and V* the regularised optimum at x, d^pi = M_pi^-T mu the discounted visitation and
+<y>_pi = sum_s d^pi(s) y(s) / sum_s d^pi(s) the mean over what a policy visits:
+
+    delta               max_{s,a} |pi(a|s) - pi*(a|s)|                     (Assumption 2.4)
+    value gap           sum_s mu(s) (V*(s) - V^pi(s)) = sum_s d^pi(s) lambda KL(pi(.|s), pi*(.|s)) >= 0
+    total variation     <1/2 sum_a |pi - pi*|>_{pi*}
+    entropy             <H(pi)>_pi, and <H(pi*)>_{pi*} of the optimum
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import entr
+from torch import Tensor
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import ContextError, ModelError
+from bocmdp_gym.soft_bellman import WarmSolver
+from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, check_regularization
+from followers.base import Array, TabularPolicy
+
+
+@dataclass(frozen=True)
+class Suboptimality:
+    """Distances of a policy from the follower's optimum (definitions in the module docstring).
+
+    Attributes:
+        delta: the largest over contexts of the max-norm policy gap, delta of Assumption 2.4.
+        value_gap: V* - V^pi, regularised, averaged over starts and, by P_xi, over the contexts measured.
+        total_variation: weighted by the optimum's discounted visitation, averaged over contexts.
+        entropy: of the policy, weighted by its own discounted visitation, averaged over contexts.
+        optimal_entropy: the same of the optimum.
+        contexts: the contexts measured ``(C',)``.
+        deltas, value_gaps: delta and value gap of each of them ``(C',)``.
+    """
+
+    delta: float
+    value_gap: float
+    total_variation: float
+    entropy: float
+    optimal_entropy: float
+    contexts: tuple[int, ...]
+    deltas: tuple[float, ...]
+    value_gaps: tuple[float, ...]
+
+
+def suboptimality(
+    model: TabularBOCMDP | ConfiguredMDPs,
+    policy: TabularPolicy | Tensor | npt.ArrayLike,
+    x: Any,
+    regularization: float,
+    *,
+    solver: WarmSolver | None = None,
+) -> Suboptimality:
+    """Measure a policy against the regularised optimum at x.
+
+    Args:
+        model: the problem; or its arrays at x, where they are at hand.
+        policy: a `TabularPolicy`, measured in its own context, or a table for every context ``(C, S, A)``.
+        x: the leader parameter ``(d,)``.
+        regularization: lambda > 0 of the objective that is to be maximised.
+        solver: keeps warm starts between calls.
+
+    Raises:
+        ModelError: a table of another shape, or whose rows are no distributions.
+        LeaderParameterError, RegularizationError, ConvergenceError: as `TabularBOCMDP.solve`.
+    """
+    lam = check_regularization(regularization)
+    mdps = model if isinstance(model, ConfiguredMDPs) else model.configure(x)
+    solver = WarmSolver() if solver is None else solver
+    contexts, tables = _tables(mdps, policy)
+    rows = np.array([_measure(mdps, c, t, lam, solver) for c, t in zip(contexts, tables, strict=True)])
+    weights = mdps.model.context_probabilities[list(contexts)]
+    weights = weights / weights.sum() if weights.sum() > 0.0 else np.full(len(weights), 1.0 / len(weights))
+    _, value_gap, variation, entropy, optimal_entropy = (float(v) for v in weights @ rows)
+    return Suboptimality(
+        delta=float(rows[:, 0].max()),
+        value_gap=value_gap,
+        total_variation=variation,
+        entropy=entropy,
+        optimal_entropy=optimal_entropy,
+        contexts=tuple(contexts),
+        deltas=tuple(rows[:, 0].tolist()),
+        value_gaps=tuple(rows[:, 1].tolist()),
+    )
+
+
+def _measure(mdps: ConfiguredMDPs, context: int, table: Array, lam: float, solver: WarmSolver) -> tuple[float, ...]:
+    """Policy gap, value gap, total variation, entropy and the optimum's entropy in one context."""
+    arrays = mdps.arrays(context)
+    optimum = solver.solve(mdps, context, lam)
+    difference = np.abs(table - optimum.policy)
+    entropy, optimal_entropy = entr(table).sum(-1), entr(optimum.policy).sum(-1)
+    divergence = optimum.value - (table * optimum.q).sum(-1) - lam * entropy  # lambda KL(pi, pi*), without dividing by pi*
+    visits, optimal_visits = _visitation(arrays, table), _visitation(arrays, optimum.policy)
+    return (
+        float(difference.max()),
+        float(visits @ divergence),
+        float(optimal_visits @ difference.sum(-1) / (2.0 * optimal_visits.sum())),
+        float(visits @ entropy / visits.sum()),
+        float(optimal_visits @ optimal_entropy / optimal_visits.sum()),
+    )
+
+
+def _visitation(arrays: ContextArrays, policy: Array) -> Array:
+    """d = M_pi^-T mu, ``(S,)``."""
+    arrays.solver.factor(policy * arrays.continuation, arrays.probabilities)
+    return arrays.solver.solve_transposed(arrays.initial)
+
+
+def _tables(mdps: ConfiguredMDPs, policy: TabularPolicy | Tensor | npt.ArrayLike) -> tuple[list[int], Array]:
+    """Contexts, and a checked table for each."""
+    model = mdps.model
+    if isinstance(policy, TabularPolicy):
+        if not 0 <= policy.context < model.n_contexts:
+            raise ContextError(f"the policy answers context {policy.context}; expected one in 0..{model.n_contexts - 1}.")
+        contexts, tables, expected = [policy.context], policy.table[None], (1, model.n_states, model.n_actions)
+    else:
+        tables = np.asarray(policy.detach() if isinstance(policy, Tensor) else policy, dtype=np.float64)
+        contexts, expected = list(range(model.n_contexts)), (model.n_contexts, model.n_states, model.n_actions)
+    if tables.shape != expected:
+        raise ModelError(f"the policy has shape {tables.shape}; expected {expected}, (contexts, states, actions).")
+    bad = ~((tables >= 0.0).all(-1) & (np.abs(tables.sum(-1) - 1.0) <= 1e-6))
+    if bad.any():
+        c, s = (int(i) for i in np.argwhere(bad)[0])
+        raise ModelError(
+            f"the policy's probabilities at state {s}, context {contexts[c]} are {tables[c, s]}; expected a distribution."
+        )
+    return contexts, tables

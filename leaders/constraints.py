@@ -1,0 +1,132 @@
+r"""Constraints on outcomes: participation levels, spending limits, and whatever else is a discounted sum over trajectories.
+
+The mathematics. An outcome is G_xi(x) = E sum_t gamma_L^t c(s_t, a_t) under the follower's optimum, for an array c (C, S, A)
+that may depend on x; the constraint is G_xi(x) >= level for every context, or E_xi G_xi(x) >= level. With slack
+g = G - level, the augmented Lagrangian (Hestenes 1969, Powell 1969, Rockafellar 1973) maximises
+
+    F(x) - sum (1 / 2 rho) (max(0, mu - rho g)^2 - mu^2),       gradient  dF + sum y dG,  y = max(0, mu - rho g),
+
+and sets mu <- y from time to time. dF comes from the leader's estimator, G and dG from the model (`exact_weights`): so noise in
+dF is not multiplied by y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.soft_bellman import WarmSolver
+from leaders.gradients.exact import exact_weights, leader_values
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """An outcome that must stay at or above a level.
+
+    Attributes:
+        name: names its columns in the history, ``slack_NAME`` and ``multiplier_NAME``.
+        outcome: "follower" for the follower's own rewards (participation; entropy is not counted), or an array c ``(C, S, A)`` or
+            a function of x that returns one. For a spending limit use minus the spending and minus the limit.
+        at_least: the level.
+        per_context: whether it must hold in every context, or on average over contexts.
+    """
+
+    name: str
+    outcome: str | Array | Tensor | Callable[[Tensor], Tensor]
+    at_least: float
+    per_context: bool = True
+
+
+class AugmentedLagrangian:
+    """Slacks, multipliers and the constraints' share of the gradient.
+
+    Args:
+        model: the tabular model.
+        constraints: at least one.
+        regularization: lambda.
+        penalty: rho > 0; larger presses harder against violations, and too large overshoots.
+        multiplier_every: iterations between updates of mu.
+
+    Raises:
+        UnsupportedError: there is no tabular model.
+        OptionError: a value out of range, an unknown outcome, or two constraints of one name.
+        ModelError: an outcome of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        constraints: Sequence[Constraint],
+        regularization: float,
+        penalty: float = 50.0,
+        multiplier_every: int = 20,
+    ):
+        if not isinstance(model, TabularBOCMDP):
+            raise UnsupportedError(
+                "constraints are measured on a tabular model, and the environment has none; put the constraint into the "
+                "leader's reward as a penalty instead."
+            )
+        if not penalty > 0 or multiplier_every < 1:
+            raise OptionError(f"penalty is {penalty}, multiplier_every {multiplier_every}; expected positive numbers.")
+        if len({c.name for c in constraints}) < len(constraints):
+            raise OptionError(f"constraints have names {[c.name for c in constraints]}; expected different ones.")
+        self.constraints, self.penalty, self.multiplier_every = tuple(constraints), float(penalty), int(multiplier_every)
+        self._model, self._regularization, self._solver = model, regularization, WarmSolver()
+        self._outcomes = [model.replace(leader_reward=self._outcome(c)) for c in self.constraints]
+        self._mu = np.zeros((len(self.constraints), model.n_contexts))
+        self._y = self._mu.copy()
+        self._steps = 0
+
+    def _outcome(self, constraint: Constraint) -> Any:
+        if isinstance(constraint.outcome, str):
+            if constraint.outcome != "follower":
+                raise OptionError(f"unknown outcome {constraint.outcome!r}; expected 'follower', an array or a function of x.")
+            return lambda z: self._model.part("reward", z)
+        return constraint.outcome
+
+    def measure(self, x: Tensor) -> dict[str, float]:
+        """Measure the slacks at x and set the multipliers. Returns their columns of the history."""
+        record = {}
+        self._mdps = [outcome.configure(x.detach().clone().requires_grad_()) for outcome in self._outcomes]
+        n_contexts = self._model.n_contexts
+        self._solutions = [self._solver.solve(self._mdps[0], c, self._regularization) for c in range(n_contexts)]
+        for j, (constraint, mdps) in enumerate(zip(self.constraints, self._mdps, strict=True)):
+            values = np.array([leader_values(mdps.arrays(c), self._solutions[c].policy).leader_return for c in range(n_contexts)])
+            slack = values - constraint.at_least
+            if not constraint.per_context:
+                slack = np.full(n_contexts, self._model.context_probabilities @ slack)
+            self._y[j] = np.maximum(0.0, self._mu[j] - self.penalty * slack)
+            record[f"slack_{constraint.name}"] = float(slack.min())
+            record[f"multiplier_{constraint.name}"] = float(self._y[j].max())
+        self._steps += 1
+        if self._steps % self.multiplier_every == 0:
+            self._mu = self._y.copy()
+        return record
+
+    def gradient(self, context: int) -> Tensor:
+        """sum_j y_j dG_j/dx in one context ``(d,)``, at the x that was measured last."""
+        total = torch.zeros(self._model.leader_dim, dtype=torch.float64)
+        for y, mdps in zip(self._y[:, context], self._mdps, strict=True):
+            if y > 0.0:
+                weights, _ = exact_weights(mdps, context, self._solutions[context], self._regularization)
+                total += y * mdps.vjp(weights, context)
+        return total
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"mu": self._mu, "steps": self._steps, "solver": self._solver.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self._mu, self._steps = np.array(state["mu"]), state["steps"]
+        self._solver.load_state(state["solver"])

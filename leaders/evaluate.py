@@ -1,0 +1,261 @@
+"""Evaluate a finished run: ``python -m leaders.evaluate RUN``.
+
+Followers are solved (or trained) anew at the x the run found and, for comparison, at the x it started from. Reported, per context
+and together: the leader's return with a confidence interval from fresh episodes, the follower's value before and after (who
+gains, who loses, and the Gini coefficient across contexts), and the leader's return if the follower's lambda was misjudged.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import tyro
+from matplotlib.figure import Figure
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import BOCMDPError, OptionError
+from followers import Follower, TrajectoryOracle
+from leaders.gradients.exact import leader_values
+from leaders.plots import save
+from leaders.runs import SUMMARY
+from leaders.settings import RunSettings, settings_from_summary
+
+#: Half-width of a 95% confidence interval in standard errors.
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class ContextReport:
+    """One context at one x.
+
+    Attributes:
+        context: xi; a number, or a list where contexts are continuous.
+        probability: P_xi, or 1 / number of contexts drawn.
+        leader_return: mean discounted leader return over fresh episodes; ``leader_interval`` its 95% half-width.
+        episodes: how many.
+        exact_leader_return: the exact value, None without a tabular model.
+        follower_value: the follower's value, exact and regularised where the model is tabular, else the mean discounted
+            return of the fresh episodes.
+    """
+
+    context: Any
+    probability: float
+    leader_return: float
+    leader_interval: float
+    episodes: int
+    exact_leader_return: float | None
+    follower_value: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The whole report.
+
+    Attributes:
+        after, before: per context, at the x found and at the baseline.
+        leader_return, leader_interval: together, at the x found: mean over contexts and its 95% half-width.
+        exact_leader_return: exact F(x), None without a tabular model.
+        gini_after, gini_before: Gini coefficient of follower values across contexts; None where a value is negative.
+        misjudged: leader's return at the x found by factor on the follower's lambda; empty if the follower has none.
+    """
+
+    after: list[ContextReport]
+    before: list[ContextReport]
+    leader_return: float
+    leader_interval: float
+    exact_leader_return: float | None
+    gini_after: float | None
+    gini_before: float | None
+    misjudged: dict[str, float]
+
+
+def evaluate(
+    settings: RunSettings,
+    x: npt.ArrayLike,
+    baseline: npt.ArrayLike,
+    *,
+    env_steps: int = 50_000,
+    contexts: int = 10,
+    seed: int = 1_000_003,
+    factors: tuple[float, ...] = (0.5, 1.0, 2.0),
+) -> Evaluation:
+    """Evaluate x against ``baseline`` under fresh followers of a run's settings.
+
+    Args:
+        settings: of the run.
+        x, baseline: ``(d,)``.
+        env_steps: fresh steps per context and x.
+        contexts: how many contexts to draw where they are continuous; finitely many are all taken.
+        seed: of contexts and episodes, held out from the run's own.
+        factors: on the follower's lambda, for the misjudged-lambda table.
+    """
+    env = settings.make_env()
+    drawn = _contexts(TrajectoryOracle(env, settings.make_follower()).core, contexts, np.random.default_rng(seed))
+    after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)
+    before = _reports(env, settings.make_follower(), np.asarray(baseline), drawn, env_steps, seed + 1)
+    misjudged = {}
+    for factor in factors if settings.make_follower().regularization is not None else ():
+        other = settings.make_follower(regularization=settings.regularization * factor)
+        reports = _reports(env, other, np.asarray(x), drawn, env_steps, seed + 2)
+        misjudged[f"{factor:g}"] = _mean([_best(r) for r in reports], drawn)
+    env.close()
+    exact = [r.exact_leader_return for r in after]
+    return Evaluation(
+        after=after,
+        before=before,
+        leader_return=_mean([r.leader_return for r in after], drawn),
+        leader_interval=float(np.sqrt(sum((p * r.leader_interval) ** 2 for r, (_, p) in zip(after, drawn, strict=True)))),
+        exact_leader_return=None if None in exact else _mean([e for e in exact if e is not None], drawn),
+        gini_after=gini([r.follower_value for r in after], [p for _, p in drawn]),
+        gini_before=gini([r.follower_value for r in before], [p for _, p in drawn]),
+        misjudged=misjudged,
+    )
+
+
+def gini(values: list[float], weights: list[float]) -> float | None:
+    """Gini coefficient: half the mean absolute difference over the mean; None where a value is negative or all are 0."""
+    v, w = np.asarray(values), np.asarray(weights) / np.sum(weights)
+    if (v < 0).any() or not v.any():
+        return None
+    return float(w @ np.abs(v[:, None] - v) @ w / (2 * (w @ v)))
+
+
+def _best(report: ContextReport) -> float:
+    return report.leader_return if report.exact_leader_return is None else report.exact_leader_return
+
+
+def _mean(values: list[float], drawn: list[tuple[Any, float]]) -> float:
+    return float(sum(p * v for v, (_, p) in zip(values, drawn, strict=True)))
+
+
+def _contexts(core: Any, number: int, rng: np.random.Generator) -> list[tuple[Any, float]]:
+    if core.context_probabilities is not None:
+        first = int(core.context_space.start)
+        return [(first + i, float(p)) for i, p in enumerate(core.context_probabilities) if p > 0]
+    return [(core.sample_context(rng), 1.0 / number) for _ in range(number)]
+
+
+def _reports(
+    env: gym.Env[Any, Any], follower: Follower, x: Any, drawn: list[tuple[Any, float]], env_steps: int, seed: int
+) -> list[ContextReport]:
+    oracle, rng = TrajectoryOracle(env, follower), np.random.default_rng(seed)
+    reports = []
+    for context, probability in drawn:
+        policy = oracle.respond(x, context, rng)
+        batch = oracle.sample(policy, env_steps, rng)
+        leader = batch.discounted_returns(oracle.core.leader_discount, leader=True)
+        own = batch.discounted_returns(oracle.core.discount)
+        exact, value = None, float(own.mean())
+        table = getattr(policy, "table", None)
+        if isinstance(oracle.model, TabularBOCMDP) and table is not None:
+            exact, value = _exact_values(oracle, x, context, table, follower.regularization or 0.0)
+        reports.append(
+            ContextReport(
+                context=np.asarray(context).tolist(),
+                probability=probability,
+                leader_return=float(leader.mean()),
+                leader_interval=float(_Z95 * leader.std(ddof=1) / len(leader) ** 0.5) if len(leader) > 1 else float("inf"),
+                episodes=len(leader),
+                exact_leader_return=exact,
+                follower_value=value,
+            )
+        )
+    return reports
+
+
+def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, regularization: float) -> tuple[float, float]:
+    """The leader's and the follower's exact value of a policy table ``(S, A)``."""
+    arrays = oracle.configure(x).arrays(context)
+    leader = leader_values(arrays, table).leader_return
+    entropy = -np.where(table > 0, table * np.log(np.maximum(table, 1e-300)), 0.0).sum(-1)
+    arrays.solver.factor(table * arrays.continuation, arrays.probabilities)
+    value = arrays.solver.solve((table * arrays.reward).sum(-1) + regularization * entropy)
+    return leader, float(arrays.initial @ value)
+
+
+def report(evaluation: Evaluation) -> str:
+    """The evaluation as a table."""
+    lines = ["context  probability  leader's return (95%)      exact  follower before -> after"]
+    for after, before in zip(evaluation.after, evaluation.before, strict=True):
+        exact = "     -" if after.exact_leader_return is None else f"{after.exact_leader_return:6.3f}"
+        change = after.follower_value - before.follower_value
+        word = "gains" if change > 0 else "loses" if change < 0 else "unchanged"
+        lines.append(
+            f"{after.context!s:>7}  {after.probability:11.3f}  {after.leader_return:8.4f} +- {after.leader_interval:.4f}"
+            f"      {exact}  {before.follower_value:.4f} -> {after.follower_value:.4f} ({word} {abs(change):.4f})"
+        )
+    exact = "" if evaluation.exact_leader_return is None else f", exact {evaluation.exact_leader_return:.4f}"
+    lines.append(f"together: leader's return {evaluation.leader_return:.4f} +- {evaluation.leader_interval:.4f}{exact}")
+    if evaluation.gini_after is not None and evaluation.gini_before is not None:
+        lines.append(f"Gini of follower values: {evaluation.gini_before:.4f} before, {evaluation.gini_after:.4f} after")
+    for factor, value in evaluation.misjudged.items():
+        lines.append(f"if the follower's lambda is {factor} times what was assumed: leader's return {value:.4f}")
+    return "\n".join(lines)
+
+
+def picture(evaluation: Evaluation) -> Figure:
+    """Leader's returns and follower values per context, before and after."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    places = np.arange(len(evaluation.after))
+    for offset, label, reports, colour in (
+        (-0.2, "before", evaluation.before, "#b9c7dc"),
+        (0.2, "after", evaluation.after, "#2668be"),
+    ):
+        spread = [r.leader_interval for r in reports]
+        left.bar(places + offset, [r.leader_return for r in reports], 0.38, yerr=spread, label=label, color=colour, capsize=3)
+        right.bar(places + offset, [r.follower_value for r in reports], 0.38, label=label, color=colour)
+    for ax, title in ((left, "leader's return (95% interval)"), (right, "follower's value")):
+        ax.set(title=title, xlabel="context", xticks=places, xticklabels=[str(r.context) for r in evaluation.after])
+        ax.axhline(0.0, color="black", linewidth=0.6)
+        ax.legend(frameon=False)
+    return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Evaluate a finished run with fresh followers, contexts and episodes."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    env_steps: int = 50_000
+    """Fresh environment steps per context."""
+    contexts: int = 10
+    """Contexts to draw where they are continuous; finitely many are all taken."""
+    seed: int = 1_000_003
+    """Seed of fresh contexts and episodes; keep it different from the run's."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 for a run that cannot be evaluated."""
+    chosen = tyro.cli(EvaluateSettings, args=arguments, prog="python -m leaders.evaluate", description=__doc__)
+    try:
+        path = chosen.run / SUMMARY
+        try:
+            summary = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise OptionError(f"{path} does not exist; expected the folder of a finished run.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise OptionError(f"{path} is damaged ({error}); run the training again.") from error
+        settings = settings_from_summary(summary)
+        evaluation = evaluate(
+            settings, summary["x"], summary["x0"], env_steps=chosen.env_steps, contexts=chosen.contexts, seed=chosen.seed
+        )
+    except BOCMDPError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    (chosen.run / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=2) + "\n")
+    save(picture(evaluation), chosen.run / "evaluation.png")
+    print(report(evaluation))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,398 @@
+r"""The hypergradient from trajectories and fitted values: for problems that are no tables.
+
+The mathematics. Under the follower's policy E_a Abar(s, a) = 0, so dV drops out of the product of Abar with dA = dQ - dV, and
+
+    dF = E sum_t gamma_L^t drbar(s_t, a_t) + e_t dr(s_t, a_t)
+       + E sum_t (gamma e_t V_lambda(s_{t+1}) + gamma_L^{t+1} Vbar(s_{t+1})) dlogP(s_{t+1}|s_t, a_t) + E Vbar(s_0) dlog mu(s_0),
+    e_t = gamma e_{t-1} + gamma_L^t Abar(s_t, a_t) / lambda.
+
+The weights meet the env's model (a `BOCMDP`) in a surrogate, sum_t w_t r_x(s_t, a_t) + v_t log P_x(s_{t+1}|s_t, a_t) + ...,
+and one backward pass gives the gradient. Qbar and V_lambda are regressions of discounted returns. Half of the episodes fits
+the values that weigh the other half: the same returns never enter both factors of a product, which would bias it, and the
+error on the half not fitted is the held-out error. Abar = Qbar - E_b Qbar(s, b), over the policy's probabilities where it
+tells them and over actions it draws elsewhere, has mean 0 whatever the regression's error.
+
+An episode cut by a time limit goes on, in returns, with the fitted value of where it was cut; visits after the cut are not
+seen, a bias of order gamma^horizon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import xlogy
+from torch import Tensor
+
+from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from followers import Policy, TrajectoryOracle
+from leaders import kernels
+from leaders.gradients.base import Array, Estimate, Estimator, Loss, check_count, check_groups, pooled, split
+from leaders.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
+
+_LAYERS_SEEN = (gym.ObservationWrapper, gym.ActionWrapper, gym.RewardWrapper)
+
+
+class _Behaviour(NamedTuple):
+    """What the policy does at N observations: probabilities of finitely many actions, or M drawn actions as vectors."""
+
+    probabilities: Tensor | None  # (N, A), or shares of drawn actions
+    actions: Tensor | None  # (M, N, n)
+
+
+class _Critic:
+    """Fitted values of one half of the episodes."""
+
+    def __init__(self, leader: ValueFunction, follower: ValueFunction):
+        self.leader, self.follower = leader, follower
+
+    def expected(self, inputs: Tensor, behaviour: _Behaviour) -> Tensor:
+        """Vbar = E_b Qbar(s, b) at N observations."""
+        if behaviour.probabilities is not None:
+            return (self.leader.predict(inputs) * behaviour.probabilities).sum(-1)
+        assert behaviour.actions is not None
+        return torch.stack([self.leader.predict(torch.cat([inputs, b], -1)).squeeze(-1) for b in behaviour.actions]).mean(0)
+
+    def taken(self, data: _Data) -> Array:
+        """Qbar of what was done, (N,)."""
+        q: Array = self.leader.predict(data.pairs).gather(-1, data.choices.unsqueeze(-1)).squeeze(-1).numpy()
+        return q
+
+
+class _Data(NamedTuple):
+    """One batch, as the regressions see it."""
+
+    batch: Trajectories
+    inputs: Tensor  # (N, n): observations
+    pairs: Tensor  # (N, m): inputs of Qbar
+    choices: Tensor  # (N,): the action, where Qbar has one output per action
+    finals: Tensor  # (E, n): final observations
+    steps_behaviour: _Behaviour
+    finals_behaviour: _Behaviour
+    entropies: Array | None  # (N,), where the follower's value is needed
+
+
+class _Values(NamedTuple):
+    """Fitted values at the steps (N,) and at the final observations (E,), each from the half it was not fitted to."""
+
+    advantage: Array  # Abar(s_t, a_t)
+    leader: Array  # Vbar(s_t)
+    leader_final: Array
+    follower: Array  # V_lambda(s_t), 0 where it is not needed
+    follower_final: Array
+
+
+class CriticEstimator(Estimator):
+    """dF_xi/dx from ``env_steps`` steps of any environment whose core has a model, with values fitted by regression.
+
+    Args:
+        env_steps: steps per estimate; the last episode is finished and its steps are counted too.
+        hidden: widths of the networks' hidden layers; () for linear values, solved exactly. None: linear where observations
+            and actions are Discrete (these are visit averages), two layers of 64 elsewhere.
+        epochs: rounds of regression per estimate; networks go on from the context's last estimate.
+        learning_rate: of Adam.
+        batch_size: points per Adam step.
+        action_samples: actions drawn per observation for E_b Qbar(s, b), where the policy tells no probabilities.
+        error_groups: split the episodes into this many groups and report a standard error from their spread, at one reverse
+            pass each (it takes the fitted values as given); 0: none.
+        regularization: lambda; the follower's if None.
+
+    ``metrics``: ``critic_error``, the held-out squared error of the leader's values relative to the variance of the returns (it
+    includes the returns' own noise), and ``follower_critic_error`` where transitions depend on x.
+
+    Raises:
+        OptionError: a value out of range.
+    """
+
+    def __init__(
+        self,
+        env_steps: int = 10_000,
+        hidden: Sequence[int] | None = None,
+        epochs: int = 10,
+        learning_rate: float = 3e-3,
+        batch_size: int = 256,
+        action_samples: int = 4,
+        error_groups: int = 0,
+        regularization: float | None = None,
+    ):
+        super().__init__(regularization)
+        self.env_steps = check_count("env_steps", env_steps)
+        self.hidden = None if hidden is None else tuple(check_count("hidden", width) for width in hidden)
+        self.epochs, self.batch_size = check_count("epochs", epochs), check_count("batch_size", batch_size)
+        self.action_samples = check_count("action_samples", action_samples)
+        self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
+        if not learning_rate > 0.0:
+            raise OptionError(f"learning_rate is {learning_rate}; expected a positive number.")
+        self.learning_rate = float(learning_rate)
+        self._critics: dict[Any, list[_Critic]] = {}
+
+    def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
+        super().bind(oracle, loss)
+        core, layer = type(oracle.core).__name__, oracle.env
+        if oracle.model is None:
+            raise UnsupportedError(
+                f"the critic estimator needs {core}.model, the rewards as differentiable functions of x; give the environment "
+                "one (a BOCMDP), or use ZeroOrder."
+            )
+        if isinstance(oracle.model, TabularBOCMDP) and "termination" in oracle.model.moving:
+            raise UnsupportedError(
+                "the model's termination depends on x, which a BOCMDP does not tell outside tables; use "
+                'HPGD(estimator="monte_carlo") or ExactGradient.'
+            )
+        tabular = isinstance(oracle.model, TabularBOCMDP)
+        while isinstance(layer, gym.Wrapper) and layer is not oracle.core:
+            if isinstance(layer, _LAYERS_SEEN) and not tabular:
+                raise UnsupportedError(
+                    f"{type(layer).__name__} changes what the model of {core} is a function of; put it inside the leader's "
+                    "wrapper, or use ZeroOrder."
+                )
+            layer = layer.env
+        for space in _spaces(oracle):
+            check_space(space)
+        self._critics = {}
+
+    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+        model = oracle.model
+        assert model is not None
+        policy = oracle.respond(x, context, rng)
+        batch = oracle.sample(policy, self.env_steps, rng)
+        if batch.n_episodes < 2:
+            raise OptionError(
+                f"env_steps={self.env_steps} is one episode of this environment; expected at least two, half to fit values and "
+                "half to weigh with them. Raise env_steps."
+            )
+        surrogate = _Surrogate(model, x, batch)
+        data = self._data(oracle, policy, batch, surrogate.needs_follower, rng)
+        critics = self._fitted(oracle, data, context, rng)
+        values = _values(critics, data)
+        trace, power = kernels.traces(values.advantage / self._lambda, batch.ends, model.discount, model.leader_discount)
+        next_leader = _following(values.leader, values.leader_final, batch)
+        next_follower = _following(values.follower, values.follower_final, batch)
+        gradient, error = surrogate.gradient(
+            trace,
+            power,
+            model.discount * trace * next_follower + model.leader_discount * power * next_leader,
+            values.leader[batch.starts],
+            min(self.error_groups, batch.n_episodes),
+        )
+        metrics = self._held_out_errors(oracle, data, critics) | dict(getattr(policy, "metrics", {}))
+        tails = np.where(batch.terminated, 0.0, values.leader_final)
+        returns = kernels.returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
+        return Estimate(gradient, float(returns[batch.starts].mean()), batch.n_steps, error, metrics)
+
+    # ---------------------------------------------------------------------------------------------------- regression
+
+    def _data(
+        self, oracle: TrajectoryOracle, policy: Policy, batch: Trajectories, needs_follower: bool, rng: np.random.Generator
+    ) -> _Data:
+        """The batch as vectors, and what the policy would do at every observation of it."""
+        seen, space = _spaces(oracle)
+        inputs, finals = features(seen, batch.observations), features(seen, batch.final_observations)
+        probabilities = _probabilities(policy, batch.observations, batch.states)
+        final_probabilities = _probabilities(policy, batch.final_observations, batch.final_states)
+        entropies = None
+        if needs_follower:
+            if probabilities is None:
+                raise UnsupportedError(
+                    "transitions depend on x, so the follower's values are needed, entropy included, and "
+                    f"{type(policy).__name__} tells no action probabilities; use ZeroOrder."
+                )
+            entropies = -xlogy(probabilities, probabilities).reshape(batch.n_steps, -1).sum(-1)
+        steps = self._behaviour(policy, batch.observations, probabilities, space, rng)
+        last = self._behaviour(policy, batch.final_observations, final_probabilities, space, rng)
+        if isinstance(space, gym.spaces.Discrete):
+            choices = torch.from_numpy(np.asarray(batch.actions, dtype=np.int64).reshape(-1) - int(space.start))
+            return _Data(batch, inputs, inputs, choices, finals, steps, last, entropies)
+        pairs = torch.cat([inputs, features(space, batch.actions)], -1)
+        return _Data(batch, inputs, pairs, torch.zeros(len(pairs), dtype=torch.int64), finals, steps, last, entropies)
+
+    def _behaviour(
+        self, policy: Policy, observations: Any, probabilities: Array | None, space: gym.Space[Any], rng: np.random.Generator
+    ) -> _Behaviour:
+        """What the policy does at N observations; where it tells no probabilities, by drawing actions."""
+        finite = isinstance(space, gym.spaces.Discrete)
+        if finite and probabilities is not None:
+            return _Behaviour(torch.from_numpy(probabilities), None)
+        drawn = torch.stack([features(space, _act(policy, observations, rng)) for _ in range(self.action_samples)])
+        return _Behaviour(drawn.mean(0), None) if finite else _Behaviour(None, drawn)
+
+    def _fitted(self, oracle: TrajectoryOracle, data: _Data, context: Any, rng: np.random.Generator) -> list[_Critic]:
+        """The two halves' critics after this batch."""
+        key = context if isinstance(context, int) else None  # contexts that do not come again share theirs
+        if key not in self._critics:
+            self._critics[key] = [self._new_critic(oracle, data, rng) for _ in range(2)]
+        critics, batch = self._critics[key], data.batch
+        for critic, (episodes, _) in zip(critics, _halves(batch), strict=True):
+            steps = torch.from_numpy(np.repeat(episodes, batch.lengths))
+            for _ in range(self.epochs if not isinstance(critic.leader, LinearValue) or not batch.terminated.all() else 1):
+                leader, follower = self._targets(oracle, data, critic)
+                critic.leader.fit(data.pairs[steps], data.choices[steps], leader[steps])
+                if follower is not None:
+                    critic.follower.fit(data.inputs[steps], torch.zeros_like(data.choices[steps]), follower[steps])
+        return critics
+
+    def _new_critic(self, oracle: TrajectoryOracle, data: _Data, rng: np.random.Generator) -> _Critic:
+        observations, actions = _spaces(oracle)
+        choices = int(actions.n) if isinstance(actions, gym.spaces.Discrete) else 1
+        hidden = self.hidden
+        if hidden is None:
+            finite = isinstance(observations, gym.spaces.Discrete) and isinstance(actions, gym.spaces.Discrete)
+            hidden = () if finite else (64, 64)
+
+        def value(n_inputs: int, n_outputs: int) -> ValueFunction:
+            if not hidden:
+                return LinearValue(n_inputs, n_outputs)
+            seed = int(rng.integers(2**63))
+            return NetworkValue(n_inputs, n_outputs, hidden, self.learning_rate, self.batch_size, seed)
+
+        return _Critic(value(data.pairs.shape[-1], choices), value(data.inputs.shape[-1], 1))
+
+    def _targets(self, oracle: TrajectoryOracle, data: _Data, critic: _Critic) -> tuple[Tensor, Tensor | None]:
+        """Returns to go of leader and follower (N,); cut episodes go on with the critic's values."""
+        batch, model = data.batch, oracle.model
+        assert model is not None
+        tails = np.where(batch.terminated, 0.0, critic.expected(data.finals, data.finals_behaviour).numpy())
+        leader = kernels.returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
+        if data.entropies is None:
+            return torch.from_numpy(leader), None
+        tails = np.where(batch.terminated, 0.0, critic.follower.predict(data.finals).squeeze(-1).numpy())
+        rewards = batch.rewards + self._lambda * data.entropies
+        return torch.from_numpy(leader), torch.from_numpy(kernels.returns_to_go(rewards, batch.ends, tails, model.discount))
+
+    def _held_out_errors(self, oracle: TrajectoryOracle, data: _Data, critics: list[_Critic]) -> dict[str, float]:
+        """Squared errors on the halves not fitted, relative to the variance of the returns there."""
+        squares, follower_squares = [], []
+        for critic, (_, episodes) in zip(critics, _halves(data.batch), strict=True):
+            steps = torch.from_numpy(np.repeat(episodes, data.batch.lengths))
+            leader, follower = self._targets(oracle, data, critic)
+            squares.append(_relative_error(torch.from_numpy(critic.taken(data))[steps], leader[steps]))
+            if follower is not None:
+                follower_squares.append(_relative_error(critic.follower.predict(data.inputs[steps]).squeeze(-1), follower[steps]))
+        errors = {"critic_error": float(np.mean(squares))}
+        return errors | ({"follower_critic_error": float(np.mean(follower_squares))} if follower_squares else {})
+
+
+class _Surrogate:
+    """sum w r_x + v log P_x + ... over one batch, whose gradient in x is the estimate.
+
+    Args:
+        model: the environment's.
+        x: where.
+        batch: the trajectories.
+    """
+
+    def __init__(self, model: BOCMDP, x: Tensor, batch: Trajectories):
+        self.x = x.detach().clone().requires_grad_()
+        self.batch = batch
+        seen, following = batch.observations, batch.next_observations
+        if isinstance(model, TabularBOCMDP):
+            if batch.states is None or batch.final_states is None:
+                raise UnsupportedError("the trajectories carry no state indices, which this tabular model is a function of.")
+            seen, following = batch.states, np.append(batch.states[1:], 0)
+            following[batch.ends - 1] = batch.final_states
+        goes_on = np.ones(batch.n_steps, dtype=bool)
+        goes_on[batch.ends - 1] = ~batch.terminated
+        self._goes_on = goes_on
+        self._rewards = model.rewards(self.x, seen, batch.actions, batch.context)
+        self._leader_rewards = model.leader_rewards(self.x, seen, batch.actions, batch.context)
+        self._transitions = model.log_transitions(
+            self.x, seen[goes_on], batch.actions[goes_on], following[goes_on], batch.context
+        )
+        self._initials = model.log_initials(self.x, seen[batch.starts], batch.context)
+
+    @property
+    def needs_follower(self) -> bool:
+        """Whether the follower's values enter: transitions depend on x."""
+        return self._transitions is not None and self._transitions.requires_grad
+
+    def gradient(
+        self, reward: Array, leader_reward: Array, transition: Array, initial: Array, groups: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mean over episodes of the weighted sums, and its standard error over ``groups`` groups of episodes."""
+        episodes = np.repeat(np.arange(self.batch.n_episodes), self.batch.lengths)
+        parts: list[tuple[Tensor, Tensor, npt.NDArray[np.int64]]] = []
+        for values, own_weights, owners in (
+            (self._rewards, reward, episodes),
+            (self._leader_rewards, leader_reward, episodes),
+            (self._transitions, transition[self._goes_on], episodes[self._goes_on]),
+            (self._initials, initial, np.arange(self.batch.n_episodes)),
+        ):
+            if values is not None and values.requires_grad:
+                parts.append((values, torch.from_numpy(own_weights).to(values), owners))
+        if not parts:
+            return torch.zeros_like(self.x), None
+        sizes = split(self.batch.n_episodes, groups)
+        gradients, first = [], 0
+        for size in sizes:
+            total = torch.zeros((), dtype=torch.float64)
+            for values, weights, owners in parts:
+                own = torch.from_numpy((owners >= first) & (owners < first + size)) if groups > 1 else slice(None)
+                total = total + (values[own] * weights[own]).sum() / size
+            gradients.append(torch.autograd.grad(total, self.x, retain_graph=True)[0])
+            first += size
+        return pooled(gradients, sizes)
+
+
+def _spaces(oracle: TrajectoryOracle) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Observation and action space, of one copy where there are many."""
+    env: Any = oracle.env
+    single = (getattr(env, f"single_{name}_space", None) or getattr(env, f"{name}_space") for name in ("observation", "action"))
+    seen, done = single
+    return seen, done
+
+
+def _halves(batch: Trajectories) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+    """Episodes a critic is fitted to and episodes it weighs, as masks (E,), for both critics."""
+    even = np.arange(batch.n_episodes) % 2 == 0
+    return [(even, ~even), (~even, even)]
+
+
+def _values(critics: list[_Critic], data: _Data) -> _Values:
+    n_steps, n_episodes = data.batch.n_steps, data.batch.n_episodes
+    values = _Values(*map(np.zeros, (n_steps, n_steps, n_episodes, n_steps, n_episodes)))
+    for critic, (_, episodes) in zip(critics, _halves(data.batch), strict=True):
+        steps = np.repeat(episodes, data.batch.lengths)
+        leader = critic.expected(data.inputs, data.steps_behaviour).numpy()
+        values.leader[steps] = leader[steps]
+        values.advantage[steps] = (critic.taken(data) - leader)[steps]
+        values.leader_final[episodes] = critic.expected(data.finals, data.finals_behaviour).numpy()[episodes]
+        if data.entropies is not None:
+            values.follower[steps] = critic.follower.predict(data.inputs).squeeze(-1).numpy()[steps]
+            values.follower_final[episodes] = critic.follower.predict(data.finals).squeeze(-1).numpy()[episodes]
+    return values
+
+
+def _following(values: Array, finals: Array, batch: Trajectories) -> Array:
+    """Values after each step (N,), 0 where the episode terminated."""
+    following = np.append(values[1:], 0.0)
+    following[batch.ends - 1] = np.where(batch.terminated, 0.0, finals)
+    return following
+
+
+def _relative_error(predicted: Tensor, targets: Tensor) -> float:
+    return float((predicted - targets).square().mean() / targets.var().clamp(min=1e-12))
+
+
+def _probabilities(policy: Policy, observations: Any, states: Any) -> Array | None:
+    """Action probabilities at N observations, ``(N, ...)``, None if the policy tells none."""
+    table = getattr(policy, "table", None)
+    if table is not None and states is not None:
+        rows: Array = table[states]
+        return rows
+    if hasattr(policy, "probabilities_batch"):
+        return np.asarray(policy.probabilities_batch(observations), dtype=np.float64)
+    if hasattr(policy, "probabilities"):
+        return np.stack([np.asarray(policy.probabilities(o), dtype=np.float64) for o in observations])
+    return None
+
+
+def _act(policy: Policy, observations: Any, rng: np.random.Generator) -> Any:
+    """One action per observation."""
+    if hasattr(policy, "act_batch"):
+        return policy.act_batch(observations, rng)
+    return np.asarray([policy.act(observation, rng) for observation in observations])

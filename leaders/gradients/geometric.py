@@ -1,0 +1,231 @@
+r"""Unbiased single-sample estimators: GradEst (paper, Alg. 2), the decomposable estimator (Alg. 5) and Alg. 1, corrected.
+
+The mathematics. Geo(1 - q) counts from 0, P(T = k) = (1 - q) q^k, so a sum cut after T is the sum discounted by q. GradEst
+draws T_Q ~ Geo(1 - gamma), T_Q' ~ Geo(1 - sqrt(gamma)) and a trajectory of pi from (s, a),
+
+    dQ(s, a) = sum_{t <= T_Q} dr(s_t, a_t)
+        + gamma/(1 - gamma) dlogP(s_{T_Q+1}|s_{T_Q}, a_{T_Q})
+          * sum_{t = T_Q+1}^{T_Q+T_Q'+1} gamma^((t-T_Q-1)/2) (r + lambda H)(s_t, a_t),
+
+dV(s) the same from s with a_0 ~ pi, and dA = dQ - dV. For the leader's return, T ~ Geo(1 - gamma_L) and
+T' ~ Geo(1 - sqrt(gamma_L)), and with
+
+    G  = sum_{t' = T}^{T+T'} gamma_L^((t'-T)/2) rbar(s_t', a_t')
+    dF = sum_{t <= T} drbar(s_t, a_t) + (1/(1 - gamma_L)) (dA(s_T, a_T) / lambda + dlogP(s_T|s_{T-1}, a_{T-1})) G
+
+with dlog mu(s_0) for dlogP where T = 0; for a general loss, s ~ nu, a ~ pi and
+
+    df = d1 f + (1/(lambda nu(s))) d2 f/dpi(a; s) dA(s, a).
+
+Steps after the end of an episode contribute nothing, and what goes on has done so with probability 1 - q: where q depends on
+x, dlogP is d log((1 - q) P). Unbiased for the policy's own problem, without a time limit; the variance is huge at gamma = 0.99.
+Many draws make one estimate: their weights are averaged, and one reverse pass gives the gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
+from bocmdp_gym.alias import AliasTables, generator_state, initial_tables
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.kernels import policy_tables
+from bocmdp_gym.tabular import ContextArrays
+from followers import TrajectoryOracle
+from leaders import kernels
+from leaders.gradients.base import (
+    SCORED,
+    Array,
+    Estimate,
+    Estimator,
+    Loss,
+    add_scores,
+    check_count,
+    check_groups,
+    policy_table,
+    pooled,
+    split,
+)
+
+
+def joint_tables(arrays: ContextArrays, policy: Array) -> AliasTables:
+    """Tables of the joint draw (action, index of the successor) in every state."""
+    n_states, n_actions, width = arrays.probabilities.shape
+    index = np.broadcast_to(np.arange(width, dtype=np.int32), arrays.probabilities.shape)
+    tables = AliasTables(np.empty((n_states, n_actions * width)), np.empty((n_states, n_actions * width, 2), dtype=np.uint64))
+    policy_tables(policy, index, arrays.probabilities, *tables)
+    return tables
+
+
+def geometric_weights(
+    mdps: ConfiguredMDPs,
+    context: int,
+    policy: Array,
+    regularization: float,
+    samples: int,
+    rng: np.random.Generator,
+    formula: kernels.Formula = kernels.Formula(),  # noqa: B008 - immutable
+) -> tuple[Weights, int]:
+    """Mean weights of ``samples`` draws of the decomposable estimator for a policy ``(S, A)``, and the steps they took."""
+    arrays, model = mdps.arrays(context), mdps.model
+    w_reward, w_leader, w_transition, w_initial, steps = kernels.geometric_weights(
+        samples,
+        *joint_tables(arrays, policy),
+        *arrays.starts,
+        policy,
+        arrays.successors,
+        arrays.probabilities,
+        arrays.reward,
+        arrays.leader_reward,
+        arrays.termination,
+        model.discount,
+        model.leader_discount,
+        regularization,
+        not SCORED.isdisjoint(model.moving),
+        formula,
+        generator_state(rng),
+    )
+    weights = Weights(reward=w_reward, leader_reward=w_leader)
+    add_scores(weights, model.moving, arrays, w_transition, w_initial)
+    return weights, steps
+
+
+def geometric_loss_weights(
+    mdps: ConfiguredMDPs,
+    context: int,
+    policy: Array,
+    sensitivity: Array,
+    regularization: float,
+    samples: int,
+    rng: np.random.Generator,
+    sampling_distribution: Array | None = None,
+    formula: kernels.Formula = kernels.Formula(),  # noqa: B008 - immutable
+) -> tuple[Weights, int]:
+    """Mean weights of ``samples`` draws of Alg. 1's indirect term, and the steps they took.
+
+    Args:
+        mdps, context, policy, regularization, samples, rng: as for `geometric_weights`.
+        sensitivity: df/dpi, ``(S, A)``.
+        sampling_distribution: nu, ``(S,)``; uniform if None.
+        formula: the theory's.
+    """
+    arrays, model = mdps.arrays(context), mdps.model
+    nu = np.full(model.n_states, 1.0 / model.n_states) if sampling_distribution is None else sampling_distribution
+    w_reward, w_transition, steps = kernels.geometric_loss_weights(
+        samples,
+        *joint_tables(arrays, policy),
+        *initial_tables(nu),
+        policy,
+        arrays.successors,
+        arrays.probabilities,
+        arrays.reward,
+        arrays.termination,
+        sensitivity / (regularization * nu[:, None]),
+        model.discount,
+        regularization,
+        not {"transition", "termination"}.isdisjoint(model.moving),
+        formula,
+        generator_state(rng),
+    )
+    weights = Weights(reward=w_reward)
+    add_scores(weights, set(model.moving) - {"initial"}, arrays, w_transition, arrays.initial)
+    return weights, steps
+
+
+class GeometricEstimator(Estimator):
+    """The mean of ``samples`` independent unbiased draws, with one reverse pass.
+
+    Args:
+        samples: draws per estimate.
+        sampling_distribution: nu of Alg. 1, ``(S,)``, positive everywhere (general losses only); uniform if None.
+        error_groups: split the draws into this many groups and report a standard error from their spread, at one reverse
+            pass each; 0: none.
+        regularization: lambda; the follower's if None.
+
+    Raises:
+        OptionError: a value out of range.
+    """
+
+    needs_model = True
+    accepts_loss = True
+    _formula = kernels.Formula()
+
+    def __init__(
+        self,
+        samples: int = 20_000,
+        sampling_distribution: npt.ArrayLike | None = None,
+        error_groups: int = 0,
+        regularization: float | None = None,
+    ):
+        super().__init__(regularization)
+        self.samples = check_count("samples", samples)
+        self.error_groups = check_groups(error_groups, "samples", self.samples)
+        self.sampling_distribution = None if sampling_distribution is None else np.array(sampling_distribution, dtype=np.float64)
+
+    def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
+        super().bind(oracle, loss)
+        assert isinstance(oracle.model, TabularBOCMDP)
+        model, nu = oracle.model, self.sampling_distribution
+        if model.discount == 1.0 or (loss is None and model.leader_discount == 1.0):
+            raise UnsupportedError(
+                f"geometric horizons need discounts below 1; this model has discount {model.discount} and leader_discount "
+                f'{model.leader_discount}. Use HPGD(estimator="monte_carlo") or ExactGradient.'
+            )
+        if nu is None:
+            return
+        if loss is None:
+            raise OptionError("sampling_distribution (nu) belongs to general losses; the leader's return starts from mu.")
+        if nu.shape != (model.n_states,) or not (nu > 0.0).all() or abs(nu.sum() - 1.0) > 1e-8:
+            raise OptionError(
+                f"sampling_distribution has shape {nu.shape}, least entry {nu.min(initial=np.inf):.3g} and sum {nu.sum():.6g}; "
+                f"expected ({model.n_states},), positive everywhere, with sum 1."
+            )
+
+    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+        mdps = oracle.configure(x)
+        policy = oracle.respond(x, context, rng)
+        estimate = self.estimate_policy(mdps, context, policy_table(oracle, policy, "the geometric estimator"), rng)
+        oracle.env_steps += estimate.env_steps
+        estimate.metrics.update(getattr(policy, "metrics", {}))
+        return estimate
+
+    def estimate_policy(self, mdps: ConfiguredMDPs, context: int, policy: Array, rng: np.random.Generator) -> Estimate:
+        """An estimate for a follower's policy ``(S, A)``, optimal or not."""
+        if self.loss is not None:
+            return self._estimate_loss(mdps, context, policy, self.loss, rng)
+        sizes = split(self.samples, self.error_groups)
+        gradients, steps, leader_return = [], 0, 0.0
+        for size in sizes:
+            weights, taken = geometric_weights(mdps, context, policy, self._lambda, size, rng, self._formula)
+            gradients.append(mdps.vjp(weights, context))
+            steps += taken
+            assert weights.leader_reward is not None
+            leader_return += size / self.samples * float((weights.leader_reward * mdps.arrays(context).leader_reward).sum())
+        gradient, error = pooled(gradients, sizes)
+        return Estimate(gradient, leader_return, steps, error)
+
+    def _estimate_loss(self, mdps: ConfiguredMDPs, context: int, policy: Array, loss: Loss, rng: np.random.Generator) -> Estimate:
+        """Alg. 1; minus the loss is the return."""
+        x = mdps.x.detach().clone().requires_grad_()
+        table = torch.from_numpy(policy).requires_grad_()
+        value = loss(x, table, context)
+        direct, sensitivity = torch.autograd.grad(value, (x, table), allow_unused=True)
+        gradient = torch.zeros_like(x) if direct is None else direct
+        error, steps = None, 0
+        if sensitivity is not None:
+            sizes = split(self.samples, self.error_groups)
+            gradients = []
+            for size in sizes:
+                weights, taken = geometric_loss_weights(
+                    mdps, context, policy, sensitivity.numpy(), self._lambda, size, rng, self.sampling_distribution, self._formula
+                )
+                gradients.append(mdps.vjp(weights, context))
+                steps += taken
+            indirect, error = pooled(gradients, sizes)
+            gradient = gradient + indirect
+        return Estimate(-gradient, -float(value.detach()), steps, error)

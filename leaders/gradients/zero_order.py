@@ -1,0 +1,149 @@
+r"""Zero-order gradients (paper, Algorithm 8, corrected): differences of the leader's return along random directions.
+
+The mathematics. With z ~ N(0, I) and u > 0,
+
+    one-sided  (F(x + u z) - F(x)) z / u        two-sided  (F(x + u z) - F(x - u z)) z / (2 u)
+
+both have the mean dF_u/dx, the gradient of the smoothed return F_u(x) = E F(x + u z), which tends to dF/dx as u does to 0. Alg. 8
+takes u_t = C/(t + 1) in iteration t. F is the return of the follower's response, so nothing needs to be known of model or
+follower: any environment and any follower will do. Several directions are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from followers import Policy, TrajectoryOracle
+from leaders.gradients.base import Array, Estimate, Estimator, Loss, check_count, policy_table, pooled
+from leaders.gradients.exact import policy_return
+
+
+class ZeroOrderEstimator(Estimator):
+    """Differences of returns along random directions; needs no model and no lambda.
+
+    Args:
+        smoothing: C; u_t = C/(t + 1) at the t-th x asked for.
+        decay: False: u = C throughout, which suits sampled returns (their noise is divided by u).
+        directions: directions averaged per estimate; with two or more, a standard error over them is reported.
+        two_sided: F(x + u z) - F(x - u z) instead of F(x + u z) - F(x): two responses per direction instead of one, plus
+            one; even orders of the expansion in u cancel.
+        exact: returns from the model's arrays (needs a tabular model and action probabilities) instead of ``env_steps``
+            sampled steps each; None: where the model is tabular and the follower plans with it.
+        env_steps: steps per sampled return.
+        common_random_numbers: all responses and returns of an estimate draw the same random numbers.
+        regularization: lambda, for evaluation only; the follower's if None.
+
+    Points x + u z beyond a bounded ``leader_space`` are moved to its nearest point; near the border that biases the estimate.
+
+    Raises:
+        OptionError: a value out of range.
+    """
+
+    accepts_loss = True
+    needs_regularization = False
+
+    def __init__(
+        self,
+        smoothing: float = 1.0,
+        directions: int = 1,
+        two_sided: bool = False,
+        decay: bool = True,
+        exact: bool | None = None,
+        env_steps: int = 10_000,
+        common_random_numbers: bool = True,
+        regularization: float | None = None,
+    ):
+        super().__init__(regularization)
+        if not 0.0 < smoothing < np.inf:
+            raise OptionError(f"smoothing is {smoothing}; expected a positive number (the paper's C).")
+        self.smoothing, self.decay, self.two_sided = float(smoothing), decay, two_sided
+        self.directions = check_count("directions", directions)
+        self.env_steps = check_count("env_steps", env_steps)
+        self.exact, self.common_random_numbers = exact, common_random_numbers
+        self._points = 0  # how many x were asked for
+        self._last: bytes | None = None
+
+    def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
+        super().bind(oracle, loss)
+        self._points, self._last = 0, None
+        tabular = isinstance(oracle.model, TabularBOCMDP)
+        exact = self.exact
+        if exact is None:
+            exact = loss is not None or (tabular and oracle.follower.needs_model)
+        if exact and not tabular:
+            wanted = "a loss f(x, policy, context) reads the policy as a table" if loss else "exact returns read its arrays"
+            raise UnsupportedError(
+                f"{wanted}, and {type(oracle.core).__name__} has no tabular model; use sampled returns of the leader's reward, "
+                "ZeroOrder(exact=False) without a loss."
+            )
+        if loss is not None and not exact:
+            raise UnsupportedError(
+                "a loss f(x, policy, context) reads the policy as a table and cannot be sampled; use ZeroOrder(exact=True)."
+            )
+        self._is_exact = exact
+        space = oracle.core.leader_space
+        bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
+        self._bounds = (torch.tensor(space.low), torch.tensor(space.high)) if bounded else None
+
+    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+        u = self._smoothing_at(x)
+        evaluate = self._evaluation(oracle, context, rng)
+        before = oracle.env_steps
+        here = 0.0 if self.two_sided else evaluate(x)
+        gradients, returns = [], [] if self.two_sided else [here]
+        for _ in range(self.directions):
+            z = torch.from_numpy(rng.standard_normal(x.shape))
+            there = evaluate(self._inside(x + u * z))
+            if self.two_sided:
+                behind = evaluate(self._inside(x - u * z))
+                returns += [there, behind]
+                gradients.append((there - behind) / (2.0 * u) * z)
+            else:
+                gradients.append((there - here) / u * z)
+        gradient, error = pooled(gradients, [1] * self.directions)
+        metrics = {"smoothing": u}
+        return Estimate(gradient, sum(returns) / len(returns), oracle.env_steps - before, error, metrics)
+
+    def state(self) -> dict[str, Any]:
+        return {"points": self._points, "last": None if self._last is None else self._last.hex()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._points, self._last = state["points"], None if state["last"] is None else bytes.fromhex(state["last"])
+
+    def _smoothing_at(self, x: Tensor) -> float:
+        """u_t."""
+        key = x.numpy().tobytes()
+        if key != self._last:
+            self._points, self._last = self._points + 1, key
+        return self.smoothing / self._points if self.decay else self.smoothing
+
+    def _inside(self, x: Tensor) -> Tensor:
+        return x if self._bounds is None else torch.clamp(x, *self._bounds)
+
+    def _evaluation(self, oracle: TrajectoryOracle, context: Any, rng: np.random.Generator) -> Callable[[Tensor], float]:
+        """F_xi as a function of x, for one estimate."""
+        share = self.common_random_numbers and not (self._is_exact and oracle.follower.needs_model)
+        seed = int(rng.integers(2**63)) if share else None
+
+        def evaluate(x: Tensor) -> float:
+            own = rng if seed is None else np.random.default_rng(seed)
+            policy = oracle.respond(x, context, own)
+            if self._is_exact:
+                return self._exact_return(oracle, x, context, policy)
+            batch = oracle.sample(policy, self.env_steps, own)
+            return float(batch.discounted_returns(oracle.core.leader_discount, leader=True).mean())
+
+        return evaluate
+
+    def _exact_return(self, oracle: TrajectoryOracle, x: Tensor, context: int, policy: Policy) -> float:
+        table: Array = policy_table(oracle, policy, "ZeroOrder(exact=True)")
+        if self.loss is not None:
+            return -float(self.loss(x, torch.from_numpy(table), context))
+        return policy_return(oracle.configure(x).arrays(context), table)

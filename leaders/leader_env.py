@@ -1,0 +1,131 @@
+"""`LeaderEnv`: the leader's own seat as a Gymnasium environment, so that any RL or black-box method can lead."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+from followers import Follower, TrajectoryOracle
+from leaders.loop import Evaluator
+
+Array = npt.NDArray[np.float64]
+MODES = ("set", "step")
+
+
+class LeaderEnv(gym.Env[Any, Any]):
+    r"""The leader acts, the follower responds, and the leader is paid its value.
+
+    ## Action space
+    ``Box(-1, 1, (d,), float32)``. ``mode="set"``: the action is x, rescaled to ``bounds``. ``mode="step"``: x moves by
+    ``step_size`` times the action, in rescaled units, and stays inside ``bounds``.
+
+    ## Observation space
+    ``Box(-1, 1, (d,), float32)``: the current x, rescaled.
+
+    ## Rewards
+    F(x) after the follower responded: exact where the model is tabular and the follower has a lambda (``value="exact"``), or the
+    mean discounted leader return of ``env_steps`` steps in one drawn context (``"sampled"``).
+
+    ## Episode start and end
+    Starts at the middle of ``bounds``. ``mode="set"``: terminates after one action. ``mode="step"``: truncated after ``horizon``
+    actions.
+
+    ## Arguments
+    env, follower: as for `leaders.optimize`.
+    bounds: finite (low, high), numbers or arrays ``(d,)``; needed where ``leader_space`` is unbounded.
+    mode, step_size, horizon, value, env_steps: see above.
+
+    Attributes:
+        follower_solves: how often a follower has responded so far.
+
+    Raises:
+        OptionError: bounds that are not finite or empty, an unknown mode or value.
+        UnsupportedError: exact values asked of a problem that has none.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | TabularBOCMDP,
+        follower: Follower,
+        *,
+        bounds: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        mode: Literal["set", "step"] = "set",
+        step_size: float = 0.1,
+        horizon: int = 20,
+        value: Literal["exact", "sampled"] = "exact",
+        env_steps: int = 10_000,
+    ):
+        self.oracle = TrajectoryOracle(env, follower)
+        space = self.oracle.core.leader_space
+        low, high = (space.low, space.high) if bounds is None else bounds
+        self.low, self.high = (np.broadcast_to(np.asarray(b, dtype=np.float64), space.shape).copy() for b in (low, high))
+        if not (np.isfinite(self.low).all() and np.isfinite(self.high).all() and (self.low < self.high).all()):
+            raise OptionError("bounds are not finite, or low >= high somewhere; expected bounds=(low, high), e.g. (-3.0, 3.0).")
+        if mode not in MODES:
+            raise OptionError(f"unknown mode {mode!r}. {suggest(mode, MODES)}")
+        if value not in ("exact", "sampled"):
+            raise OptionError(f"unknown value {value!r}. {suggest(value, ('exact', 'sampled'))}")
+        if not step_size > 0 or horizon < 1 or env_steps < 1:
+            raise OptionError(f"step_size {step_size}, horizon {horizon}, env_steps {env_steps}; expected positive numbers.")
+        self._evaluate: Evaluator | None = None
+        if value == "exact":
+            if not isinstance(self.oracle.model, TabularBOCMDP) or follower.regularization is None:
+                raise UnsupportedError(
+                    "exact values need a tabular model and a follower with a regularization; use value='sampled'."
+                )
+            self._evaluate = Evaluator(self.oracle, follower.regularization)
+        self.mode, self.step_size, self.horizon, self.env_steps = mode, float(step_size), int(horizon), int(env_steps)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        self.follower_solves = 0
+        self._position = np.zeros(space.shape)
+        self._age = 0
+
+    def to_x(self, position: npt.ArrayLike) -> Array:
+        """x for a position in [-1, 1]^d."""
+        clipped = np.clip(np.asarray(position, dtype=np.float64), -1.0, 1.0)
+        x: Array = self.low + 0.5 * (clipped + 1.0) * (self.high - self.low)
+        return x
+
+    def value(self, x: npt.ArrayLike) -> float:
+        """The leader's value at x: the objective for black-box methods."""
+        if self._evaluate is not None:
+            self.follower_solves += self.oracle.core.model.n_contexts
+            self._evaluate.load_state({})  # no warm starts: equal actions must give equal rewards, to the bit
+            return self._evaluate(torch.tensor(np.asarray(x, dtype=np.float64)))
+        context = self.oracle.sample_context(self.np_random)
+        policy = self.oracle.respond(x, context, self.np_random)
+        self.follower_solves += 1
+        batch = self.oracle.sample(policy, self.env_steps, self.np_random)
+        return float(batch.discounted_returns(self.oracle.core.leader_discount, leader=True).mean())
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start at the middle of the bounds."""
+        super().reset(seed=seed)
+        self._position, self._age = np.zeros_like(self._position), 0
+        return self._position.astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Choose (or move) x. ``info["x"]`` is the x the follower answered.
+
+        Raises:
+            OptionError: an action of the wrong shape, or not finite.
+        """
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != self._position.shape or not np.isfinite(action).all():
+            raise OptionError(f"action has shape {action.shape} or is not finite; expected {self._position.shape}.")
+        moved = action if self.mode == "set" else self._position + self.step_size * action
+        self._position = np.clip(moved, -1.0, 1.0)
+        self._age += 1
+        x = self.to_x(self._position)
+        reward = self.value(x)
+        truncated = self.mode == "step" and self._age >= self.horizon
+        return self._position.astype(np.float32), reward, self.mode == "set", truncated, {"x": x}

@@ -1,0 +1,115 @@
+"""Global search from random starts: many short runs, of which the best go on.
+
+F is not concave, and every run ends in the local optimum whose basin it started in. `multistart` draws starts from a wide normal
+distribution, runs them all for a while, keeps the best share, and repeats (successive halving; Jamieson and Talwalkar 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bocmdp_gym import TabularBOCMDP, configurable
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from followers import Follower
+from leaders.base import Leader
+from leaders.loop import Result, optimize
+
+
+@dataclass(frozen=True)
+class Start:
+    """One of the starts: where it began, where it stood when it was dropped (or won), and the leader's return there."""
+
+    x0: Tensor
+    x: Tensor
+    leader_return: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class MultistartResult:
+    """What a search found.
+
+    Attributes:
+        best: the result of the winning start's last round.
+        starts: all of them, best first.
+    """
+
+    best: Result
+    starts: list[Start]
+
+
+def multistart(
+    env: gym.Env[Any, Any] | TabularBOCMDP,
+    leader: Leader,
+    follower: Follower,
+    iterations: int = 400,
+    *,
+    starts: int = 32,
+    rounds: int = 3,
+    keep: float = 0.25,
+    scale: float = 3.0,
+    seed: int = 0,
+    progress: bool | None = None,
+    **options: Any,
+) -> MultistartResult:
+    """Search for the best x from random starts.
+
+    Args:
+        env, leader, follower, options: as for `optimize`; an `ExactGradient` with Adam and all contexts per iteration is a
+            good choice where the model is known.
+        iterations: per start and round.
+        starts: how many.
+        rounds: how often the best are kept and run on; the optimiser starts afresh in each round.
+        keep: the share kept, in (0, 1].
+        scale: starts are x_0 + scale * N(0, 1), projected onto a bounded ``leader_space``.
+        seed: of starts and runs.
+        progress: show a progress bar; None: yes.
+
+    Raises:
+        OptionError: a value out of range. UnsupportedError: the environment has no tabular model to compare starts with.
+    """
+    if starts < 1 or rounds < 1 or iterations < 1 or not 0 < keep <= 1 or not scale >= 0:
+        raise OptionError(
+            f"starts {starts}, rounds {rounds}, iterations {iterations}, keep {keep}, scale {scale}; expected positive numbers "
+            "and keep in (0, 1]."
+        )
+    rng = np.random.default_rng(seed)
+    core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)
+    space = core.leader_space
+    points = []
+    for _ in range(starts):
+        centre = np.zeros(space.shape) if isinstance(env, TabularBOCMDP) else core.initial_leader(rng)
+        points.append(np.clip(centre + scale * rng.standard_normal(space.shape), space.low, space.high))
+    seeds = [int(s) for s in rng.integers(2**63, size=starts)]
+    x, done = [torch.tensor(p) for p in points], [0] * starts
+    returns = [-np.inf] * starts
+    results: list[Result | None] = [None] * starts
+    alive = list(range(starts))
+    sizes = [max(1, round(starts * keep**r)) for r in range(rounds)]
+    with tqdm(total=sum(sizes), unit="run", disable=progress is False) as bar:
+        for size in sizes:
+            alive = sorted(alive, key=lambda i: -returns[i])[:size]
+            for i in alive:
+                result = optimize(
+                    env, leader, follower, iterations, seed=seeds[i] + done[i], x0=x[i],
+                    evaluate_every=iterations, progress=False, **options,
+                )  # fmt: skip
+                if result.leader_return is None:
+                    raise UnsupportedError(
+                        "multistart compares starts by the exact leader's return, and this environment has no tabular model; run "
+                        "optimize from several x0 and compare with leaders.evaluate."
+                    )
+                x[i], returns[i], results[i] = result.x, result.leader_return, result
+                done[i] += iterations
+                bar.update()
+            bar.set_postfix_str(f"best leader return {max(returns):.4f}")
+    order = sorted(range(starts), key=lambda i: -returns[i])
+    winner: Any = results[order[0]]
+    return MultistartResult(winner, [Start(torch.tensor(points[i]), x[i], returns[i], done[i]) for i in order])

@@ -1,0 +1,133 @@
+"""A run folder: what a run leaves on disk.
+
+summary.json          settings, versions, what was found ("x", "x_random", "leader_return", ...), whether it finished
+progress.csv          one row per evaluation; its columns are explained in `leaders.history.COLUMNS`
+events.out.tfevents.* the same for TensorBoard
+history.npz           one entry per column of the history, one number per iteration
+learning_curve.png    the leader's return over iterations
+and a picture of the result, where the environment has one (Four-Rooms: penalty_map.png)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, Logger, TensorBoardOutputFormat
+
+from bocmdp_gym.errors import OptionError
+from leaders.checkpoints import Checkpoints
+from leaders.history import History
+from leaders.settings import RunSettings
+
+SUMMARY = "summary.json"
+_OURS = (SUMMARY, "progress.csv", "history.npz", "learning_curve.png", "checkpoints")
+
+
+class RunFolder:
+    """Opens a run folder and writes into it.
+
+    Raises:
+        OptionError: the folder holds a run already, or cannot be written to.
+    """
+
+    def __init__(self, settings: RunSettings):
+        self.path = settings.folder()
+        try:
+            if not settings.resume and any((self.path / name).exists() for name in _OURS):
+                if not settings.overwrite:
+                    raise OptionError(f"{self.path} already holds a run; --resume it, --overwrite it, or choose another --out.")
+                self._clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise OptionError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out.") from error
+        self._settings = settings
+        self._files: Logger | None = None
+        self._screen = Logger(None, [HumanOutputFormat(sys.stdout)])
+        self._next_print = 0
+        self.checkpoints = Checkpoints(self.path / "checkpoints", settings.checkpoint_every, settings.fingerprint())
+
+    def _open_files(self, earlier: Iterable[dict[str, Any]]) -> Logger:
+        """Start the logs, and repeat what a resumed run had logged up to its checkpoint (its later rows are void)."""
+        for old in self.path.glob("events.out.tfevents.*"):
+            old.unlink()
+        formats = [CSVOutputFormat(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
+        files = Logger(str(self.path), formats)
+        for record in earlier:
+            if record["iteration"] % self._settings.evaluate_every == 0:
+                _dump(files, record)
+        return files
+
+    def _clear(self) -> None:
+        """Remove an old run's files, and nothing else."""
+        for entry in self.path.iterdir():
+            if entry.name == "checkpoints":
+                shutil.rmtree(entry)
+            elif entry.name in _OURS or entry.suffix == ".png" or entry.name.startswith("events.out.tfevents"):
+                entry.unlink()
+
+    def log(self, record: dict[str, Any], history: History) -> None:
+        """Log one evaluation: always to the files, ten times per run to the screen."""
+        if self._files is None:
+            self._files = self._open_files(list(history)[:-1])
+        _dump(self._files, record)
+        last = record["iteration"] == self._settings.iterations - 1
+        if record["iteration"] >= self._next_print or last:
+            self._next_print = record["iteration"] + max(1, self._settings.iterations // 10)
+            _dump(self._screen, record)
+
+    def write_summary(self, found: dict[str, Any]) -> None:
+        """Write summary.json, whole or not at all."""
+        summary = {
+            "name": self._settings.name,
+            "environment": self._settings.env_id,
+            **found,
+            "settings": {name: _plain(value) for name, value in asdict(self._settings).items()},
+            "versions": versions(),
+        }
+        scratch = self.path / (SUMMARY + ".tmp")
+        scratch.write_text(json.dumps(summary, indent=2, allow_nan=True) + "\n")
+        os.replace(scratch, self.path / SUMMARY)
+
+    def write_history(self, history: History) -> None:
+        """Write history.npz."""
+        np.savez_compressed(self.path / "history.npz", **{name: history[name] for name in history.columns})
+
+    def close(self) -> None:
+        """Close the logs."""
+        if self._files is not None:
+            self._files.close()
+        self._screen.close()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    found = {"python": platform.python_version()}
+    for package in ("bocmdp-gym", "gymnasium", "numba", "numpy", "scipy", "stable-baselines3", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _dump(logger: Logger, record: dict[str, Any]) -> None:
+    for name, value in record.items():
+        logger.record(name, value)
+    logger.dump(int(record["iteration"]))

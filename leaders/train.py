@@ -1,0 +1,100 @@
+"""Run a leader against a follower in an environment: ``python -m leaders.train --help``, or ``bocmdp-train --help``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Union
+
+import numpy as np
+import tyro
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import BOCMDPError
+from leaders.checkpoints import RunInterruptedError
+from leaders.loop import Result, optimize
+from leaders.plots import learning_curve, save
+from leaders.runs import RunFolder
+from leaders.settings import ENVIRONMENTS, RunSettings
+
+
+def train(settings: RunSettings) -> Result:
+    """One run, with everything it leaves in its folder (`leaders.runs`).
+
+    Raises:
+        BOCMDPError: settings that cannot work, before anything runs.
+    """
+    env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
+    run = RunFolder(settings)
+    if settings.resume:
+        found = "going on from its newest checkpoint" if run.checkpoints.latest() else "no checkpoint there, so starting"
+        print(f"{run.path}: {found}", file=sys.stderr)
+    try:
+        result = optimize(
+            env,
+            leader,
+            follower,
+            settings.iterations,
+            seed=settings.seed,
+            evaluate_every=settings.evaluate_every,
+            callback=lambda progress: run.log(progress.record, progress.history),
+            checkpoints=run.checkpoints,
+            resume=settings.resume,
+            progress=settings.progress,
+        )
+    finally:
+        run.close()
+    run.write_history(result.history)
+    title = f"{settings.name}: {settings.leader} against {settings.follower}"
+    save(learning_curve(result.history, title), run.path / "learning_curve.png")
+    core, model, regularization = result.oracle.core, result.oracle.model, leader.estimator.regularization
+    if hasattr(core, "result_figure") and isinstance(model, TabularBOCMDP) and regularization is not None:
+        policies = model.solve(result.x, regularization).policy.numpy()
+        save(core.result_figure(result.x.numpy(), policies), run.path / f"{core.result_name}.png")
+    run.write_summary(
+        {
+            "leader_return": result.leader_return,
+            "x": result.x.tolist(),
+            "x0": result.x0.tolist(),
+            "x_random": result.x_random.tolist(),
+            "iterations": result.iterations,
+            "env_steps": result.env_steps,
+            "seconds": result.seconds,
+        }
+    )
+    env.close()
+    final = "" if result.leader_return is None else f"leader's return {result.leader_return:.4f} "
+    start = result.history["leader_return"][0] if "leader_return" in result.history.columns else np.nan
+    print(f"{final}(was {start:.4f}) after {result.iterations:,} iterations in {result.seconds:.1f} s; see {run.path}/")
+    return result
+
+
+def parse(arguments: list[str] | None = None) -> RunSettings:
+    """Settings from the command line."""
+    commands: Any = tuple(
+        Annotated[settings, tyro.conf.subcommand(name, description=settings.__doc__)] for name, settings in ENVIRONMENTS.items()
+    )
+    chosen: RunSettings = tyro.cli(
+        Union[commands],  # noqa: UP007
+        args=arguments,
+        prog="python -m leaders.train",
+        description=__doc__,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    return chosen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, 2 for settings that cannot work, 143 after SIGTERM."""
+    try:
+        train(parse(arguments))
+    except RunInterruptedError as error:
+        print(error, file=sys.stderr)
+        return 143
+    except BOCMDPError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

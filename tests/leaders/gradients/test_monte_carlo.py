@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import followers
+from bocmdp_gym import TabularBOCMDP, TabularEnv, errors
+from leaders.gradients import Estimate, ExactEstimator, MonteCarloEstimator
+from leaders.gradients.monte_carlo import scored_weights
+from tests.problems import random_model, random_x, relative_error
+
+REWARDS = ("reward", "leader_reward")
+
+
+def _errors(
+    model: TabularBOCMDP, horizon: int | None, steps: int, repeats: int, *, bootstrap: bool = False, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean estimate, its standard error per coordinate, and the exact gradient (context 1)."""
+    oracle = followers.TrajectoryOracle(TabularEnv(model, horizon=horizon), followers.SoftPolicyIteration(0.5))
+    x, rng = random_x(model.leader_dim), np.random.default_rng(seed)
+    exact, estimator = ExactEstimator(), MonteCarloEstimator(steps, bootstrap)
+    exact.bind(oracle)
+    estimator.bind(oracle)
+    draws = torch.stack([estimator.estimate(oracle, x, 1, rng).gradient for _ in range(repeats)])
+    truth = exact.estimate(oracle, x, 1, rng).gradient
+    return draws.mean(0), draws.std(0) / repeats**0.5, truth
+
+
+@pytest.mark.parametrize("leader_discount", [None, 0.8])
+def test_bias_vanishes_without_a_time_limit(leader_discount: float | None) -> None:
+    model = random_model(1, moving=REWARDS, leader_discount=leader_discount)
+    mean, error, truth = _errors(model, None, 1_000_000, 20)
+    assert float(error.max() / truth.abs().max()) < 0.01
+    assert float(((mean - truth).abs() / error).max()) < 4.5
+
+
+def test_a_time_limit_leaves_a_floor_that_bootstrapping_removes() -> None:
+    model = random_model(2, moving=REWARDS, terminating=False, leader_discount=None)
+    cut, error, truth = _errors(model, 8, 500_000, 20)
+    assert float(((cut - truth).abs() / error).max()) > 20  # the planted fault is seen
+    mended, error, truth = _errors(model, 8, 500_000, 20, bootstrap=True)
+    assert float(((mended - truth).abs() / error).max()) < 4.5
+    assert float(error.max() / truth.abs().max()) < 0.01
+
+
+def test_bias_shrinks_with_the_batch() -> None:
+    model = random_model(3, moving=REWARDS)
+    sizes = []
+    for steps, repeats in ((100, 4000), (10_000, 100)):
+        mean, _, truth = _errors(model, None, steps, repeats)
+        sizes.append(float((mean - truth).norm() / truth.norm()))
+    assert sizes[0] > 5 * sizes[1]
+
+
+def test_bootstrapping_changes_nothing_where_nothing_is_cut() -> None:
+    model = random_model(4, moving=REWARDS)
+    plain, *_ = _errors(model, None, 20_000, 2)
+    bootstrapped, *_ = _errors(model, None, 20_000, 2, bootstrap=True)
+    torch.testing.assert_close(plain, bootstrapped, rtol=1e-9, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------- scores, discounts, standard errors
+
+EVERYTHING = ("reward", "leader_reward", "transition", "initial", "termination")
+
+
+def _model(moving: tuple[str, ...] = EVERYTHING, seed: int = 0, **options: Any) -> TabularBOCMDP:
+    defaults: dict[str, Any] = {"states": 5, "dim": 4, "discount": 0.7, "leader_discount": 0.8, "moving": moving}
+    return random_model(seed, **(defaults | options))
+
+
+def _estimates(
+    model: TabularBOCMDP, estimator: MonteCarloEstimator, horizon: int | None = None, compiled: bool | None = None
+) -> tuple[Estimate, Estimate]:
+    """A stochastic estimate in the last context, and the exact one."""
+    oracle = followers.TrajectoryOracle(TabularEnv(model, horizon=horizon), followers.SoftPolicyIteration(1.0), compiled=compiled)
+    exact = ExactEstimator()
+    estimator.bind(oracle)
+    exact.bind(oracle)
+    x, context = random_x(model.leader_dim), model.n_contexts - 1
+    rng = np.random.default_rng(0)
+    return estimator.estimate(oracle, x, context, rng), exact.estimate(oracle, x, context, rng)
+
+
+@pytest.mark.parametrize("part", EVERYTHING)
+def test_each_term_alone(part: str) -> None:
+    estimate, exact = _estimates(_model((part,)), MonteCarloEstimator(500_000, error_groups=40))
+    assert estimate.standard_error is not None
+    assert relative_error(estimate.gradient, exact.gradient) < 0.1
+    assert float(((estimate.gradient - exact.gradient).abs() / estimate.standard_error).max()) < 4
+
+
+@pytest.mark.parametrize("successors", [None, 3])
+@pytest.mark.parametrize(("discount", "leader_discount"), [(0.7, 0.8), (0.8, 0.6)])
+def test_everything_moves_and_the_leader_discounts_otherwise(
+    discount: float, leader_discount: float, successors: int | None
+) -> None:
+    model = _model(discount=discount, leader_discount=leader_discount, successors=successors)
+    estimate, exact = _estimates(model, MonteCarloEstimator(500_000))
+    assert relative_error(estimate.gradient, exact.gradient) < 0.03
+    assert estimate.leader_return == pytest.approx(exact.leader_return, abs=0.03)
+
+
+@pytest.mark.parametrize("part", EVERYTHING[:4])
+def test_a_time_limit_biases_unless_bootstrapped(part: str) -> None:
+    model = _model((part,), terminating=False)
+    cut, exact = _estimates(model, MonteCarloEstimator(500_000), horizon=6)
+    bootstrapped, _ = _estimates(model, MonteCarloEstimator(500_000, bootstrap_truncated=True), horizon=6)
+    assert relative_error(bootstrapped.gradient, exact.gradient) < 0.05
+    if part != "initial":  # there the bias is small: it drops out of differences of values
+        assert relative_error(cut.gradient, exact.gradient) > 0.15
+
+
+def test_rewards_get_the_weights_of_the_fast_path() -> None:
+    model = _model(("reward", "leader_reward", "transition"))
+    oracle = followers.TrajectoryOracle(model, followers.SoftPolicyIteration(1.0))
+    policy = oracle.respond(np.zeros(4), 0, np.random.default_rng(0))
+    assert isinstance(policy, followers.TabularPolicy)
+    batch = oracle.sample(policy, 2000, np.random.default_rng(0))
+    mdps = oracle.configure(np.zeros(4))
+    scored = scored_weights(batch, mdps, policy.table, 1.0)
+    fast = MonteCarloEstimator(2000)
+    fast.bind(followers.TrajectoryOracle(_model(("reward", "leader_reward")), followers.SoftPolicyIteration(1.0)))
+    plain = fast._weights(batch, _model(("reward", "leader_reward")).configure(torch.zeros(4)), None)
+    np.testing.assert_array_equal(scored.reward, plain.reward)
+    np.testing.assert_array_equal(scored.leader_reward, plain.leader_reward)
+
+
+def test_standard_errors_are_those_of_repeats() -> None:
+    model = _model()
+    oracle = followers.TrajectoryOracle(model, followers.SoftPolicyIteration(1.0))
+    estimator = MonteCarloEstimator(4000, error_groups=10)
+    estimator.bind(oracle)
+    rng = np.random.default_rng(0)
+    estimates = [estimator.estimate(oracle, random_x(4), 0, rng) for _ in range(200)]
+    spread = torch.stack([e.gradient for e in estimates]).std(0)
+    reported = torch.stack([e.standard_error for e in estimates if e.standard_error is not None]).square().mean(0).sqrt()
+    torch.testing.assert_close(reported, spread, rtol=0.25, atol=0.0)
+
+
+def test_plain_gymnasium_stepping_gives_the_same_estimate_in_law() -> None:
+    model = _model(("transition", "initial"))
+    estimate, exact = _estimates(model, MonteCarloEstimator(20_000, error_groups=20), compiled=False)
+    assert estimate.standard_error is not None
+    assert float(((estimate.gradient - exact.gradient).abs() / estimate.standard_error).max()) < 4
+
+
+class _Silent(followers.Follower):
+    """A follower whose policy tells no probabilities."""
+
+    regularization = 1.0
+
+    def respond(self, task: followers.Task, rng: np.random.Generator) -> Any:
+        class Policy:
+            leader, context = task.leader, task.context
+
+            def act(self, observation: Any, rng: np.random.Generator) -> int:
+                return int(rng.integers(3))
+
+        return Policy()
+
+
+def test_what_cannot_work_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    estimator = MonteCarloEstimator(100)
+    oracle = followers.TrajectoryOracle(_model(("transition",)), _Silent())
+    estimator.bind(oracle)
+    with pytest.raises(errors.UnsupportedError, match="needs action probabilities"):
+        estimator.estimate(oracle, torch.zeros(4, dtype=torch.float64), 0, rng)
+    oracle = followers.TrajectoryOracle(_model(("reward", "initial")), _Silent())
+    estimator.bind(oracle)
+    assert estimator.estimate(oracle, torch.zeros(4, dtype=torch.float64), 0, rng).env_steps >= 100
+    with pytest.raises(errors.OptionError, match="env_steps is 0"):
+        MonteCarloEstimator(0)
+    with pytest.raises(errors.OptionError, match="error_groups is -1"):
+        MonteCarloEstimator(10, error_groups=-1)

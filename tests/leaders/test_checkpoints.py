@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+import followers
+import leaders
+from bocmdp_gym import errors
+from leaders.checkpoints import KEEP, CheckpointError, Checkpoints
+from leaders.train import main
+from tests.problems import four_rooms, random_model
+
+STATE = {"x": torch.arange(3.0), "n": 3, "big": 2**100, "inner": {0: np.ones(2), "none": None}, "empty": {}, "f": np.float64(0.1)}
+
+
+class StopError(Exception):
+    pass
+
+
+def _leader(kind: str) -> leaders.Leader:
+    if kind in ("monte_carlo", "geometric"):
+        return leaders.HPGD(estimator=kind, **({"env_steps": 500} if kind == "monte_carlo" else {"samples": 300}))
+    if kind == "amd":
+        return leaders.AMD(sweeps=5)
+    if kind == "zero-order":
+        return leaders.ZeroOrder(learning_rate=0.1)
+    return leaders.ExactGradient(learning_rate=0.05, optimizer=kind, schedule="inverse-sqrt")
+
+
+def test_states_survive_the_disk(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, fingerprint={"a": 1})
+    checkpoints.save(7, STATE)
+    state = Checkpoints(tmp_path, fingerprint={"a": 1}).latest()
+    assert state is not None
+    np.testing.assert_array_equal(state["x"], [0.0, 1.0, 2.0])
+    assert (state["n"], state["big"], state["f"], state["inner"]["none"], state["empty"]) == (3, 2**100, 0.1, None, {})
+    np.testing.assert_array_equal(state["inner"][0], [1.0, 1.0])
+    assert Checkpoints(tmp_path / "nothing").latest() is None
+
+
+def test_old_checkpoints_are_pruned(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for done in range(6):
+        checkpoints.save(done, STATE)
+    assert len(list(tmp_path.iterdir())) == KEEP
+    assert checkpoints.last == tmp_path / "iteration-000000005.safetensors"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "bit", "foreign", "text", "settings"])
+def test_a_damaged_or_foreign_checkpoint_is_a_named_error(damage: str, tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path).save(1, STATE)
+    content = path.read_bytes()
+    fingerprint = None
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "bit":
+        path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    elif damage == "foreign":
+        save_file({"x": np.zeros(3)}, path)
+    elif damage == "text":
+        path.write_text("not a checkpoint at all, but long enough to have a header")
+    else:
+        fingerprint = {"seed": 1}
+    with pytest.raises(CheckpointError, match="iteration-000000001"):
+        Checkpoints(tmp_path, fingerprint=fingerprint).latest()
+
+
+FOLLOWERS: dict[str, Callable[[], followers.Follower]] = {
+    "exact": lambda: followers.SoftPolicyIteration(1e-3),
+    "value iteration": lambda: followers.SoftValueIteration(1e-3, iterations=30),
+    "q-learning": lambda: followers.SoftQLearning(1e-3, iterations=2000),
+    "vanilla": lambda: followers.VanillaPolicyGradient(1e-3, iterations=200),
+    "natural": lambda: followers.NaturalPolicyGradient(1e-3, iterations=3),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "follower"),
+    [
+        *((kind, "exact") for kind in ("monte_carlo", "geometric", "amd", "zero-order", "SGD", "Adam")),
+        *(("monte_carlo", name) for name in FOLLOWERS if name != "exact"),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, follower: str, tmp_path: Path) -> None:
+    options = {"seed": 2, "evaluate_every": 10}
+    whole = leaders.optimize(four_rooms(), _leader(kind), FOLLOWERS[follower](), 30, **options)
+
+    def stop(progress: leaders.loop.Progress) -> None:
+        if progress.iteration >= 20:
+            raise StopError
+
+    with pytest.raises(StopError):
+        leaders.optimize(
+            four_rooms(), _leader(kind), FOLLOWERS[follower](), 30, **options, checkpoints=Checkpoints(tmp_path, 7), callback=stop
+        )
+    resumed = leaders.optimize(
+        four_rooms(), _leader(kind), FOLLOWERS[follower](), 30, **options, checkpoints=Checkpoints(tmp_path, 7), resume=True
+    )
+    assert torch.equal(whole.x, resumed.x)
+    assert torch.equal(whole.x_random, resumed.x_random)
+    assert whole.env_steps == resumed.env_steps
+    assert whole.leader_return == resumed.leader_return
+    for column in set(whole.history.columns) - {"seconds"}:
+        np.testing.assert_array_equal(whole.history[column], resumed.history[column])
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    arguments = {"seed": 1, "checkpoints": Checkpoints(tmp_path, every=5)}
+    model, leader, follower = random_model(1), leaders.ExactGradient(learning_rate=0.1), followers.SoftPolicyIteration(0.5)
+    first = leaders.optimize(model, leader, follower, 10, **arguments)
+    again = leaders.optimize(model, leader, follower, 10, **arguments, resume=True)
+    assert torch.equal(first.x, again.x)
+
+
+def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    good = checkpoints.save(1, STATE)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; the last good checkpoint is .*000000001"):
+        checkpoints.save(2, STATE)
+    assert list(tmp_path.iterdir()) == [good]
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path).latest() is not None
+
+
+def test_a_folder_that_cannot_be_written_is_a_named_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(CheckpointError, match="no earlier checkpoint"):
+        Checkpoints(blocked / "checkpoints").save(1, STATE)
+    with pytest.raises(errors.OptionError, match="at least 1"):
+        Checkpoints(tmp_path, every=0)
+    with pytest.raises(errors.OptionError, match="needs checkpoints"):
+        leaders.optimize(random_model(1), leaders.ExactGradient(), followers.SoftPolicyIteration(0.5), 3, resume=True)
+
+
+COMMAND = [
+    "four-rooms",
+    "--iterations",
+    "400",
+    "--env-steps",
+    "300",
+    "--checkpoint-every",
+    "20",
+    "--evaluate-every",
+    "50",
+    "--no-progress",
+]
+
+
+def _start(out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "leaders.train", *COMMAND, "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _wait_for_checkpoint(out: Path) -> None:
+    for _ in range(1200):
+        if list(out.glob("checkpoints/*.safetensors")):
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def _numbers(out: Path) -> tuple[object, ...]:
+    summary = json.loads((out / "summary.json").read_text())
+    rows = list(csv.DictReader((out / "progress.csv").read_text().splitlines()))
+    for row in rows:
+        del row["seconds"]
+    return summary["x"], summary["x_random"], summary["env_steps"], rows
+
+
+def test_kill_and_sigterm_leave_no_trace(tmp_path: Path) -> None:
+    assert main([*COMMAND, "--out", str(tmp_path / "whole")]) == 0
+    for name, number in (("killed", signal.SIGKILL), ("asked", signal.SIGTERM)):
+        out = tmp_path / name
+        process = _start(out)
+        _wait_for_checkpoint(out)
+        time.sleep(0.03)
+        process.send_signal(number)
+        code = process.wait(timeout=60)
+        if not (out / "summary.json").exists():  # it was not faster than the signal
+            assert code == (-signal.SIGKILL if number == signal.SIGKILL else 143)
+        assert main([*COMMAND, "--out", str(out), "--resume"]) == 0
+        assert _numbers(out) == _numbers(tmp_path / "whole")
+
+
+def test_resume_refuses_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["four-rooms", "--iterations", "5", "--env-steps", "200", "--no-progress", "--out", str(tmp_path / "run")]
+    assert main([*command, "--resume"]) == 0  # nothing there yet: said, and started
+    assert "no checkpoint there" in capsys.readouterr().err
+    assert main([*command, "--resume", "--penalty-cost", "3"]) == 2
+    assert "penalty_cost was 1.0, is 3.0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_twenty_random_kills(tmp_path: Path) -> None:
+    assert main([*COMMAND, "--out", str(tmp_path / "whole")]) == 0
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        out = tmp_path / str(i)
+        process = _start(out)
+        time.sleep(float(rng.uniform(0.5, 6.0)))
+        process.kill()
+        process.wait(timeout=60)
+        assert main([*COMMAND, "--out", str(out), "--resume"]) == 0
+        assert _numbers(out) == _numbers(tmp_path / "whole")

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from leaders.evaluate import gini, main
+from leaders.settings import FourRoomsSettings, settings_from_summary
+from leaders.train import main as train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    options = ["--iterations", "150", "--leader", "exact", "--slip-probability", "0.44", "--no-progress", "--out", str(out)]
+    assert train(["four-rooms", *options]) == 0
+    return out
+
+
+def test_a_run_is_evaluated_with_fresh_followers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "together" in printed
+    assert "lambda is 2 times" in printed
+    result, summary = json.loads((run / "evaluation.json").read_text()), json.loads((run / "summary.json").read_text())
+    assert result["exact_leader_return"] == pytest.approx(summary["leader_return"], abs=1e-6)
+    assert abs(result["leader_return"] - result["exact_leader_return"]) < 2.5 * result["leader_interval"]
+    assert result["misjudged"]["1"] == pytest.approx(summary["leader_return"], abs=1e-6)
+    assert result["misjudged"]["2"] != result["misjudged"]["1"]
+    assert [c["context"] for c in result["after"]] == [0, 1]
+    for after, before in zip(result["after"], result["before"], strict=True):
+        assert after["follower_value"] != before["follower_value"]
+        assert after["episodes"] > 100
+    assert (run / "evaluation.png").stat().st_size > 1000
+
+
+def test_settings_survive_the_summary(run: Path) -> None:
+    settings = settings_from_summary(json.loads((run / "summary.json").read_text()))
+    assert isinstance(settings, FourRoomsSettings)
+    assert settings.goals == ((1, 9), (11, 11))
+    assert settings.folder() == run
+
+
+def test_gini() -> None:
+    assert gini([1.0, 1.0], [0.5, 0.5]) == 0.0
+    assert gini([0.0, 1.0], [0.5, 0.5]) == pytest.approx(0.5)
+    assert gini([1.0, 3.0], [0.25, 0.75]) == pytest.approx(0.25 * 0.75 * 2 / 2.5)
+    assert gini([-1.0, 1.0], [0.5, 0.5]) is None
+
+
+def test_what_cannot_be_evaluated_is_refused(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    (tmp_path / "summary.json").write_text("{")
+    assert main([str(tmp_path)]) == 2
+    assert "damaged" in capsys.readouterr().err
+    summary = json.loads((run / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "name": "four-room"}))
+    assert main([str(tmp_path)]) == 2
+    assert "Did you mean 'four-rooms'" in capsys.readouterr().err
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "settings": {**summary["settings"], "colour": 1}}))
+    assert main([str(tmp_path)]) == 2
+    assert "colour" in capsys.readouterr().err

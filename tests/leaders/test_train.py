@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leaders.train import main, parse
+
+SMALL = ["four-rooms", "--iterations", "30", "--env-steps", "500", "--evaluate-every", "10", "--no-progress"]
+
+
+def test_a_run_leaves_a_complete_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main([*SMALL, "--seed", "1", "--penalty-cost", "2", "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["x"]) == 105
+    assert summary["settings"]["penalty_cost"] == 2
+    assert summary["iterations"] == 30
+    assert "torch" in summary["versions"]
+    rows = list(csv.DictReader((out / "progress.csv").read_text().splitlines()))
+    assert [int(row["iteration"]) for row in rows] == [0, 10, 20, 29]
+    assert all(np.isfinite(float(row["leader_return"])) for row in rows)
+    for name in ("learning_curve.png", "penalty_map.png", "history.npz"):
+        assert (out / name).stat().st_size > 1000
+    assert list(out.glob("events.out.tfevents.*"))
+    assert "leader's return" in capsys.readouterr().out
+    history = np.load(out / "history.npz")
+    assert len(history["gradient_norm"]) == 30
+
+
+def test_equal_commands_give_equal_x(tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        assert main([*SMALL, "--out", str(tmp_path / name)]) == 0
+        found.append(json.loads((tmp_path / name / "summary.json").read_text())["x"])
+    assert found[0] == found[1]
+
+
+def test_an_old_run_is_kept_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    note = tmp_path / "run" / "notes.txt"
+    assert main([*SMALL, "--out", out]) == 0
+    note.write_text("mine")
+    assert main([*SMALL, "--out", out]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main([*SMALL, "--out", out, "--overwrite", "--leader", "exact"]) == 0
+    assert note.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--regularization", "0"], "RegularizationError"),
+        (["--goals", "0", "0"], "inside a wall"),
+        (["--iterations", "0"], "iterations is 0"),
+        (["--env-steps", "0"], "env_steps is 0"),
+        (["--optimizer", "sgd"], "Did you mean 'SGD'"),
+        (["--layout", "nowhere.txt"], "is not a file"),
+        (["--out", "/proc/nowhere"], "cannot write"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = [] if "--out" in options else ["--out", str(tmp_path / "run")]
+    assert main([*SMALL, *out, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*SMALL, "--penalty-cots", "1"])
+    assert stop.value.code == 2
+    assert "--penalty-cost" in capsys.readouterr().err
+
+
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(["four-rooms", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--regularization", "--slip-probability", "--waypoint", "--bootstrap-truncated"):
+        assert option in text
+
+
+def test_any_registered_environment_can_be_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--iterations", "5", "--env-steps", "200", "--no-progress", "--out", str(tmp_path / "run")]
+    custom = ["custom", "--id", "bocmdp/FourRooms-v0", "--module", "bocmdp_gym"]
+    assert main([*custom, "--options", '{"penalty_cost": 2}', *options]) == 0
+    assert main([*custom, "--options", "{penalty", *options, "--overwrite"]) == 2
+    assert "not JSON" in capsys.readouterr().err
+    assert main(["custom", "--id", "mine/Roads-v0", *options, "--overwrite"]) == 2
+    assert "--module" in capsys.readouterr().err
+
+
+ROOMS = "xxxxxx\nx    x\nx xx x\nx    x\nxxxxxx\n"
+CELLS = ["--start", "1", "1", "--goals", "3", "4", "--waypoint", "3", "1", "--horizon", "30", "--regularization", "0.05"]
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> list[str]:
+    layout = tmp_path / "rooms.txt"
+    layout.write_text(ROOMS)
+    run = ["--iterations", "2", "--env-steps", "100", "--samples", "100", "--no-progress", "--out", str(tmp_path / "run")]
+    return ["four-rooms", "--layout", str(layout), *CELLS, *run]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--leader", leader] for leader in ("hpgd", "exact", "amd", "zero-order")),
+        ["--estimator", "geometric"],
+        ["--schedule", "cosine", "--optimizer", "Adam"],
+        *(["--follower", name] for name in ("soft-value-iteration", "linear-programming")),
+        *(["--follower", n, "--follower-steps", "200"] for n in ("soft-q-learning", "vanilla-policy-gradient")),
+        *(["--follower", n, "--follower-steps", "200"] for n in ("soft-dqn", "dqn", "a2c")),
+        ["--follower", "natural-policy-gradient", "--follower-steps", "5", "--leader", "zero-order"],
+        ["--follower", "ppo", "--follower-steps", "200", "--leader", "zero-order"],
+    ],
+)  # fmt: skip
+def test_leaders_and_followers_combine(rooms: list[str], options: list[str], tmp_path: Path) -> None:
+    assert main([*rooms, *options]) == 0
+    assert np.isfinite(json.loads((tmp_path / "run" / "summary.json").read_text())["leader_return"])
+
+
+def test_a_budget_for_a_planner_is_refused(rooms: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*rooms, "--follower-steps", "10"]) == 2
+    assert "solves to a tolerance" in capsys.readouterr().err
+
+
+def test_random_models_can_be_trained_on(tmp_path: Path) -> None:
+    options = ["--iterations", "3", "--env-steps", "200", "--no-progress", "--regularization", "0.5"]
+    for seed in ("0", "1"):
+        assert main(["random-mdp", "--model-seed", seed, "--n-states", "6", *options, "--out", str(tmp_path / seed)]) == 0
+    x0 = [json.loads((tmp_path / seed / "summary.json").read_text())["leader_return"] for seed in ("0", "1")]
+    assert x0[0] != x0[1]
