@@ -132,6 +132,13 @@ def test_a_budget_for_a_planner_is_refused(rooms: list[str], capsys: pytest.Capt
     assert "solves to a tolerance" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("environment", ["principal-agent", "meta-rl"])
+def test_every_environment_has_a_command(environment: str, tmp_path: Path) -> None:
+    options = ["--iterations", "3", "--env-steps", "200", "--no-progress", "--regularization", "0.2", "--leader", "exact"]
+    assert main([environment, *options, "--out", str(tmp_path / "run")]) == 0
+    assert np.isfinite(json.loads((tmp_path / "run" / "summary.json").read_text())["leader_return"])
+
+
 def test_random_models_can_be_trained_on(tmp_path: Path) -> None:
     options = ["--iterations", "3", "--env-steps", "200", "--no-progress", "--regularization", "0.5"]
     for seed in ("0", "1"):
