@@ -4,10 +4,10 @@ from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
 from leaders.constraints import Constraint
+from leaders.global_search import multistart
 from leaders.history import History
 from leaders.leader_env import LeaderEnv
 from leaders.loop import Result, optimize
-from leaders.multistart import multistart
 
 __all__ = [
     "AMD",
