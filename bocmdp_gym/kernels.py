@@ -250,6 +250,13 @@ def uniform(rng):
 
 
 @njit(cache=True)
+def fork(rng, out):
+    """Make ``out`` (4,) the state of a generator of its own; ``rng`` moves on by the same amount every time."""
+    for i in range(4):
+        out[i], rng[0], rng[1], rng[2], rng[3] = _next(rng[0], rng[1], rng[2], rng[3])
+
+
+@njit(cache=True)
 def _alias_row(mass, outcome, threshold, packed, low, high):
     """Alias table of one row. ``mass`` (M,) is used up; slot m yields packed[m, 0] below threshold[m], else packed[m, 1]."""
     n = mass.shape[0]

@@ -19,6 +19,7 @@ from leaders.gradients import (
     ExactEstimator,
     GeometricEstimator,
     MonteCarloEstimator,
+    MultilevelEstimator,
     ZeroOrderEstimator,
 )
 from leaders.updates import OptimizerFactory, Update
@@ -50,6 +51,7 @@ _ESTIMATORS: dict[str, tuple[type[Estimator], tuple[str, ...]]] = {
     "monte_carlo": (MonteCarloEstimator, ("env_steps", "bootstrap_truncated", "error_groups")),
     "critic": (CriticEstimator, ("env_steps", "hidden", "error_groups")),
     "geometric": (GeometricEstimator, ("samples", "sampling_distribution", "error_groups")),
+    "multilevel": (MultilevelEstimator, ("levels", "samples", "runs")),
 }
 
 
@@ -63,8 +65,11 @@ class HPGD(Leader):
 
             - "monte_carlo", that of the paper's experiments: on-policy steps, small variance;
             - "critic", for problems that are no tables: values fitted by regression, the environment's model in a surrogate;
-            - "geometric", Algorithms 1, 2 and 5 literally: unbiased draws, for discounts well below 1.
-        samples: independent draws per gradient (geometric; 20,000 if None).
+            - "geometric", Algorithms 1, 2 and 5 literally: unbiased draws, for discounts well below 1;
+            - "multilevel", randomised numbers of the follower's iterations (section C.2), for followers that can be stopped.
+        samples: independent draws per gradient (geometric, multilevel; 20,000 if None).
+        levels: the follower makes 2^levels iterations in effect (multilevel; 10 if None).
+        runs: follower runs averaged per gradient (multilevel; 1 if None).
         bootstrap_truncated: continue episodes cut by a time limit as the average visit to their last state (monte_carlo).
         sampling_distribution: nu of Algorithm 1, ``(S,)`` (geometric, with a general loss); uniform if None.
         hidden: widths of the fitted values' hidden layers (critic); see `leaders.gradients.CriticEstimator`.
@@ -83,6 +88,8 @@ class HPGD(Leader):
         estimator: str = "monte_carlo",
         *,
         samples: int | None = None,
+        levels: int | None = None,
+        runs: int | None = None,
         bootstrap_truncated: bool | None = None,
         sampling_distribution: npt.ArrayLike | None = None,
         hidden: Sequence[int] | None = None,
@@ -97,6 +104,8 @@ class HPGD(Leader):
         given = {
             "env_steps": env_steps,
             "samples": samples,
+            "levels": levels,
+            "runs": runs,
             "bootstrap_truncated": bootstrap_truncated,
             "sampling_distribution": sampling_distribution,
             "hidden": hidden,

@@ -124,6 +124,22 @@ class Estimator(ABC):
         """One estimate of dF_xi/dx at x ``(d,)`` and ``context``."""
 
 
+class PolicyEstimator(Estimator):
+    """Base class of estimators that ask for one response and then look at nothing but that policy."""
+
+    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+        policy = oracle.respond(x, context, rng)
+        estimate = self.estimate_policy(oracle, policy, x, context, rng)
+        estimate.metrics.update(getattr(policy, "metrics", {}))
+        return estimate
+
+    @abstractmethod
+    def estimate_policy(
+        self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
+    ) -> Estimate:
+        """One estimate from a policy at (x, context), optimal or not."""
+
+
 def check_count(name: str, value: int, least: int = 1) -> int:
     """A whole number of at least ``least``.
 

@@ -32,7 +32,7 @@ from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from followers import Policy, TrajectoryOracle
 from leaders import kernels
-from leaders.gradients.base import Array, Estimate, Estimator, Loss, check_count, check_groups, pooled, split
+from leaders.gradients.base import Array, Estimate, Loss, PolicyEstimator, check_count, check_groups, pooled, split
 from leaders.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
 
 _LAYERS_SEEN = (gym.ObservationWrapper, gym.ActionWrapper, gym.RewardWrapper)
@@ -87,7 +87,7 @@ class _Values(NamedTuple):
     follower_final: Array
 
 
-class CriticEstimator(Estimator):
+class CriticEstimator(PolicyEstimator):
     """dF_xi/dx from ``env_steps`` steps of any environment whose core has a model, with values fitted by regression.
 
     Args:
@@ -159,10 +159,11 @@ class CriticEstimator(Estimator):
         self._widths = self.hidden if self.hidden is not None else () if finite else (64, 64)
         self._critics = {}
 
-    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+    def estimate_policy(
+        self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
+    ) -> Estimate:
         model = oracle.model
         assert model is not None
-        policy = oracle.respond(x, context, rng)
         batch = oracle.sample(policy, self.env_steps, rng)
         if batch.n_episodes < 2:
             raise OptionError(
@@ -183,7 +184,7 @@ class CriticEstimator(Estimator):
             values.leader[batch.starts],
             min(self.error_groups, batch.n_episodes),
         )
-        metrics = self._held_out_errors(oracle, data, critics) | dict(getattr(policy, "metrics", {}))
+        metrics = self._held_out_errors(oracle, data, critics)
         tails = np.where(batch.terminated, 0.0, values.leader_final)
         returns = kernels.returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
         return Estimate(gradient, float(returns[batch.starts].mean()), batch.n_steps, error, metrics)
