@@ -27,7 +27,7 @@ from followers import (
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 
 LeaderName = Literal["hpgd", "exact", "amd", "zero-order"]
-EstimatorName = Literal["monte_carlo", "geometric"]
+EstimatorName = Literal["monte_carlo", "geometric", "critic", "multilevel"]
 FollowerName = Literal[
     "soft-policy-iteration",
     "soft-value-iteration",
@@ -63,7 +63,8 @@ class RunSettings:
     """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model; amd is
     adaptive model design; zero-order compares returns at nearby x."""
     estimator: EstimatorName = "monte_carlo"
-    """Where hpgd's gradients come from: monte_carlo (the paper's experiments) or geometric (the paper's Algorithms 2 and 5)."""
+    """Where hpgd's gradients come from: monte_carlo (the paper's experiments), geometric (the paper's Algorithms 2 and 5), critic
+    (fitted values, also for problems that are no tables), multilevel (random numbers of a soft-q-learning follower's updates)."""
     follower: FollowerName = "soft-policy-iteration"
     """Who responds: planners (soft-policy-iteration is exact; linear-programming ignores the regularization), tabular learners,
     or neural learners of Stable-Baselines3."""
@@ -84,7 +85,9 @@ class RunSettings:
     env_steps: int = 10_000
     """Environment steps per gradient (hpgd), or per sampled return (zero-order); the last episode is finished on top."""
     samples: int = 20_000
-    """Independent draws per gradient (hpgd with the geometric estimator)."""
+    """Independent draws per gradient (hpgd with the geometric or multilevel estimator)."""
+    levels: int = 10
+    """The follower makes 2^levels updates in effect (hpgd with the multilevel estimator)."""
     sweeps: int = 100
     """Sweeps per gradient (amd)."""
     smoothing: float = 1.0
@@ -162,10 +165,14 @@ class RunSettings:
         }
         if self.make_follower().regularization is None:
             options["regularization"] = self.regularization  # the follower has none: what the leader assumes of it
-        if self.leader == "hpgd" and self.estimator == "geometric":
-            return HPGD(estimator="geometric", samples=self.samples, **options)
         if self.leader == "hpgd":
-            return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **options)
+            own: dict[EstimatorName, dict[str, Any]] = {
+                "monte_carlo": {"env_steps": self.env_steps, "bootstrap_truncated": self.bootstrap_truncated},
+                "critic": {"env_steps": self.env_steps},
+                "geometric": {"samples": self.samples},
+                "multilevel": {"samples": self.samples, "levels": self.levels},
+            }
+            return HPGD(estimator=self.estimator, **own[self.estimator], **options)
         if self.leader == "amd":
             return AMD(sweeps=self.sweeps, **options)
         if self.leader == "zero-order":
