@@ -244,8 +244,9 @@ class SB3Follower(Follower):
         options: Any = {} if self._log_interval is None else {"log_interval": self._log_interval}
         model._last_obs = None  # others have used the environment since: start a new episode
         watch = Watch(context)
+        callback: Any = [watch, *self._callbacks] if self._callbacks else watch
         try:
-            model.learn(self.total_timesteps, callback=[watch, *self._callbacks], reset_num_timesteps=False, **options)
+            model.learn(self.total_timesteps, callback=callback, reset_num_timesteps=False, **options)
         except ValueError as error:
             watch.explain(error)
             raise
