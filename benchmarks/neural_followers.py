@@ -4,7 +4,8 @@ Four parts, each stored in ``benchmarks/results/neural_followers_PART.json``:
 
 - ``accuracy``: SoftDQN on Four-Rooms against the exact policy, in visitation-weighted total variation, as it trains;
 - ``returns``: PPO and DQN there, their exact return as a share of the optimum;
-- ``hpgd``: HPGD led by SoftDQN and PPO, warm-started on small budgets, on a small Four-Rooms: the leader's exact value;
+- ``hpgd``: HPGD with SoftDQN and PPO as followers, warm-started on small budgets, on a small Four-Rooms: the leader's exact
+  value, and how far the follower is from the exact policy in the end (delta: the max-norm gap of Assumption 2.4);
 - ``overhead``: CPU time of `SB3Follower` over a bare ``learn`` of the same length, measured in turn in one run.
 
 Run all of them with ``python -m benchmarks.neural_followers``, or name some. The plot of the first and the third is
@@ -27,6 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import bocmdp_gym
 import followers
 import leaders
+import leaders.loop
 from benchmarks.common import RESULTS, store
 from followers.sb3_policy import reader
 from leaders.gradients.exact import leader_values
@@ -81,10 +83,10 @@ SOFT_DQN: dict[str, Any] = {
 
 
 class Distance:
-    """Total variation to the exact policy, averaged over the states as the exact policy visits them."""
+    """Total variation to the exact policy at x, averaged over the states as the exact policy visits them."""
 
-    def __init__(self, core: Any, context: int):
-        x = np.zeros(core.model.leader_dim)
+    def __init__(self, core: Any, context: int, x: Any = None):
+        x = np.zeros(core.model.leader_dim) if x is None else x
         self.exact = core.model.solve(x, REGULARIZATION).policy[context].numpy()
         visits = leader_values(core.model.configure(x).arrays(context), self.exact).visitation
         self.share = visits / visits.sum()
@@ -221,7 +223,16 @@ def hpgd(iterations: int = 60) -> dict[str, Any]:
         runs = []
         for seed in SEEDS:
             leader = leaders.HPGD(learning_rate=1.0, env_steps=2000, regularization=regularization)
-            run = leaders.optimize(small_env(), leader, follower, iterations, seed=seed, evaluate_every=5, progress=False)
+            seen: list[leaders.loop.Progress] = []
+            run = leaders.optimize(
+                small_env(), leader, follower, iterations, seed=seed, evaluate_every=5, progress=False, callback=seen.append
+            )
+            steps = follower.training_steps
+            oracle, rng = seen[-1].oracle, np.random.default_rng(seed)
+            gaps = []
+            for context in range(2):
+                distance, policy = Distance(oracle.core, context, run.x.numpy()), oracle.respond(run.x, context, rng)
+                gaps.append({"delta": float(abs(policy.table - distance.exact).max()), "distance": distance(policy.table)})
             values = run.history["leader_return"]
             evaluated = np.flatnonzero(~np.isnan(values))
             runs.append(
@@ -229,7 +240,8 @@ def hpgd(iterations: int = 60) -> dict[str, Any]:
                     "initial": float(values[0]),
                     "final": run.leader_return,
                     "curve": [(int(i), float(values[i])) for i in evaluated] + [(iterations, run.leader_return)],
-                    "training_steps": follower.training_steps,
+                    "follower at the final x": gaps,
+                    "training_steps": steps,
                     "sampled_steps": run.env_steps,
                     "seconds": run.seconds,
                 }

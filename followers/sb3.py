@@ -20,7 +20,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from bocmdp_gym.errors import DiscountError, OptionError, UnsupportedError, suggest
 from bocmdp_gym.tabular import check_regularization
 from followers.base import Follower, Task
-from followers.environments import AnyEnv, inspect_layers, single
+from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
 from followers.replay import check_relabelling
 from followers.sb3_algorithms import default_of, find_algorithm, parameters_of
@@ -141,7 +141,7 @@ class SB3Follower(Follower):
 
     def bind(self, env: AnyEnv, core: Any) -> None:
         """Refuse what cannot work, before anything runs (see the class)."""
-        one = single(env)
+        one, core = make_single(env)
         if self._discount is not None and self._discount != core.discount:
             raise DiscountError(
                 f"{type(self).__name__} was given discount {self._discount} and the environment has {core.discount}; leave it "
@@ -175,12 +175,16 @@ class SB3Follower(Follower):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.algorithm(self._policy_for(env), env, _init_setup_model=False, **self.settings)  # type: ignore[call-arg]
+                self.algorithm(self._policy_for(env), env, _init_setup_model=False, **self._own_settings())  # type: ignore[call-arg]
         except (AssertionError, NotImplementedError, ValueError) as error:
             raise UnsupportedError(
                 f"{name} cannot take this environment, with observations {env.observation_space} and actions {space}: {error}. "
                 "DQN, QRDQN and SoftDQN take Discrete actions, SAC, TD3, DDPG, TQC and CrossQ take Box, PPO and A2C take either."
             ) from error
+
+    def _own_settings(self) -> dict[str, Any]:
+        """The settings, with dictionaries of their own: algorithms add to them."""
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in self.settings.items()}
 
     def _policy_for(self, env: Any) -> Any:
         if self._policy is not None:
@@ -223,7 +227,7 @@ class SB3Follower(Follower):
         key = None if self.shared or not self.warm_start else task.context
         if self.warm_start and key in self._learners:
             return self._learners[key]
-        model = self.algorithm(self._policy_for(envs), envs, gamma=task.discount, seed=seed, **self.settings)  # type: ignore[call-arg]
+        model = self.algorithm(self._policy_for(envs), envs, gamma=task.discount, seed=seed, **self._own_settings())  # type: ignore[call-arg]
         if self._temperature is not None and not has_values(model.policy):
             raise OptionError(
                 f"softmax_temperature is for algorithms that are greedy in Q-values, not for {type(model).__name__}."

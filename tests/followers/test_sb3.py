@@ -457,12 +457,12 @@ def test_settings_pass_through() -> None:
             self.steps += 1
             return True
 
-    count, calls = Count(), []
+    count, calls, policy_kwargs = Count(), [], {"net_arch": [5]}
     follower = quick(
         "PPO",
         callback=[count, lambda locals_, globals_: calls.append(1) or True],
         device="cpu",
-        policy_kwargs={"net_arch": [5]},
+        policy_kwargs=policy_kwargs,
         ent_coef=0.02,
     )
     respond(follower)
@@ -472,6 +472,8 @@ def test_settings_pass_through() -> None:
     assert model.policy.net_arch == [5]
     assert model.ent_coef == 0.02
     assert isinstance(model, PPO)
+    respond(quick("QRDQN", policy_kwargs=policy_kwargs))
+    assert policy_kwargs == {"net_arch": [5]}  # though algorithms add to what they are given
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
@@ -496,6 +498,7 @@ def test_training_on_a_vector_environment(mode: str) -> None:
     for envs in (
         TabularVectorEnv(bandit(), 3, mode),
         gym.vector.SyncVectorEnv([bandit] * 3, autoreset_mode=mode),
+        gym.vector.AsyncVectorEnv([bandit] * 3, autoreset_mode=mode),
     ):
         follower = quick("DQN", total_timesteps=600, learning_rate=5e-3, target_update_interval=50)
         oracle = TrajectoryOracle(envs, follower)
@@ -508,6 +511,7 @@ def test_training_on_a_vector_environment(mode: str) -> None:
         cut = buffer.timeouts[:200].astype(bool)
         assert 0.15 < (buffer.dones[:200].astype(bool) & ~cut).mean() < 0.35  # ends: a quarter of all steps
         assert cut.any()
+        envs.close()
 
 
 def test_autoreset_rows_are_no_training_steps() -> None:
