@@ -17,7 +17,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from bocmdp_gym.errors import DiscountError, OptionError, UnsupportedError, suggest
+from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
 from bocmdp_gym.tabular import check_regularization
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
@@ -94,7 +94,7 @@ class SB3Follower(Follower):
         self.algorithm = find_algorithm(algorithm)
         self.total_timesteps = _positive(total_timesteps, "total_timesteps")
         self.warm_start, self.shared, self.replay = warm_start, shared, replay
-        self.settings, self._discount = settings, settings.pop("gamma", discount)
+        self.settings, self.discount = settings, settings.pop("gamma", discount)
         self._policy, self._callbacks, self._log_interval = policy, as_callbacks(callback), log_interval
         self._n_envs = None if n_envs is None else _positive(n_envs, "n_envs")
         self._make_env, self._vec_env_class = make_env, vec_env_class
@@ -141,12 +141,8 @@ class SB3Follower(Follower):
 
     def bind(self, env: AnyEnv, core: Any) -> None:
         """Refuse what cannot work, before anything runs (see the class)."""
+        super().bind(env, core)
         one, core = make_single(env)
-        if self._discount is not None and self._discount != core.discount:
-            raise DiscountError(
-                f"{type(self).__name__} was given discount {self._discount} and the environment has {core.discount}; leave it "
-                "out, or set the environment's."
-            )
         if self.shared and not _context_observed(one):
             raise UnsupportedError(
                 "a shared learner has to see the context, and no layer of this environment shows it; wrap it in "

@@ -218,6 +218,22 @@ def test_hpgd_runs_with_an_agent() -> None:
         leaders.optimize(bandit(), leaders.HPGD(), CallableFollower(draw), 2)
 
 
+def test_estimates_are_measured_where_they_cover_all_states() -> None:
+    """What the loop logs of a follower: nothing of one whose estimate has gaps."""
+    for estimate_steps, known in ((1000, True), (1, False)):
+        oracle, policy = respond(CallableFollower(draw, estimate_steps=estimate_steps), bandit(horizon=1))
+        table = oracle.tabulate(policy)
+        assert (table is not None) == known
+        if table is not None:
+            assert abs(table.table - P).max() < 0.1
+    oracle, policy = respond(CallableFollower(draw))
+    assert oracle.tabulate(policy) is None
+    oracle, policy = respond(
+        CallableFollower(lambda o, rng: 0, probabilities=lambda o: P[o[:2].argmax()]), ObserveContext(bandit())
+    )
+    np.testing.assert_allclose(oracle.tabulate(policy).table, P)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("action", [2, -1, 0.5, None, "left", np.array([0, 1]), np.nan])
 def test_an_illegal_action_is_refused_at_once(action: Any) -> None:
     env = CountSteps(bandit())

@@ -206,7 +206,7 @@ def test_the_discount_is_the_environments() -> None:
         respond(follower, bandit(discount=0.7))
         assert follower._learners[0].model.gamma == 0.7  # type: ignore[attr-defined]
     for setting in ("gamma", "discount"):
-        with pytest.raises(errors.DiscountError, match=r"0\.99 and the environment has 0\.5"):
+        with pytest.raises(errors.DiscountError, match=r"0\.99, but TabularEnv has 0\.5"):
             TrajectoryOracle(bandit(), quick("DQN", **{setting: 0.99}))
         TrajectoryOracle(bandit(), quick("DQN", **{setting: 0.5}))
 
