@@ -17,7 +17,7 @@ import followers
 import leaders
 from bocmdp_gym import TabularVectorEnv, errors
 from bocmdp_gym.wrappers import ObserveContext
-from followers import SB3Follower, TrajectoryOracle
+from followers import SB3Follower, TrajectoryOracle, check_follower
 from leaders.checkpoints import Checkpoints
 from tests.followers.problems import CountSteps, Point, X, bandit
 from tests.problems import four_rooms, random_model
@@ -163,6 +163,18 @@ def test_a_shared_learner_needs_to_see_the_context() -> None:
         np.testing.assert_array_equal(played.observations[:, 2:], np.tile(np.eye(2)[context], (played.n_steps, 1)))
         assert played.states is not None
         np.testing.assert_array_equal(played.observations[:, :2].argmax(1), played.states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
+def test_learning_followers_keep_the_contract(algorithm: str) -> None:
+    settings: dict[str, Any] = {"total_timesteps": 2048, "warm_start": False, "device": "cpu"}
+    if algorithm == "PPO":
+        settings |= {"n_envs": 8, "n_steps": 32, "batch_size": 128, "learning_rate": 5e-3}
+    else:
+        settings |= {"learning_rate": 1e-2, "target_update_interval": 50, "batch_size": 64, "exploration_fraction": 0.5}
+        settings |= {"policy_kwargs": {"net_arch": []}}
+    check_follower(SB3Follower(algorithm, **settings))
 
 
 def test_sac_finds_the_best_action() -> None:
