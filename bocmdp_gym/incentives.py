@@ -11,8 +11,15 @@ discounted bonus paid along each path, and participation V_i(s_0) >= outside opt
 hard-max agents who break ties in its favour is the largest sum_i p_i (V_P(tau_i) - price * bonus paid) over profiles of paths
 whose linear program is feasible; `IncentiveProblem.optimum` tries them from the best.
 
-One agent, a bonus per state and action, a budget on the bonus paid: the least bonus that implements tau is V_A* - V_A(tau), so
-OPT = max V_P(tau) subject to V_A* - V_A(tau) <= budget (`IncentiveProblem.single_agent_optimum`).
+One agent, a bonus per state and action, a budget on the bonus paid along the path: the least bonus that implements tau is
+V_A* - V_A(tau), so OPT = max V_P(tau) subject to V_A* - V_A(tau) <= budget (`IncentiveProblem.single_agent_optimum`). A budget
+on sum_{s,a} c(s,a) B(s,a) is the same where every path takes (s, a) with discounted frequency 0 or c(s, a).
+
+Agents who mix. An entropy-regularised agent mixes paths between which it is nearly indifferent, also as lambda -> 0. That
+helps the principal only against a budget on the *expected* bonus paid: one agent can then be held indifferent between all
+paths, each at its own least bonus, and OPT is the concave envelope, max sum p_k V_P(tau_k) subject to
+sum p_k (V_A* - V_A(tau_k)) <= budget (`IncentiveProblem.mixed_optimum`). All other constraints bind B, or values that mixing
+does not change, and the best path of a mixture is as good as the mixture.
 """
 
 from __future__ import annotations
@@ -80,7 +87,9 @@ class IncentiveProblem:
         start: the first state.
         probabilities: of the agents, ``(C,)``.
         entries: which entry of the bonus pays for (s, a), ``(S, A)``.
-        budget: bound on the sum of all entries or, with ``budget_on_paid``, on the discounted bonus paid to each agent.
+        budget: bound on the sum of all entries, weighted by ``costs``, or, with ``budget_on_paid``, on the discounted bonus
+            paid to each agent.
+        costs: of the entries in that sum, ``(n,)``.
         price: what a unit of bonus paid costs the principal.
         outside_option: the value each agent must at least get; None for no such constraint.
         discount, principal_discount: gamma of the agents, of the principal.
@@ -94,6 +103,7 @@ class IncentiveProblem:
     probabilities: Array
     entries: npt.NDArray[np.int64]
     budget: float
+    costs: Array
     budget_on_paid: bool
     price: float
     outside_option: float | None
@@ -133,29 +143,49 @@ class IncentiveProblem:
         return float((path.visits(discount, self.shape) * reward).sum())
 
     def single_agent_optimum(self) -> Implementation:
-        """The closed form for one agent with a bonus per state and action and a budget on the bonus paid (module docstring).
+        """The closed form for one agent with a bonus per state and action and a budget on the bonus paid along its path.
 
         Raises:
             UnsupportedError: a problem of another form.
         """
-        per_pair = len(np.unique(self.entries)) == self.entries.size
-        plain = self.price == 0.0 and self.outside_option is None
-        if len(self.rewards) != 1 or not per_pair or not self.budget_on_paid or not plain:
-            raise UnsupportedError(
-                "the closed form holds for one agent, a bonus per state and action, a budget on the bonus paid, no price and no "
-                "outside option; use optimum()."
-            )
-        paths = self.paths(0)
-        own = np.array([self.path_value(path, self.rewards[0], self.discount) for path in paths])
-        value = np.array([self.path_value(path, self.principal, self.principal_discount) for path in paths])
-        value[own.max() - own > self.budget + 1e-12] = -np.inf
-        best = int(value.argmax())
+        paths, cost, value = self._single_agent()
+        best = int(np.where(cost <= self.budget + 1e-12, value, -np.inf).argmax())
         bonus = np.zeros(self.entries.size)
         future = self._values(0)
         for s, a in zip(paths[best].states, paths[best].actions, strict=True):
             after = 0.0 if self.ends[0, s] else self.discount * future[self.successors[s, a]]
             bonus[self.entries[s, a]] = future[s] - self.rewards[0, s, a] - after  # minus the advantage
         return Implementation(float(value[best]), (paths[best],), bonus)
+
+    def mixed_optimum(self) -> float:
+        """The same for an agent who may mix paths, under a budget on the expected bonus paid: the concave envelope.
+
+        Raises:
+            UnsupportedError: a problem of another form.
+        """
+        _, cost, value = self._single_agent()
+        within, beyond = cost <= self.budget, cost > self.budget
+        best = float(value[within].max())
+        if beyond.any():  # two paths suffice: one within the budget, one beyond it
+            share = (self.budget - cost[within]) / (cost[beyond][:, None] - cost[within])
+            best = max(best, float(((1 - share) * value[within] + share * value[beyond][:, None]).max()))
+        return best
+
+    def _single_agent(self) -> tuple[list[Path], Array, Array]:
+        """Paths, their least bonus V_A* - V_A(tau) and their value for the principal, where the closed forms hold."""
+        per_pair = len(np.unique(self.entries)) == self.entries.size
+        plain = self.price == 0.0 and self.outside_option is None
+        if len(self.rewards) == 1 and per_pair and plain:
+            paths = self.paths(0)
+            visits = np.stack([path.visits(self.discount, self.shape) for path in paths])
+            if self.budget_on_paid or np.isclose(visits, np.where(visits > 0, self.costs[self.entries], 0.0)).all():
+                own = (visits * self.rewards[0]).sum((1, 2))
+                value = np.array([self.path_value(path, self.principal, self.principal_discount) for path in paths])
+                return paths, own.max() - own, value
+        raise UnsupportedError(
+            "the closed forms hold for one agent, a bonus per state and action, a budget on the bonus paid along a path, and "
+            "neither price nor outside option; use optimum()."
+        )
 
     def _values(self, agent: int) -> Array:
         """V* of an agent without a bonus, by value iteration."""
@@ -191,7 +221,7 @@ class IncentiveProblem:
                 cost, self.entries, self.price * self.probabilities[agent] * path.visits(self.principal_discount, self.shape)
             )
         total = np.zeros(n_columns)
-        total[:n_entries] = 1.0
+        total[:n_entries] = self.costs
         rows, limits = (list(paid), [self.budget] * n_agents) if self.budget_on_paid else ([total], [self.budget])
         if self.outside_option is not None:
             for agent in range(n_agents):

@@ -3,11 +3,12 @@ r"""Population principal-agent reward shaping (paper, appendix A).
 The mathematics. Agent xi of a population maximises E sum gamma^t (r_xi + B_x)(s_t, a_t); the principal chooses the bonus
 B_x >= 0, the same for all agents, to maximise E_xi E sum gamma_L^t (rbar - price * B_x)(s_t, a_t). Two kinds of budget:
 
-    on the sum     sum B_x <= budget        by construction: B_x = budget * softmax(x), the last share being left unused
-    on what is paid    E sum gamma^t B_x(s_t, a_t) <= budget for every agent      B_x = softplus(x), a constraint
+    "sum":   sum c B_x <= budget      by construction: B_x = budget * softmax(x) / c, the last share being left unused
+    "paid":  E sum gamma^t B_x(s_t, a_t) <= budget for every agent       a constraint, B_x = softplus(x)
 
-The second kind, and participation (each agent's E sum gamma^t (r_xi + B_x) >= outside option), depend on the agents' behaviour:
-`PrincipalAgent.constrained_loss` charges for their violation. As lambda -> 0 optima tend to those of hard-max agents, which
+In a layered graph c = gamma^n for what is paid in layer n, so that "sum" bounds what any path can be paid; in a grid c = 1.
+The second kind of budget, and participation (each agent's E sum gamma^t (r_xi + B_x) >= outside option), depend on the agents'
+behaviour: `PrincipalAgent.constraints` states them for a leader. As lambda -> 0 optima tend to those of hard-max agents, which
 `bocmdp_gym.incentives` finds exactly on small deterministic instances.
 """
 
@@ -22,13 +23,13 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.benchmark import Benchmark
-from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.grid import Grid
 from bocmdp_gym.incentives import IncentiveProblem
 from bocmdp_gym.options import check_choice, check_count, check_distribution, check_number
 from bocmdp_gym.pictures import AGENT, INK, Canvas, PicturedEnv, blend
 from bocmdp_gym.soft_bellman import policy_solve
-from bocmdp_gym.tabular import ConfiguredMDPs, TabularBOCMDP
+from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
 
@@ -59,8 +60,9 @@ class PrincipalAgent(PicturedEnv):
     a bonus is possible. Instances are drawn from ``seed``.
 
     ## Leader parameter
-    ``budget_on="sum"``: x in R^(n+1), B = budget * softmax(x), the last share unused. ``"paid"``: x in R^n, B = softplus(x).
-    n = S (``bonus_on="state"``) or S A (``"state_action"``). `initial_leader`: N(0, 0.01^2), around -3 for "paid" (B = 0.05).
+    ``budget_on="sum"``: x in R^(n+1), B = budget * softmax(x) / c, the last share unused, c = gamma^layer (layered) or 1
+    (grid). ``"paid"``: x in R^n, B = softplus(x). n = S (``bonus_on="state"``) or S A (``"state_action"``). `initial_leader`:
+    N(0, 0.01^2), around -3 for "paid" (B = 0.05).
 
     ## Context
     ``Discrete(n_agents)`` with ``agent_probabilities``: which agent acts. It is not observed.
@@ -83,7 +85,7 @@ class PrincipalAgent(PicturedEnv):
     layers, width, n_actions: of the layered graph; n_actions <= width. size: rows and columns of the grid, at least 3.
     bonus_on: "state" or "state_action". budget: > 0. budget_on: "sum" or "paid" (see above).
     price: what the principal pays per unit of bonus, >= 0. outside_option: value an agent must at least get; None: no such
-    constraint. constraint_penalty: charge for violated constraints in `constrained_loss`.
+    constraint. Constraints that depend on behaviour are `constraints`; without them a leader ignores them.
     agent_probabilities: P_xi; uniform if None. slip_probability: layered: of a random node instead of the chosen one; grid: of
     another direction.
     horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L. render_mode: "rgb_array" or "human".
@@ -113,7 +115,6 @@ class PrincipalAgent(PicturedEnv):
         budget_on: str = "sum",
         price: float = 0.0,
         outside_option: float | None = None,
-        constraint_penalty: float = 10.0,
         agent_probabilities: Sequence[float] | None = None,
         slip_probability: float = 0.0,
         horizon: int | None = 200,
@@ -127,7 +128,6 @@ class PrincipalAgent(PicturedEnv):
         self.budget = check_number("budget", budget, above=0.0)
         self.price = check_number("price", price, 0.0)
         self.outside_option = None if outside_option is None else check_number("outside_option", outside_option)
-        self.constraint_penalty = check_number("constraint_penalty", constraint_penalty, above=0.0)
         agents = check_count("n_agents", n_agents)
         self.slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
         self.grid: Grid | None = None
@@ -147,9 +147,11 @@ class PrincipalAgent(PicturedEnv):
         n_agents, n_states, n_actions = rewards.shape
         paid_for = (n_states, n_actions if self.bonus_on == "state_action" else 1)
 
+        weights = torch.from_numpy(self.budget / self._costs(discount)).unsqueeze(-1)
+
         def bonus(x: Tensor) -> Tensor:
             if self.budget_on == "sum":
-                return self.budget * torch.softmax(x, 0)[:-1].reshape(paid_for)
+                return weights * torch.softmax(x, 0)[:-1].reshape(paid_for)
             return torch.nn.functional.softplus(x).reshape(paid_for)
 
         self._bonus = bonus
@@ -169,6 +171,20 @@ class PrincipalAgent(PicturedEnv):
             parametrization=bonus,
         )
 
+    def _costs(self, discount: float) -> Array:
+        """What a unit of bonus in each state counts in the sum that the budget bounds, ``(S,)``.
+
+        Raises:
+            DiscountError: discount 0 in a layered graph.
+        """
+        n_states = len(self.instance.ends)
+        if self.grid is not None:
+            return np.ones(n_states)
+        if not discount > 0.0:
+            raise DiscountError(f"discount is {discount}; expected more than 0, or agents care for their first step only.")
+        layer = 1 + (np.arange(n_states) - 1) // self.width
+        return discount ** layer.astype(np.float64)
+
     def initial_leader(self, rng: np.random.Generator) -> Array:
         """x_0: small noise around equal shares of the budget, or around a small bonus everywhere."""
         return 0.01 * rng.standard_normal(self.model.leader_dim) - (3.0 if self.budget_on == "paid" else 0.0)
@@ -181,21 +197,10 @@ class PrincipalAgent(PicturedEnv):
 
     # what depends on the agents' behaviour
 
-    def _follower_sum(self, mdps: ConfiguredMDPs, policy: Tensor, reward: Tensor) -> Tensor:
-        """E sum gamma^t reward(s_t, a_t) of a policy ``(C, S, A)``, ``(C,)``."""
-        value = policy_solve(mdps.transition, policy * mdps.continuation, (policy * reward).sum(-1))
-        return (mdps.initial * value).sum(-1)
-
-    def _measures(self, x: Tensor, policy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Principal's return, bonus paid and the agents' value of a policy ``(C, S, A)``, each ``(C,)``."""
-        mdps = self.model.configure(x)
-        paid = self._follower_sum(mdps, policy, self._bonus(x))
-        return mdps.policy_return(policy), paid, self._follower_sum(mdps, policy, mdps.reward)
-
     def spending(self, x: Any, regularization: float) -> Tensor:
         """E sum gamma^t B_x under each agent's optimum, ``(C,)``, differentiable in x."""
         x = self.model.check_leader(x)
-        return self._measures(x, self.model.solve(x, regularization).policy)[1]
+        return self._agents_sum(x, self._bonus(x), regularization)
 
     def participation(self, x: Any, regularization: float) -> Tensor:
         """Each agent's E sum gamma^t (r_xi + B_x) under its optimum, minus the outside option (0 if None), ``(C,)``.
@@ -203,33 +208,37 @@ class PrincipalAgent(PicturedEnv):
         Entropy is not counted. Differentiable in x; an agent with a negative number would rather stay away.
         """
         x = self.model.check_leader(x)
-        return self._measures(x, self.model.solve(x, regularization).policy)[2] - (self.outside_option or 0.0)
+        own = torch.from_numpy(self.instance.rewards) + self._bonus(x)
+        return self._agents_sum(x, own, regularization) - (self.outside_option or 0.0)
 
-    def constrained_loss(self, x: Tensor, policy: Tensor, context: int | None = None) -> Tensor:
-        """Minus the principal's return, plus ``constraint_penalty`` times the violation of its constraints and its square.
+    def _agents_sum(self, x: Tensor, reward: Tensor, regularization: float) -> Tensor:
+        """E sum gamma^t reward(s_t, a_t) under each agent's optimum at x, ``(C,)``."""
+        mdps = self.model.configure(x)
+        policy = mdps.solve(regularization).policy
+        value = policy_solve(mdps.transition, policy * mdps.continuation, (policy * reward).sum(-1))
+        return (mdps.initial * value).sum(-1)
 
-        For ``leaders.optimize(loss=...)``. Constraints: bonus paid <= budget (``budget_on="paid"``), participation
-        (``outside_option``).
+    def constraints(self) -> list[dict[str, Any]]:
+        """What a principal's choice must satisfy: keywords of ``leaders.Constraint``, one dictionary each.
 
-        Args:
-            x: ``(d,)``.
-            policy: ``(S, A)``, or ``(C, S, A)`` for all agents.
-            context: the agent; None for all of them.
+            leaders.optimize(env, ..., constraints=[leaders.Constraint(**c) for c in core.constraints()])
 
-        Returns:
-            A scalar, or ``(C,)`` for ``context=None`` (the form `TabularBOCMDP.loss` takes).
+        The budget on what is paid (``budget_on="paid"``) and participation (``outside_option``); empty if there is neither.
+
+        Raises:
+            UnsupportedError: leader_discount differs from discount: leaders discount constraints with their own.
         """
-        value, paid, own = self._measures(x, policy.expand(self.model.n_contexts, -1, -1))
-        loss = -value
-        violations = []
+        found: list[dict[str, Any]] = []
         if self.budget_on == "paid":
-            violations.append(paid - self.budget)
+            found.append({"name": "budget", "outcome": lambda bonus: -bonus.unsqueeze(0), "at_least": -self.budget})
         if self.outside_option is not None:
-            violations.append(self.outside_option - own)
-        for violation in violations:
-            excess = torch.relu(violation)
-            loss = loss + self.constraint_penalty * (excess + excess**2)
-        return loss if context is None else loss[context]
+            found.append({"name": "participation", "outcome": "follower", "at_least": self.outside_option})
+        if found and self.leader_discount != self.discount:
+            raise UnsupportedError(
+                f"the constraints are discounted with the agents' {self.discount}, and leaders discount theirs with "
+                f"leader_discount = {self.leader_discount}; leave leader_discount out."
+            )
+        return found
 
     # known optima
 
@@ -253,6 +262,7 @@ class PrincipalAgent(PicturedEnv):
             probabilities=self.model.context_probabilities,
             entries=entries if self.bonus_on == "state_action" else entries // n_actions,
             budget=self.budget,
+            costs=np.repeat(self._costs(self.discount), n_actions if self.bonus_on == "state_action" else 1),
             budget_on_paid=self.budget_on == "paid",
             price=self.price,
             outside_option=self.outside_option,
@@ -277,19 +287,25 @@ class PrincipalAgent(PicturedEnv):
         if self.slip_probability > 0.0:
             return None
         problem = self.incentives()
+        is_optimum = True
         try:
-            best, source = problem.single_agent_optimum(), "closed form: max V_P(path) with V_A* - V_A(path) <= budget"
+            if self.budget_on == "paid":
+                value, source = problem.mixed_optimum(), "closed form: concave envelope of V_P(path) over V_A* - V_A(path)"
+            else:
+                value, source = problem.single_agent_optimum().value, "closed form: max V_P(path), V_A* - V_A(path) <= budget"
         except UnsupportedError:
             try:
-                best, source = problem.optimum(limit), "brute force over paths, a linear program for each"
+                value, source = problem.optimum(limit).value, "brute force over paths, a linear program for each"
             except UnsupportedError:
                 return None
+            if self.budget_on == "paid":
+                is_optimum, source = False, f"{source}; agents who mix paths may allow more"
         return Benchmark(
-            value=best.value,
+            value=value,
             objective="leader return within the constraints, maximised",
             source=f"{source} (bocmdp_gym.incentives)",
             regularization=0.0,
-            is_optimum=True,
+            is_optimum=is_optimum,
         )
 
     # pictures

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from bocmdp_gym import errors
 from bocmdp_gym.incentives import IncentiveProblem, Path
@@ -52,7 +53,7 @@ def test_the_optimum_is_implemented_within_the_constraints(options: dict[str, An
         if problem.outside_option is not None:
             assert highest >= problem.outside_option - 1e-7
     assert value == pytest.approx(best.value, abs=1e-7)
-    assert (max(paid) if problem.budget_on_paid else best.bonus.sum()) <= problem.budget + 1e-7
+    assert (max(paid) if problem.budget_on_paid else problem.costs @ best.bonus) <= problem.budget + 1e-7
 
 
 @pytest.mark.parametrize("options", FORMS)
@@ -62,8 +63,7 @@ def test_no_random_bonus_does_better(options: dict[str, Any]) -> None:
     best, rng = problem.optimum().value, np.random.default_rng(0)
     n = int(problem.entries.max()) + 1
     draws = rng.dirichlet(np.full(n, 0.15), 3000) * problem.budget * rng.random((3000, 1)) ** 0.2
-    if problem.budget_on_paid:
-        draws *= 2.0
+    draws = 2.0 * draws if problem.budget_on_paid else draws / problem.costs
     draws[0] = 0.0
     total, allowed = np.zeros(3000), np.ones(3000, dtype=bool)
     for agent, probability in enumerate(problem.probabilities):
@@ -91,10 +91,10 @@ def test_no_random_bonus_does_better(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("budget", [1e-6, 0.2, 0.5])
-def test_the_closed_form_equals_the_linear_programs(seed: int, budget: float) -> None:
-    """One agent, a bonus per state and action, a budget on what is paid: max V_P with V_A* - V_A(path) <= budget."""
-    problem = _problem(seed=seed, n_agents=1, budget_on="paid", budget=budget, n_actions=3)
+@pytest.mark.parametrize(("budget", "budget_on"), [(1e-6, "paid"), (0.2, "paid"), (0.5, "paid"), (0.5, "sum")])
+def test_the_closed_form_equals_the_linear_programs(seed: int, budget: float, budget_on: str) -> None:
+    """One agent, a bonus per state and action: max V_P with V_A* - V_A(path) <= budget."""
+    problem = _problem(seed=seed, n_agents=1, budget_on=budget_on, budget=budget, n_actions=3)
     closed, programs = problem.single_agent_optimum(), problem.optimum()
     assert closed.value == pytest.approx(programs.value, abs=1e-7)
     path = closed.paths[0]
@@ -102,6 +102,26 @@ def test_the_closed_form_equals_the_linear_programs(seed: int, budget: float) ->
     own = problem.path_value(path, problem.rewards[0], problem.discount)
     assert cost == pytest.approx(_values(problem, 0, np.zeros_like(closed.bonus))[problem.start] - own, abs=1e-9)
     assert cost <= budget + 1e-9
+    assert cost == pytest.approx(problem.costs @ closed.bonus, abs=1e-9) or budget_on == "paid"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_envelope_is_the_best_mixture(seed: int) -> None:
+    """Concave in the budget, never below the best single path, equal to a linear program over mixtures of all paths."""
+    base = _problem(seed=seed, n_agents=1, budget_on="paid")
+    paths, shape = base.paths(0), base.shape
+    own = np.array([base.path_value(path, base.rewards[0], base.discount) for path in paths])
+    value = np.array([base.path_value(path, base.principal, base.principal_discount) for path in paths])
+    budgets = np.linspace(0.01, 1.0, 12)
+    mixed = []
+    for budget in budgets:
+        problem = replace(base, budget=budget)
+        program = linprog(-value, [own.max() - own], [budget], [np.ones(len(paths))], [1.0])
+        mixed.append(problem.mixed_optimum())
+        assert mixed[-1] == pytest.approx(-program.fun, abs=1e-9)
+        assert mixed[-1] >= problem.single_agent_optimum().value - 1e-12
+    assert (np.diff(mixed, 2) <= 1e-9).all()
+    assert shape == (10, 2)
 
 
 def test_paths_and_visits() -> None:
@@ -120,10 +140,10 @@ def test_paths_and_visits() -> None:
 
 def test_what_cannot_be_answered_is_refused() -> None:
     problem = _problem()
-    with pytest.raises(errors.UnsupportedError, match="closed form holds for one agent"):
+    with pytest.raises(errors.UnsupportedError, match="closed forms hold for one agent"):
         problem.single_agent_optimum()
-    with pytest.raises(errors.UnsupportedError, match="more than 10 profiles"):
-        problem.optimum(limit=10)
+    with pytest.raises(errors.UnsupportedError, match="more than 100 profiles"):
+        problem.optimum(limit=100)
     with pytest.raises(errors.UnsupportedError, match="more than 3 paths"):
         problem.paths(0, limit=3)
     with pytest.raises(errors.UnsupportedError, match="its outside option"):
