@@ -22,7 +22,15 @@ from leaders.checkpoints import KEEP, CheckpointError, Checkpoints
 from leaders.train import main
 from tests.problems import four_rooms, random_model
 
-STATE = {"x": torch.arange(3.0), "n": 3, "big": 2**100, "inner": {0: np.ones(2), "none": None}, "empty": {}, "f": np.float64(0.1), "a/b": {"c.d/e": 1}}
+STATE = {
+    "x": torch.arange(3.0),
+    "n": 3,
+    "big": 2**100,
+    "inner": {0: np.ones(2), "none": None},
+    "empty": {},
+    "f": np.float64(0.1),
+    "a/b": {"c.d/e": 1},
+}
 
 
 class StopError(Exception):
