@@ -35,6 +35,7 @@ class Leader:
 
     def __init__(self, estimator: Estimator, update: Update):
         self.estimator, self.update = estimator, update
+        self._oracle: TrajectoryOracle | None = None
 
     def estimate(self, oracle: TrajectoryOracle, x: Any, context: Any, rng: np.random.Generator) -> Tensor:
         """One stochastic estimate of dF_xi/dx, ``(d,)``.
@@ -42,7 +43,9 @@ class Leader:
         Raises:
             as `Estimator.bind`, if this leader cannot work with ``oracle``.
         """
-        self.estimator.bind(oracle)
+        if oracle is not self._oracle:  # what an estimator carries from x to x must survive
+            self.estimator.bind(oracle)
+            self._oracle = oracle
         return self.estimator.estimate(oracle, as_tensor(x), context, rng).gradient
 
 

@@ -177,10 +177,7 @@ class CustomSettings(RunSettings):
                 importlib.import_module(self.module)
             except ImportError as error:
                 raise OptionError(f"cannot import --module {self.module}: {error}.") from error
-        try:
-            return super().make_env()
-        except gym.error.UnregisteredEnv as error:
-            raise OptionError(f"{error} Name the module that registers it with --module.") from error
+        return super().make_env()
 
 
 #: What the command line offers, by name.
@@ -195,7 +192,9 @@ def settings_from_summary(summary: dict[str, Any]) -> RunSettings:
     Raises:
         OptionError: the summary is not of a run of this version.
     """
-    name, values = summary.get("name"), summary.get("settings")
+    if not isinstance(summary, dict) or not {"x", "x0", "settings"} <= summary.keys():
+        raise OptionError('the summary lacks "x", "x0" or "settings"; expected that of a finished run.')
+    name, values = summary.get("name"), summary["settings"]
     if name not in ENVIRONMENTS or not isinstance(values, dict):
         raise OptionError(f"the summary names the environment {name!r}. {suggest(name, ENVIRONMENTS)}")
     kind = ENVIRONMENTS[name]

@@ -24,6 +24,7 @@ from bocmdp_gym.errors import BOCMDPError, OptionError
 from followers import Follower, TrajectoryOracle
 from leaders.env_settings import settings_from_summary
 from leaders.gradients.exact import leader_values
+from leaders.loop import generator
 from leaders.plots import save
 from leaders.runs import SUMMARY
 from leaders.settings import RunSettings
@@ -98,7 +99,7 @@ def evaluate(
         factors: on the follower's lambda, for the misjudged-lambda table.
     """
     env = settings.make_env()
-    drawn = _contexts(TrajectoryOracle(env, settings.make_follower()).core, contexts, np.random.default_rng(seed))
+    drawn = _contexts(TrajectoryOracle(env, settings.make_follower()).core, contexts, generator(seed))
     after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)
     before = _reports(env, settings.make_follower(), np.asarray(baseline), drawn, env_steps, seed + 1)
     misjudged = {}
@@ -146,7 +147,7 @@ def _contexts(core: Any, number: int, rng: np.random.Generator) -> list[tuple[An
 def _reports(
     env: gym.Env[Any, Any], follower: Follower, x: Any, drawn: list[tuple[Any, float]], env_steps: int, seed: int
 ) -> list[ContextReport]:
-    oracle, rng = TrajectoryOracle(env, follower), np.random.default_rng(seed)
+    oracle, rng = TrajectoryOracle(env, follower), generator(seed)
     reports = []
     for context, probability in drawn:
         policy = oracle.respond(x, context, rng)

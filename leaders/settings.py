@@ -55,6 +55,19 @@ FOLLOWER_STEPS: dict[str, int] = {
 }
 
 
+#: Which leaders take an option that is not everybody's.
+_SAMPLED = ("hpgd with the monte_carlo estimator", "hpgd with the critic estimator")
+_DRAWN = ("hpgd with the geometric estimator", "hpgd with the multilevel estimator")
+_OWN_OPTIONS: dict[str, tuple[str, ...]] = {
+    "env_steps": (*_SAMPLED, "zero-order"),
+    "bootstrap_truncated": _SAMPLED[:1],
+    "samples": _DRAWN,
+    "levels": _DRAWN[1:],
+    "sweeps": ("amd",),
+    "smoothing": ("zero-order",),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Settings every environment shares."""
@@ -62,8 +75,8 @@ class RunSettings:
     leader: LeaderName = "hpgd"
     """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model; amd is
     adaptive model design; zero-order compares returns at nearby x."""
-    estimator: EstimatorName = "monte_carlo"
-    """Where hpgd's gradients come from: monte_carlo (the paper's experiments), geometric (the paper's Algorithms 2 and 5), critic
+    estimator: EstimatorName | None = None
+    """Where hpgd's gradients come from: monte_carlo, the default (the paper's experiments), geometric (Algorithms 2, 5), critic
     (fitted values, also for problems that are no tables), multilevel (random numbers of a soft-q-learning follower's updates)."""
     follower: FollowerName = "soft-policy-iteration"
     """Who responds: planners (soft-policy-iteration is exact; linear-programming ignores the regularization), tabular learners,
@@ -82,19 +95,20 @@ class RunSettings:
     """Any class of torch.optim."""
     max_gradient_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
-    env_steps: int = 10_000
-    """Environment steps per gradient (hpgd), or per sampled return (zero-order); the last episode is finished on top."""
-    samples: int = 20_000
-    """Independent draws per gradient (hpgd with the geometric or multilevel estimator)."""
-    levels: int = 10
-    """The follower makes 2^levels updates in effect (hpgd with the multilevel estimator)."""
-    sweeps: int = 100
-    """Sweeps per gradient (amd)."""
-    smoothing: float = 1.0
-    """C of the smoothing u_t = C/(t + 1) (zero-order)."""
+    env_steps: int | None = None
+    """Environment steps per gradient (hpgd), or per sampled return (zero-order); 10,000 if not given. The last episode is
+    finished on top."""
+    samples: int | None = None
+    """Independent draws per gradient (hpgd with the geometric or multilevel estimator); 20,000 if not given."""
+    levels: int | None = None
+    """The follower makes 2^levels updates in effect (hpgd with the multilevel estimator); 10 if not given."""
+    sweeps: int | None = None
+    """Sweeps per gradient (amd); 100 if not given."""
+    smoothing: float | None = None
+    """C of the smoothing u_t = C/(t + 1) (zero-order); 1 if not given."""
     schedule: str = "constant"
     """Factor on the learning rate: constant, inverse-sqrt, linear or cosine."""
-    bootstrap_truncated: bool = False
+    bootstrap_truncated: bool | None = None
     """Continue episodes that the time limit cut as the average visit to their last state (hpgd); the paper does not."""
     evaluate_every: int = 100
     """Iterations between exact evaluations of the leader's return, which are logged to progress.csv and TensorBoard."""
@@ -122,8 +136,17 @@ class RunSettings:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in shared}
 
     def make_env(self) -> gym.Env[Any, Any]:
-        """The environment."""
-        return gym.make(self.env_id, **self.env_options())
+        """The environment.
+
+        Raises:
+            OptionError: an id or keyword Gymnasium refuses.
+        """
+        try:
+            return gym.make(self.env_id, **self.env_options())
+        except gym.error.UnregisteredEnv as error:
+            raise OptionError(f"{error} Name the module that registers it with --module.") from error
+        except (gym.error.Error, TypeError) as error:
+            raise OptionError(f"cannot make {self.env_id}: {error}") from error
 
     def make_follower(self, regularization: float | None = None) -> Follower:
         """The follower; with another lambda if one is given."""
@@ -165,19 +188,22 @@ class RunSettings:
         }
         if self.make_follower().regularization is None:
             options["regularization"] = self.regularization  # the follower has none: what the leader assumes of it
+        estimator = self.estimator or "monte_carlo"
+        kind = f"hpgd with the {estimator} estimator" if self.leader == "hpgd" else self.leader
+        given = {name: getattr(self, name) for name in _OWN_OPTIONS if getattr(self, name) is not None}
+        for name in given:
+            if kind not in _OWN_OPTIONS[name]:
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is an option of {' and '.join(_OWN_OPTIONS[name])}, not of {kind}."
+                )
+        if self.leader in ("exact", "amd") and self.follower != "soft-policy-iteration":
+            raise OptionError(
+                f"{self.leader} computes the follower's optimum from the model, so --follower {self.follower} would never be "
+                "asked; leave it out, or use --leader hpgd or zero-order."
+            )
         if self.leader == "hpgd":
-            own: dict[EstimatorName, dict[str, Any]] = {
-                "monte_carlo": {"env_steps": self.env_steps, "bootstrap_truncated": self.bootstrap_truncated},
-                "critic": {"env_steps": self.env_steps},
-                "geometric": {"samples": self.samples},
-                "multilevel": {"samples": self.samples, "levels": self.levels},
-            }
-            return HPGD(estimator=self.estimator, **own[self.estimator], **options)
-        if self.leader == "amd":
-            return AMD(sweeps=self.sweeps, **options)
-        if self.leader == "zero-order":
-            return ZeroOrder(smoothing=self.smoothing, env_steps=self.env_steps, **options)
-        return ExactGradient(**options)
+            return HPGD(estimator=estimator, **given, **options)
+        return {"amd": AMD, "zero-order": ZeroOrder, "exact": ExactGradient}[self.leader](**given, **options)
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that decide a run's numbers; a checkpoint is resumed only where they are equal."""

@@ -27,7 +27,7 @@ def train(settings: RunSettings) -> Result:
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
     run = RunFolder(settings)
     if settings.resume:
-        found = "going on from its newest checkpoint" if run.checkpoints.latest() else "no checkpoint there, so starting"
+        found = "going on from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
         print(f"{run.path}: {found}", file=sys.stderr)
     try:
         result = optimize(

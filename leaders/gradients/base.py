@@ -140,17 +140,6 @@ class PolicyEstimator(Estimator):
         """One estimate from a policy at (x, context), optimal or not."""
 
 
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """A whole number of at least ``least``.
-
-    Raises:
-        OptionError: anything else; ``name`` says whose it is.
-    """
-    if int(value) != value or value < least:
-        raise OptionError(f"{name} is {value}; expected a whole number of at least {least}.")
-    return int(value)
-
-
 def check_groups(error_groups: int, name: str, size: int) -> int:
     """How many groups a sample of ``size`` is split into for a standard error: 0 (none), or 2 to ``size``.
 

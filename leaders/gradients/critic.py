@@ -30,9 +30,10 @@ from torch import Tensor
 
 from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders import kernels
-from leaders.gradients.base import Array, Estimate, Loss, PolicyEstimator, check_count, check_groups, pooled, split
+from leaders.gradients.base import Array, Estimate, Loss, PolicyEstimator, check_groups, pooled, split
 from leaders.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
 
 _LAYERS_SEEN = (gym.ObservationWrapper, gym.ActionWrapper, gym.RewardWrapper)

@@ -35,6 +35,7 @@ from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.alias import AliasTables, generator_state, initial_tables
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.kernels import policy_tables
+from bocmdp_gym.options import check_count
 from bocmdp_gym.tabular import ContextArrays
 from followers import Policy, TrajectoryOracle
 from leaders import kernels
@@ -45,7 +46,6 @@ from leaders.gradients.base import (
     Loss,
     PolicyEstimator,
     add_scores,
-    check_count,
     check_groups,
     policy_table,
     pooled,

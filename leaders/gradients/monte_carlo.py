@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights, kernels
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders import kernels as score_kernels
 from leaders.gradients.base import (
@@ -33,7 +34,6 @@ from leaders.gradients.base import (
     Estimate,
     PolicyEstimator,
     add_scores,
-    check_count,
     check_groups,
     policy_table,
     pooled,

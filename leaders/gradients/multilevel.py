@@ -18,8 +18,9 @@ import numpy as np
 from torch import Tensor
 
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.options import check_count
 from followers import IterativeFollower, TrajectoryOracle
-from leaders.gradients.base import Estimate, Estimator, Loss, PolicyEstimator, check_count, pooled
+from leaders.gradients.base import Estimate, Estimator, Loss, PolicyEstimator, pooled
 from leaders.gradients.geometric import GeometricEstimator
 
 
