@@ -30,7 +30,7 @@ from followers import (
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 
 LeaderName = Literal["hpgd", "exact", "amd", "zero-order"]
-EstimatorName = Literal["monte_carlo", "geometric"]
+EstimatorName = Literal["monte_carlo", "geometric", "critic"]
 FollowerName = Literal[
     "soft-policy-iteration",
     "soft-value-iteration",
@@ -66,7 +66,8 @@ class RunSettings:
     """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model; amd is
     adaptive model design; zero-order compares returns at nearby x."""
     estimator: EstimatorName = "monte_carlo"
-    """Where hpgd's gradients come from: monte_carlo (the paper's experiments) or geometric (the paper's Algorithms 2 and 5)."""
+    """Where hpgd's gradients come from: monte_carlo (the paper's experiments), geometric (the paper's Algorithms 2 and 5)
+    or critic (values fitted by regression, for problems that are no tables)."""
     follower: FollowerName = "soft-policy-iteration"
     """Who responds: planners (soft-policy-iteration is exact; linear-programming ignores the regularization), tabular learners,
     or neural learners of Stable-Baselines3."""
@@ -167,6 +168,8 @@ class RunSettings:
             options["regularization"] = self.regularization  # the follower has none: what the leader assumes of it
         if self.leader == "hpgd" and self.estimator == "geometric":
             return HPGD(estimator="geometric", samples=self.samples, **options)
+        if self.leader == "hpgd" and self.estimator == "critic":
+            return HPGD(estimator="critic", env_steps=self.env_steps, **options)
         if self.leader == "hpgd":
             return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **options)
         if self.leader == "amd":
@@ -253,6 +256,38 @@ class RandomMDPSettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaxDesignSettings(RunSettings):
+    """Tax design (paper, appendix A): income tax and VAT rates for households that work, consume and save."""
+
+    leader: LeaderName = "exact"
+    """Who leads; assets are no table, so hpgd needs --estimator critic here."""
+    regularization: float = 0.1
+    """The follower's entropy coefficient lambda > 0; 0.1, 0.2 or 0.3 in the published runs."""
+    iterations: int = 1000
+    """Outer iterations: one context, one gradient and one step of x each."""
+    prices: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Prices of the goods."""
+    wage: float = 1.0
+    """Wage per hour."""
+    tax_upper: tuple[float, float, float, float] = (1.0, 2.0, 2.0, 2.0)
+    """Upper bounds of the income tax and the VAT rates."""
+    asset_range: tuple[float, float] = (-100.0, 100.0)
+    """Smallest and largest assets."""
+    noise_std: float = 5.0
+    """Standard deviation of what happens to the assets by chance."""
+    grid_size: int = 101
+    """Grid points of the model that is solved."""
+    horizon: int = 200
+    """Steps after which an episode is cut."""
+
+    name: ClassVar[str] = "tax-design"
+
+    @property
+    def env_id(self) -> str:
+        return "bocmdp/TaxDesign-v0"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomSettings(RunSettings):
     """Your own configurable environment, registered with Gymnasium."""
 
@@ -291,7 +326,9 @@ class CustomSettings(RunSettings):
 
 
 #: What the command line offers, by name.
-ENVIRONMENTS: dict[str, type[RunSettings]] = {s.name: s for s in (FourRoomsSettings, RandomMDPSettings, CustomSettings)}
+ENVIRONMENTS: dict[str, type[RunSettings]] = {
+    s.name: s for s in (FourRoomsSettings, RandomMDPSettings, TaxDesignSettings, CustomSettings)
+}
 
 
 def settings_from_summary(summary: dict[str, Any]) -> RunSettings:
