@@ -168,7 +168,13 @@ class TabularBOCMDP(BOCMDP):
     Raises:
         ModelError: shapes do not fit, rows of P or mu do not sum to 1, NaN in an array.
         DiscountError: a discount outside [0, 1], or 1 where some policy's episodes need not end.
+
+    Attributes:
+        takes_states: whether `rewards` and the other functions of visited points take state indices (always so here); False
+            where they take an environment's observations, as those of a grid that stands for a continuous problem do.
     """
+
+    takes_states = True
 
     def __init__(
         self,
@@ -789,7 +795,7 @@ def _smallest(part: Tensor) -> npt.NDArray[np.float64]:
 
 def _can_end(succ: npt.NDArray[np.int32], possible: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """States from which some policy's episodes end, ``(S,)``."""
-    reached: Any = ends.any(-1)
+    reached: Any = np.broadcast_to(ends.any(-1), succ.shape[:1])
     while True:
         larger = reached | (reached[succ] & possible).any((-1, -2))
         if (larger == reached).all():

@@ -1,6 +1,6 @@
 """Followers: whoever answers a leader, behind one trajectory oracle."""
 
-from followers.base import Follower, Policy, TabularPolicy, Task
+from followers.base import Follower, InterpolatedPolicy, Policy, TabularPolicy, Task
 from followers.callable import CallableFollower
 from followers.checks import check_follower
 from followers.empirical import EmpiricalPolicy, empirical_policy
@@ -22,6 +22,7 @@ __all__ = [
     "CallableFollower",
     "EmpiricalPolicy",
     "Follower",
+    "InterpolatedPolicy",
     "IterativeFollower",
     "LinearProgramming",
     "NaturalPolicyGradient",

@@ -146,7 +146,7 @@ class CriticEstimator(PolicyEstimator):
                 "the model's termination depends on x, which a BOCMDP does not tell outside tables; use "
                 'HPGD(estimator="monte_carlo") or ExactGradient.'
             )
-        tabular = isinstance(oracle.model, TabularBOCMDP)
+        tabular = isinstance(oracle.model, TabularBOCMDP) and oracle.model.takes_states
         while isinstance(layer, gym.Wrapper) and layer is not oracle.core:
             if isinstance(layer, _LAYERS_SEEN) and not tabular:
                 raise UnsupportedError(
@@ -316,7 +316,7 @@ class _Surrogate:
         self.x = x.detach().clone().requires_grad_()
         self.batch = batch
         seen, following = batch.observations, batch.next_observations
-        if isinstance(model, TabularBOCMDP):
+        if isinstance(model, TabularBOCMDP) and model.takes_states:
             if batch.states is None or batch.final_states is None:
                 raise UnsupportedError("the trajectories carry no state indices, which this tabular model is a function of.")
             seen, following = batch.states, np.append(batch.states[1:], 0)

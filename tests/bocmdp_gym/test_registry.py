@@ -29,7 +29,7 @@ def _make(env_id: str, **options: Any) -> gym.Env[Any, Any]:
 
 
 def _is_tabular(env_id: str) -> bool:
-    return isinstance(getattr(bocmdp_gym.configurable(_make(env_id)), "model", None), bocmdp_gym.TabularBOCMDP)
+    return isinstance(bocmdp_gym.configurable(_make(env_id)), bocmdp_gym.TabularEnv)
 
 
 @pytest.fixture(autouse=True)

@@ -128,7 +128,7 @@ def test_log_transitions() -> None:
     torch.testing.assert_close(*logs)
 
 
-@pytest.mark.parametrize("start", [None, [[3, 7]] * 200_000])
+@pytest.mark.parametrize("start", [None, [[3, 3]] * 200_000])
 def test_compiled_sampling_agrees_with_the_dense_model(start: Any) -> None:
     """Chi-square over (action, next state) in the most visited state; level 0.001, fixed seed."""
     factored, dense, _ = _pair(7, 1)
@@ -144,7 +144,7 @@ def test_compiled_sampling_agrees_with_the_dense_model(start: Any) -> None:
     here = (run.states == s) & ~ended
     counts = np.zeros((ACTIONS, 7))
     np.add.at(counts, (run.actions[here], following[here]), 1)
-    chosen = np.eye(ACTIONS)[7] if start else policy[s]
+    chosen = np.eye(ACTIONS)[3] if start else policy[s]
     joint = (chosen * (1.0 - expected.termination[s]))[:, None] * expected.probabilities[s]
     joint = joint / joint.sum() * counts.sum()
     seen = joint > 0
@@ -156,7 +156,7 @@ def test_compiled_sampling_agrees_with_the_dense_model(start: Any) -> None:
 def test_environments_step_by_the_index() -> None:
     """One copy and many: from a given state, the next states of one action follow its row; chi-square, level 0.001."""
     factored, dense, _ = _pair(7, 1)
-    x, action = random_x(DIM), 6
+    x, action = random_x(DIM), 3  # its move differs from its neighbours'
     row = dense.configure(x).arrays(0).probabilities[2, action]
     env = bocmdp_gym.TabularEnv(factored, horizon=1)
     env.set_leader(x.numpy())

@@ -170,3 +170,13 @@ def test_random_models_can_be_trained_on(tmp_path: Path) -> None:
         assert main(["random-mdp", "--model-seed", seed, "--n-states", "6", *options, "--out", str(tmp_path / seed)]) == 0
     x0 = [json.loads((tmp_path / seed / "summary.json").read_text())["leader_return"] for seed in ("0", "1")]
     assert x0[0] != x0[1]
+
+
+def test_tax_design_by_exact_gradients_and_by_the_critic(tmp_path: Path) -> None:
+    options = ["tax-design", "--grid-size", "11", "--horizon", "20", "--wage", "2", "--iterations", "2", "--no-progress"]
+    assert main([*options, "--out", str(tmp_path / "exact")]) == 0
+    summary = json.loads((tmp_path / "exact" / "summary.json").read_text())
+    assert len(summary["x"]) == 4
+    assert np.isfinite(summary["leader_return"])
+    critic = ["--leader", "hpgd", "--estimator", "critic", "--env-steps", "100"]
+    assert main([*options, *critic, "--out", str(tmp_path / "critic")]) == 0
