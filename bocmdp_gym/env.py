@@ -28,6 +28,8 @@ from bocmdp_gym.errors import (
 )
 
 RESET_OPTIONS = ("leader", "context", "state")
+#: Streams of a layer's own generator, apart from the wrapped environment's and from each other at the same seed.
+LEADER_STREAM, CONTEXT_STREAM = 1, 2
 
 
 @runtime_checkable
@@ -255,10 +257,15 @@ class ConfigurableWrapper(_Configuration, gym.Wrapper[Any, Any, Any, Any]):
                 "without one, or set accepts_state = True on the wrapper if the environment heeds options['state']."
             )
         if seed is not None or self._wrapper_rng is None:
-            self._wrapper_rng = np.random.default_rng(seed)
+            self._wrapper_rng = layer_rng(seed, LEADER_STREAM)
         self._begin_episode(own, self._wrapper_rng)
         observation, info = self.env.reset(seed=seed, options=options or None)
         return observation, {**info, "context": self._episode_context}
+
+
+def layer_rng(seed: int | None, stream: int) -> np.random.Generator:
+    """The generator of a layer around an environment that is reset with the same seed, independent of the environment's."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream,)))
 
 
 def refuse_multi_agent(env: Any) -> None:

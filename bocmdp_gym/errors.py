@@ -46,6 +46,14 @@ class OptionError(BOCMDPError, ValueError):
     """An unknown option, or an option with a value it cannot take."""
 
 
+class UnknownOptionError(OptionError, TypeError):
+    """A keyword argument that an environment does not have."""
+
+
+class ResetError(BOCMDPError, RuntimeError):
+    """An environment was stepped before its first reset."""
+
+
 class ActionError(OptionError):
     """An action outside the action space."""
 

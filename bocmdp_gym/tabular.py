@@ -789,7 +789,7 @@ def _smallest(part: Tensor) -> npt.NDArray[np.float64]:
 
 def _can_end(succ: npt.NDArray[np.int32], possible: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """States from which some policy's episodes end, ``(S,)``."""
-    reached: Any = ends.any(-1)
+    reached: Any = np.broadcast_to(ends.any(-1), len(succ))
     while True:
         larger = reached | (reached[succ] & possible).any((-1, -2))
         if (larger == reached).all():
