@@ -38,6 +38,7 @@ from bocmdp_gym.transitions import (
     DenseTransitions,
     SuccessorTransitions,
     TransitionOperator,
+    as_probabilities,
     as_transitions,
 )
 
@@ -256,7 +257,7 @@ class TabularBOCMDP(BOCMDP):
             return operator
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         if tensor.dtype != torch.float64:
-            tensor = tensor.to(torch.float64)
+            tensor = as_probabilities(tensor) if name == "initial" else tensor.to(torch.float64)
         if self._shapes.get(name) == tensor.shape:
             return tensor
         expected: tuple[int, ...] = (c, s, a)
@@ -460,7 +461,7 @@ class TabularBOCMDP(BOCMDP):
         *,
         reward: Function | None = None,
         leader_reward: Function | None = None,
-        leader_dim: int,
+        leader_dim: int | None = None,
         discount: float = 0.99,
         **options: Any,
     ) -> TabularBOCMDP:
@@ -472,22 +473,37 @@ class TabularBOCMDP(BOCMDP):
             env: the environment, wrapped or not.
             reward: the follower's reward ``(C, S, A)`` or a function of x; the environment's own if None.
             leader_reward: the leader's; the environment's own reward if None.
-            leader_dim, discount, options: as for the constructor.
+            leader_dim: as for the constructor; if None, that of ``leader_space`` or ``example`` where given, else 1.
+            discount, options: as for the constructor.
 
         Raises:
             UnsupportedError: the environment publishes no tables.
+            ModelError: a function fails at the x of dimension 1 that was assumed without ``leader_dim``.
         """
         tables = gymnasium_tables(env)
-        return cls(
-            reward=tables.reward if reward is None else reward,
-            leader_reward=tables.reward if leader_reward is None else leader_reward,
-            transition=tables.transition,
-            initial=tables.initial,
-            termination=tables.termination,
-            leader_dim=leader_dim,
-            discount=discount,
+        arguments: dict[str, Any] = {
+            "reward": tables.reward if reward is None else reward,
+            "leader_reward": tables.reward if leader_reward is None else leader_reward,
+            "transition": tables.transition,
+            "initial": tables.initial,
+            "termination": tables.termination,
+            "discount": discount,
             **options,
-        )
+        }
+        if leader_dim is not None:
+            return cls(leader_dim=leader_dim, **arguments)
+        if options.get("leader_space") is not None:
+            return cls(leader_dim=options["leader_space"].shape[0], **arguments)
+        if options.get("example") is not None:
+            return cls(leader_dim=np.size(options["example"]), **arguments)
+        try:
+            return cls(leader_dim=1, **arguments)
+        except (ModelError, RuntimeError, IndexError) as error:
+            if not any(callable(part) for part in arguments.values()):
+                raise
+            raise ModelError(
+                f"x was taken to have dimension 1, and a function of it failed: {error} Give leader_dim=."
+            ) from error
 
 
 class ConfiguredMDPs:
@@ -750,7 +766,7 @@ def _check_initial(initial: Tensor) -> None:
     if bool(bad.any()):
         where = tuple(int(i) for i in bad.nonzero()[0])
         raise ModelError(
-            f"the initial distribution of context {where[-1]} sums to {float(total[where]):.8g}; expected non-negative "
+            f"the initial distribution of context {where[-1]} sums to {float(total[where]):.12g}; expected non-negative "
             "numbers that sum to 1."
         )
 

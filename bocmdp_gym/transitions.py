@@ -31,6 +31,8 @@ from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
 
 #: How far a row of P (or an initial distribution) may be from summing to 1.
 PROBABILITY_TOLERANCE = 1e-8
+#: As far as rows given in float32 may be off by their rounding; they are divided by their sums in float64.
+FLOAT32_TOLERANCE = 1e-5
 
 
 class TransitionOperator(ABC):
@@ -276,10 +278,20 @@ def _every_state(n_states: int, n_actions: int) -> npt.NDArray[np.int32]:
 
 
 def as_transitions(value: Any) -> TransitionOperator:
-    """A `TransitionOperator` from an operator, a tensor or an array ``(C, S, A, S)``."""
+    """A `TransitionOperator` in float64 from an operator, a tensor or an array ``(C, S, A, S)``."""
     if isinstance(value, TransitionOperator):
-        return value
-    return DenseTransitions(torch.as_tensor(value, dtype=torch.float64))
+        return value if value.values.dtype == torch.float64 else value.with_values(as_probabilities(value.values))
+    return DenseTransitions(as_probabilities(value))
+
+
+def as_probabilities(value: Any) -> Tensor:
+    """Distributions along the last axis as a float64 tensor; those given in float32 are freed of its rounding."""
+    given = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    values = given.to(torch.float64)
+    if given.dtype != torch.float32:
+        return values
+    total = values.sum(-1, keepdim=True)
+    return values / torch.where((total - 1.0).abs() <= FLOAT32_TOLERANCE, total, 1.0)
 
 
 def _check_rows(values: Tensor, second: str) -> None:
@@ -296,6 +308,6 @@ def _check_rows(values: Tensor, second: str) -> None:
     if bool((row < -PROBABILITY_TOLERANCE).any()):
         raise ModelError(f"a transition probability is {float(row.min()):.3g} at {where}; expected values in [0, 1].")
     raise ModelError(
-        f"transition row sums to {float(row.sum()):.8g} at {where}; expected 1. Normalise the row; put the probability "
+        f"transition row sums to {float(row.sum()):.12g} at {where}; expected 1. Normalise the row; put the probability "
         "that the episode ends into termination=, not into missing mass."
     )
