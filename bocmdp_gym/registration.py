@@ -27,6 +27,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.meta_rl:meta_rl_vector",
     ),
     Entry(
+        "bocmdp/PrincipalAgent-v0",
+        "bocmdp_gym.envs.principal_agent:PrincipalAgent",
+        "bocmdp_gym.envs.principal_agent:principal_agent_vector",
+    ),
+    Entry(
         "bocmdp/RandomMDP-v0",
         "bocmdp_gym.envs.random_mdp:RandomMDP",
         "bocmdp_gym.envs.random_mdp:random_mdp_vector",

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Variable
 
+from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, initial_tables
 from bocmdp_gym.env import check_context_probabilities, check_discount
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
@@ -71,14 +72,63 @@ class ContextArrays(NamedTuple):
 
     reward: Array  # (S, A)
     leader_reward: Array  # (S, A)
-    successors: npt.NDArray[np.int32]  # (S, A, K)
-    probabilities: Array  # (S, A, K)
+    stored_successors: npt.NDArray[np.int32]  # (S, M, K)
+    stored_probabilities: Array  # (S, M, K)
+    moves: npt.NDArray[np.int64] | None  # (A,): the row of each action; None: M = A
     initial: Array  # (S,)
     termination: Array  # (S, A)
     continuation: Array  # (S, A), gamma (1 - q)
     leader_continuation: Array  # (S, A), gamma_L (1 - q)
     starts: AliasTables  # for draws from `initial`
     solver: PolicySolver
+
+    @property
+    def successors(self) -> npt.NDArray[np.int32]:
+        """Successors per action, ``(S, A, K)``.
+
+        Raises:
+            UnsupportedError: the actions share rows.
+        """
+        self._check_listed()
+        return self.stored_successors
+
+    @property
+    def probabilities(self) -> Array:
+        """Their probabilities, ``(S, A, K)``.
+
+        Raises:
+            UnsupportedError: the actions share rows.
+        """
+        self._check_listed()
+        return self.stored_probabilities
+
+    def _check_listed(self) -> None:
+        if self.moves is not None:
+            raise UnsupportedError(
+                "this model's transitions are factored (FactoredTransitions), and this method reads a list of successors for "
+                "every action; use SoftPolicyIteration with ExactGradient or ZeroOrder, or give the model a SuccessorTransitions."
+            )
+
+    def expectation(self, v: Array) -> Array:
+        """P v, ``(S,) -> (S, A)``."""
+        succ = self.stored_successors
+        future = kernels.expectation(succ, self.stored_probabilities, v, np.empty(succ.shape[:2]))
+        return future if self.moves is None else future[:, self.moves]
+
+    def adjoint(self, w: Array) -> Array:
+        """P^T w, ``(S, A) -> (S,)``."""
+        return kernels.adjoint(self.stored_successors, self.stored_probabilities, self._per_move(w), np.empty(len(w)))
+
+    def outer(self, w: Array, v: Array) -> Array:
+        """Derivative of sum w (P v) with respect to the stored probabilities, ``(S, M, K)``."""
+        outer: Array = self._per_move(w)[..., None] * v[self.stored_successors]
+        return outer
+
+    def _per_move(self, w: Array) -> Array:
+        if self.moves is None:
+            return w
+        per_move: Array = kernels.gather_moves(w, self.moves, np.zeros(self.stored_successors.shape[:2]))
+        return per_move
 
 
 @dataclass
@@ -90,7 +140,7 @@ class Weights:
 
     reward: Array | None = None  # (S, A)
     leader_reward: Array | None = None  # (S, A)
-    transition: Array | None = None  # (S, A, K): on the stored values of P
+    transition: Array | None = None  # (S, M, K): on the stored values of P (M = A unless factored)
     initial: Array | None = None  # (S,)
     termination: Array | None = None  # (S, A)
 
@@ -385,6 +435,7 @@ class TabularBOCMDP(BOCMDP):
         operator = self._canonical("transition", self._functions["transition"](self._parameters(x)))
         context = 0 if operator.n_contexts == 1 else context
         s, a = torch.as_tensor(observations).long(), torch.as_tensor(actions).long()
+        a = a if operator.index is None else torch.from_numpy(operator.index)[a]
         succ = torch.from_numpy(operator.successors())[0 if len(operator.successors()) == 1 else context]
         match = succ[s, a] == torch.as_tensor(next_observations).long()[:, None]
         return torch.where(match, operator.values[context, s, a], 0.0).sum(-1).log()
@@ -520,8 +571,9 @@ class ConfiguredMDPs:
             arrays = ContextArrays(
                 reward=self._array("reward", context),
                 leader_reward=self._array("leader_reward", context),
-                successors=succ[0 if len(succ) == 1 else context],
-                probabilities=_numpy(operator.values[0 if operator.n_contexts == 1 else context]),
+                stored_successors=succ[0 if len(succ) == 1 else context],
+                stored_probabilities=_numpy(operator.values[0 if operator.n_contexts == 1 else context]),
+                moves=operator.index,
                 initial=initial,
                 termination=termination,
                 continuation=self.model.discount * (1.0 - termination),
@@ -713,7 +765,8 @@ def check_proper(transition: TransitionOperator, termination: Tensor, reason: st
         c, e = (0 if len(succ) == 1 else context), ends[0 if len(ends) == 1 else context]
         inside = np.ones(succ.shape[1], dtype=bool)
         while True:
-            stays = (inside[succ[c]] | ~possible[c]).all(-1) & ~e
+            stays = (inside[succ[c]] | ~possible[c]).all(-1)
+            stays = (stays if transition.index is None else stays[:, transition.index]) & ~e
             smaller = inside & stays.any(-1)
             if (smaller == inside).all():
                 break
@@ -736,7 +789,7 @@ def _smallest(part: Tensor) -> npt.NDArray[np.float64]:
 
 def _can_end(succ: npt.NDArray[np.int32], possible: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """States from which some policy's episodes end, ``(S,)``."""
-    reached: Any = np.broadcast_to(ends, succ.shape[:2]).any(-1)
+    reached: Any = ends.any(-1)
     while True:
         larger = reached | (reached[succ] & possible).any((-1, -2))
         if (larger == reached).all():

@@ -111,7 +111,8 @@ class TabularEnv(ConfigurableEnv):
         if "transition" not in self.model.moving:
             self._constant_tables[context] = tables
         self._threshold, self._successor = tables.threshold.reshape(-1), tables.packed.reshape(-1)
-        self._width = arrays.probabilities.shape[-1]
+        self._n_moves, self._width = arrays.stored_probabilities.shape[1:]
+        self._index = None if arrays.moves is None else arrays.moves.tolist()
         self._n_actions = self.model.n_actions
         self._ready = True
 
@@ -142,7 +143,8 @@ class TabularEnv(ConfigurableEnv):
         if not terminated:
             u = random() * self._width
             slot = int(u)
-            index = pair * self._width + slot
+            row = pair if self._index is None else self._state * self._n_moves + self._index[action]
+            index = row * self._width + slot
             self._state = self._successor.item(2 * index + (u - slot >= self._threshold.item(index)))
         self._age += 1
         return (
@@ -213,6 +215,8 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
         self._termination_table = np.stack([a.termination for a in arrays])
         per_context = [successor_tables(a) for a in arrays]
         self._successors = AliasTables(*(np.concatenate(parts) for parts in zip(*per_context, strict=True)))
+        index = arrays[0].moves
+        self._index = np.arange(self.model.n_actions) if index is None else index
         self._starts = initial_tables(np.stack([a.initial for a in arrays]))
         assert self.context_probabilities is not None
         self._context_table = alias_tables(
@@ -296,6 +300,7 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
             self._rewards_table,
             self._leader_table,
             self._termination_table,
+            self._index,
             *self._successors,
             *self._starts,
             *(self._context_table if self._context is None else _FIXED_CONTEXT),

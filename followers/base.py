@@ -21,8 +21,8 @@ class Policy(Protocol):
     """A follower's behaviour at one (x, context). Frozen: acting does not change it.
 
     A policy may offer more: ``probabilities(observation)``, a ``table`` of them ``(S, A)`` (None where states are no table),
-    ``act_batch(observations, rng)`` and ``probabilities_batch(observations)`` for many observations at once, ``value`` ``(S,)``,
-    and ``metrics`` for the history.
+    ``act_batch(observations, rng)`` and ``probabilities_batch(observations)`` for many observations at once, an ``estimate``
+    (`EmpiricalPolicy`) where it is only known from trajectories, ``value`` ``(S,)``, and ``metrics`` for the history.
 
     Attributes:
         leader, context: the x ``(d,)`` and xi it answers.

@@ -25,7 +25,7 @@ from safetensors.numpy import save as to_bytes
 from bocmdp_gym.errors import BOCMDPError, OptionError
 
 FORMAT = "bocmdp-gym checkpoint 1"
-_SEPARATOR = "/"
+_SEPARATOR = "\x1f"  # no name of a part contains it
 #: Older checkpoints are removed once there are more than this.
 KEEP = 3
 

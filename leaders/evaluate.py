@@ -22,10 +22,11 @@ from matplotlib.figure import Figure
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from followers import Follower, TrajectoryOracle
+from leaders.env_settings import settings_from_summary
 from leaders.gradients.exact import leader_values
 from leaders.plots import save
 from leaders.runs import SUMMARY
-from leaders.settings import RunSettings, settings_from_summary
+from leaders.settings import RunSettings
 
 #: Half-width of a 95% confidence interval in standard errors.
 _Z95 = 1.959963984540054
@@ -175,7 +176,7 @@ def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, re
     arrays = oracle.configure(x).arrays(context)
     leader = leader_values(arrays, table).leader_return
     entropy = -np.where(table > 0, table * np.log(np.maximum(table, 1e-300)), 0.0).sum(-1)
-    arrays.solver.factor(table * arrays.continuation, arrays.probabilities)
+    arrays.solver.factor(table * arrays.continuation, arrays.stored_probabilities)
     value = arrays.solver.solve((table * arrays.reward).sum(-1) + regularization * entropy)
     return leader, float(arrays.initial @ value)
 

@@ -5,8 +5,6 @@ Every field's docstring is its help text. One dataclass per environment; the fie
 
 from __future__ import annotations
 
-import importlib
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,8 +12,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 
 import bocmdp_gym  # noqa: F401 - registers the environments
-from bocmdp_gym.envs.four_rooms import LAYOUT
-from bocmdp_gym.errors import OptionError, suggest
+from bocmdp_gym.errors import OptionError
 from followers import (
     Follower,
     LinearProgramming,
@@ -30,7 +27,7 @@ from followers import (
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 
 LeaderName = Literal["hpgd", "exact", "amd", "zero-order"]
-EstimatorName = Literal["monte_carlo", "geometric"]
+EstimatorName = Literal["monte_carlo", "geometric", "critic", "multilevel"]
 FollowerName = Literal[
     "soft-policy-iteration",
     "soft-value-iteration",
@@ -66,7 +63,8 @@ class RunSettings:
     """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model; amd is
     adaptive model design; zero-order compares returns at nearby x."""
     estimator: EstimatorName = "monte_carlo"
-    """Where hpgd's gradients come from: monte_carlo (the paper's experiments) or geometric (the paper's Algorithms 2 and 5)."""
+    """Where hpgd's gradients come from: monte_carlo (the paper's experiments), geometric (the paper's Algorithms 2 and 5), critic
+    (fitted values, also for problems that are no tables), multilevel (random numbers of a soft-q-learning follower's updates)."""
     follower: FollowerName = "soft-policy-iteration"
     """Who responds: planners (soft-policy-iteration is exact; linear-programming ignores the regularization), tabular learners,
     or neural learners of Stable-Baselines3."""
@@ -87,7 +85,9 @@ class RunSettings:
     env_steps: int = 10_000
     """Environment steps per gradient (hpgd), or per sampled return (zero-order); the last episode is finished on top."""
     samples: int = 20_000
-    """Independent draws per gradient (hpgd with the geometric estimator)."""
+    """Independent draws per gradient (hpgd with the geometric or multilevel estimator)."""
+    levels: int = 10
+    """The follower makes 2^levels updates in effect (hpgd with the multilevel estimator)."""
     sweeps: int = 100
     """Sweeps per gradient (amd)."""
     smoothing: float = 1.0
@@ -165,10 +165,14 @@ class RunSettings:
         }
         if self.make_follower().regularization is None:
             options["regularization"] = self.regularization  # the follower has none: what the leader assumes of it
-        if self.leader == "hpgd" and self.estimator == "geometric":
-            return HPGD(estimator="geometric", samples=self.samples, **options)
         if self.leader == "hpgd":
-            return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **options)
+            own: dict[EstimatorName, dict[str, Any]] = {
+                "monte_carlo": {"env_steps": self.env_steps, "bootstrap_truncated": self.bootstrap_truncated},
+                "critic": {"env_steps": self.env_steps},
+                "geometric": {"samples": self.samples},
+                "multilevel": {"samples": self.samples, "levels": self.levels},
+            }
+            return HPGD(estimator=self.estimator, **own[self.estimator], **options)
         if self.leader == "amd":
             return AMD(sweeps=self.sweeps, **options)
         if self.leader == "zero-order":
@@ -183,135 +187,3 @@ class RunSettings:
     def folder(self) -> Path:
         """The run folder."""
         return self.out or Path("runs") / f"{self.name}-{self.leader}-{self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FourRoomsSettings(RunSettings):
-    """Four-Rooms (paper, sections 3 and F.2): penalties lead a walker past a marked cell."""
-
-    slip_probability: float = 1 / 3
-    """Probability that a move goes another way than chosen; the paper's text says 1/3, its table was made with 0.44."""
-    penalty_cost: float = 1.0
-    """What the leader pays per unit of penalty placed (the paper's beta)."""
-    penalty_budget: float = 0.2
-    """Sum of all penalties."""
-    start: tuple[int, int] = (4, 1)
-    """Row and column of the start, counted from 0."""
-    goals: tuple[tuple[int, int], ...] = ((1, 9), (11, 11))
-    """Rows and columns of the goals, one per context."""
-    waypoint: tuple[int, int] = (8, 4)
-    """Row and column of the marked cell the leader wants visited."""
-    layout: Path | None = None
-    """A text file with another layout, x for walls; the paper's four rooms if not given."""
-    horizon: int = 200
-    """Steps after which an episode is cut."""
-
-    name: ClassVar[str] = "four-rooms"
-
-    @property
-    def env_id(self) -> str:
-        return "bocmdp/FourRooms-v0"
-
-    def env_options(self) -> dict[str, Any]:
-        options = super().env_options()
-        if self.layout is not None and not self.layout.is_file():
-            raise OptionError(f"layout {self.layout} is not a file; expected a text file of rows, walls written x.")
-        options["layout"] = LAYOUT if self.layout is None else self.layout.read_text()
-        return options
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomMDPSettings(RunSettings):
-    """A random model in which x moves rewards, transitions, starts and the leader's reward."""
-
-    model_seed: int = 0
-    """Seed of the model; --seed is that of the run."""
-    n_states: int = 20
-    """Number of states."""
-    n_actions: int = 4
-    """Number of actions."""
-    n_contexts: int = 2
-    """Number of contexts."""
-    branching: int | None = None
-    """Successors per state and action; all states if not given."""
-    discount: float = 0.95
-    """The follower's and the leader's discount."""
-    horizon: int = 200
-    """Steps after which an episode is cut."""
-    leader_dim: int = 10
-    """Dimension of x."""
-
-    name: ClassVar[str] = "random-mdp"
-
-    @property
-    def env_id(self) -> str:
-        return "bocmdp/RandomMDP-v0"
-
-    def env_options(self) -> dict[str, Any]:
-        options = super().env_options()
-        return {"seed": options.pop("model_seed"), **options}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CustomSettings(RunSettings):
-    """Your own configurable environment, registered with Gymnasium."""
-
-    id: str
-    """Its id, such as mine/Roads-v0."""
-    module: str | None = None
-    """A module to import first, the one that registers it."""
-    options: str = "{}"
-    """Keywords of gym.make, as JSON."""
-
-    name: ClassVar[str] = "custom"
-
-    @property
-    def env_id(self) -> str:
-        return self.id
-
-    def env_options(self) -> dict[str, Any]:
-        try:
-            options = json.loads(self.options)
-        except json.JSONDecodeError as error:
-            raise OptionError(f"--options is not JSON: {error}; expected an object such as '{{\"size\": 5}}'.") from error
-        if not isinstance(options, dict):
-            raise OptionError(f"--options is {self.options}; expected a JSON object such as '{{\"size\": 5}}'.")
-        return options
-
-    def make_env(self) -> gym.Env[Any, Any]:
-        if self.module is not None:
-            try:
-                importlib.import_module(self.module)
-            except ImportError as error:
-                raise OptionError(f"cannot import --module {self.module}: {error}.") from error
-        try:
-            return super().make_env()
-        except gym.error.UnregisteredEnv as error:
-            raise OptionError(f"{error} Name the module that registers it with --module.") from error
-
-
-#: What the command line offers, by name.
-ENVIRONMENTS: dict[str, type[RunSettings]] = {s.name: s for s in (FourRoomsSettings, RandomMDPSettings, CustomSettings)}
-
-
-def settings_from_summary(summary: dict[str, Any]) -> RunSettings:
-    """The settings of a run, from its summary.json.
-
-    Raises:
-        OptionError: the summary is not of a run of this version.
-    """
-    name, values = summary.get("name"), summary.get("settings")
-    if name not in ENVIRONMENTS or not isinstance(values, dict):
-        raise OptionError(f"the summary names the environment {name!r}. {suggest(name, ENVIRONMENTS)}")
-    kind = ENVIRONMENTS[name]
-    known = {field.name for field in fields(kind)}
-    unknown = set(values) - known
-    if unknown:
-        raise OptionError(f"the summary has settings this version does not know: {', '.join(sorted(unknown))}.")
-    return kind(**{key: _from_json(key, value) for key, value in values.items()})
-
-
-def _from_json(name: str, value: Any) -> Any:
-    if name in ("out", "layout") and value is not None:
-        return Path(value)
-    return tuple(_from_json("", v) for v in value) if isinstance(value, list) else value

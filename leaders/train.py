@@ -11,10 +11,11 @@ import tyro
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError
 from leaders.checkpoints import RunInterruptedError
+from leaders.env_settings import ENVIRONMENTS
 from leaders.loop import Result, optimize
 from leaders.plots import learning_curve, save
 from leaders.runs import RunFolder
-from leaders.settings import ENVIRONMENTS, RunSettings
+from leaders.settings import RunSettings
 
 
 def train(settings: RunSettings) -> Result:

@@ -118,6 +118,11 @@ def brute_force_solution(model: TabularBOCMDP, x: Tensor, regularization: float,
     return v.detach()
 
 
+def principal_agent(**options: Any) -> gym.Env[Any, Any]:
+    """A principal-agent instance."""
+    return gym.make("bocmdp/PrincipalAgent-v0", **options)
+
+
 #: Four rooms of 2 x 2 cells, with a door between neighbours: 20 free cells.
 SMALL_ROOMS = ("xxxxxxx", "x  x  x", "x     x", "x xxx x", "x     x", "x  x  x", "xxxxxxx")
 

@@ -2,6 +2,7 @@
 
 from bocmdp_gym.envs.four_rooms import FourRooms
 from bocmdp_gym.envs.meta_rl import MetaRL
+from bocmdp_gym.envs.principal_agent import PrincipalAgent
 from bocmdp_gym.envs.random_mdp import RandomMDP
 
-__all__ = ["FourRooms", "MetaRL", "RandomMDP"]
+__all__ = ["FourRooms", "MetaRL", "PrincipalAgent", "RandomMDP"]

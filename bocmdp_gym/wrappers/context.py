@@ -91,6 +91,7 @@ class ContextWrapper(_Contextual, gym.Wrapper[Any, Any, Any, Any], gym.utils.Rec
             for value in self._values if self._values is not None else [self.sample_context(np.random.default_rng(0))]:
                 if np.shape(np.atleast_1d(value)) != (n,):
                     raise OptionError(f"a context's value is {value!r}; expected {n} numbers, one per name.")
+        self.context_observed = observed  # how any layer that shows the context says so
         self._observed = self._observed_space(env.observation_space) if observed else None
         if self._observed is not None:
             self.observation_space = self._observed

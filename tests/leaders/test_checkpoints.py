@@ -22,7 +22,15 @@ from leaders.checkpoints import KEEP, CheckpointError, Checkpoints
 from leaders.train import main
 from tests.problems import four_rooms, random_model
 
-STATE = {"x": torch.arange(3.0), "n": 3, "big": 2**100, "inner": {0: np.ones(2), "none": None}, "empty": {}, "f": np.float64(0.1)}
+STATE = {
+    "x": torch.arange(3.0),
+    "n": 3,
+    "big": 2**100,
+    "inner": {0: np.ones(2), "none": None},
+    "empty": {},
+    "f": np.float64(0.1),
+    "a/b": {"c.d/e": 1},
+}
 
 
 class StopError(Exception):
@@ -47,6 +55,7 @@ def test_states_survive_the_disk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(state["x"], [0.0, 1.0, 2.0])
     assert (state["n"], state["big"], state["f"], state["inner"]["none"], state["empty"]) == (3, 2**100, 0.1, None, {})
     np.testing.assert_array_equal(state["inner"][0], [1.0, 1.0])
+    assert state["a/b"] == {"c.d/e": 1}
     assert Checkpoints(tmp_path / "nothing").latest() is None
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from leaders.env_settings import FourRoomsSettings, settings_from_summary
 from leaders.evaluate import gini, main
-from leaders.settings import FourRoomsSettings, settings_from_summary
 from leaders.train import main as train
 
 

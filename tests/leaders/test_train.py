@@ -114,6 +114,8 @@ def rooms(tmp_path: Path) -> list[str]:
     [
         *(["--leader", leader] for leader in ("hpgd", "exact", "amd", "zero-order")),
         ["--estimator", "geometric"],
+        ["--estimator", "critic"],
+        ["--estimator", "multilevel", "--levels", "4", "--follower", "soft-q-learning"],
         ["--schedule", "cosine", "--optimizer", "Adam"],
         *(["--follower", name] for name in ("soft-value-iteration", "linear-programming")),
         *(["--follower", n, "--follower-steps", "200"] for n in ("soft-q-learning", "vanilla-policy-gradient")),
@@ -127,9 +129,21 @@ def test_leaders_and_followers_combine(rooms: list[str], options: list[str], tmp
     assert np.isfinite(json.loads((tmp_path / "run" / "summary.json").read_text())["leader_return"])
 
 
+def test_an_impossible_pair_is_refused_with_the_alternative(rooms: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*rooms, "--estimator", "multilevel", "--follower", "ppo"]) == 2
+    assert "use" in capsys.readouterr().err
+
+
 def test_a_budget_for_a_planner_is_refused(rooms: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*rooms, "--follower-steps", "10"]) == 2
     assert "solves to a tolerance" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("environment", ["principal-agent", "meta-rl"])
+def test_every_environment_has_a_command(environment: str, tmp_path: Path) -> None:
+    options = ["--iterations", "3", "--env-steps", "200", "--no-progress", "--regularization", "0.2", "--leader", "exact"]
+    assert main([environment, *options, "--out", str(tmp_path / "run")]) == 0
+    assert np.isfinite(json.loads((tmp_path / "run" / "summary.json").read_text())["leader_return"])
 
 
 def test_random_models_can_be_trained_on(tmp_path: Path) -> None:
