@@ -70,7 +70,7 @@ def test_bad_options_are_refused(options: dict[str, object], error: type[Excepti
 
 
 def test_unknown_option_is_refused() -> None:
-    with pytest.raises(TypeError, match="no option 'penalty_cots'. Did you mean 'penalty_cost'"):
+    with pytest.raises(TypeError, match=r"no option 'penalty_cots'\. Did you mean 'penalty_cost'"):
         gym.make("bocmdp/FourRooms-v0", penalty_cots=1.0)
 
 

@@ -345,7 +345,7 @@ def test_a_pickled_environment_goes_on_alike(env_id: str) -> None:
     core.set_leader(core.initial_leader(np.random.default_rng(0)))
     env.reset(seed=0)
     env.step(0)
-    twin = pickle.loads(pickle.dumps(env))
+    twin = pickle.loads(pickle.dumps(env))  # noqa: S301
     assert twin.spec == env.spec
     np.testing.assert_array_equal(bocmdp_gym.configurable(twin).leader, core.leader)
     for _ in range(3):

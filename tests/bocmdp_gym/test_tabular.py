@@ -326,8 +326,8 @@ def test_row_sums_are_named_with_enough_digits() -> None:
     zero = np.zeros((1, 2, 1))
     with pytest.raises(errors.ModelError, match=r"sums to 1\.00000004 "):
         TabularBOCMDP(reward=zero, leader_reward=zero, transition=off, initial=[0.5, 0.5], leader_dim=1, discount=0.9)
-    with pytest.raises(errors.ModelError, match="sums to 0.99"):  # float32, but not its rounding
-        wrong = (0.99 * off).to(torch.float32)
+    wrong = (0.99 * off).to(torch.float32)  # by more than float32's rounding
+    with pytest.raises(errors.ModelError, match=r"sums to 0\.99"):
         TabularBOCMDP(reward=zero, leader_reward=zero, transition=wrong, initial=[0.5, 0.5], leader_dim=1, discount=0.9)
 
 
