@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from operator import index as as_index
+from types import FunctionType
 from typing import Any
 
 import gymnasium as gym
@@ -166,7 +167,7 @@ class TabularEnv(ConfigurableEnv):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the constructor's arguments, which make the model anew, and the running episode."""
         made_anew = ("model", "_mdps", "_figure")
-        state = {name: value for name, value in self.__dict__.items() if name not in made_anew}
+        state = {k: v for k, v in self.__dict__.items() if k not in made_anew and not isinstance(v, FunctionType)}
         args, kwargs = self._arguments
         return partial(type(self), *args, **kwargs), (), state
 
