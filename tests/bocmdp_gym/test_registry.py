@@ -344,10 +344,12 @@ def test_a_pickled_environment_goes_on_alike(env_id: str) -> None:
     core = bocmdp_gym.configurable(env)
     core.set_leader(core.initial_leader(np.random.default_rng(0)))
     env.reset(seed=0)
-    env.step(0)
+    env.action_space.seed(0)
+    action = env.action_space.sample()
+    env.step(action)
     twin = pickle.loads(pickle.dumps(env))  # noqa: S301 - our own bytes
     assert twin.spec == env.spec
     np.testing.assert_array_equal(bocmdp_gym.configurable(twin).leader, core.leader)
     for _ in range(3):
-        assert [repr(twin.step(1)) for _ in range(5)] == [repr(env.step(1)) for _ in range(5)]
+        assert [repr(twin.step(action)) for _ in range(5)] == [repr(env.step(action)) for _ in range(5)]
         assert repr(twin.reset()) == repr(env.reset())
