@@ -97,8 +97,9 @@ def test_q_values_are_greedy_unless_a_temperature_is_asked_for() -> None:
     np.testing.assert_array_equal(first.table, np.eye(2)[q.argmax(1)])
     np.testing.assert_allclose(second.table, torch.softmax(q / 0.2, 1).numpy(), atol=1e-7)
     assert soft.regularization is None  # it does not maximise the regularised return
-    with pytest.raises(errors.OptionError, match="greedy in Q-values, not for PPO"):
-        respond(quick("PPO", softmax_temperature=0.1))
+    for algorithm in ("PPO", "SoftDQN"):
+        with pytest.raises(errors.OptionError, match=f"greedy in Q-values, which {algorithm} is not"):
+            quick(algorithm, softmax_temperature=0.1)
     with pytest.raises(errors.RegularizationError):
         quick("DQN", softmax_temperature=0.0)
 
@@ -621,6 +622,11 @@ def test_bad_settings_are_refused_at_construction(make: Any, error: type[Excepti
 def test_an_algorithm_that_cannot_act_is_refused_before_anything_runs(algorithm: str, env: Any, message: str) -> None:
     with pytest.raises(errors.UnsupportedError, match=message):
         TrajectoryOracle(env, quick(algorithm))
+
+
+def test_an_algorithms_own_refusal_comes_through() -> None:
+    with pytest.raises(errors.OptionError, match="n_steps is 3"):
+        TrajectoryOracle(bandit(), quick("SoftDQN", n_steps=3))
 
 
 @pytest.mark.parametrize("fault", [np.nan, np.inf])
