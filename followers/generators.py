@@ -21,18 +21,28 @@ def isolated_generators(seed: int | None = None) -> Iterator[None]:
     """
     python = random.getstate()
     legacy = np.random.get_state()  # noqa: NPY002 - saved, not used
+    try:
+        with isolated_torch(seed):
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002 - for those who draw from it
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002 - put back
+
+
+@contextmanager
+def isolated_torch(seed: int | None = None) -> Iterator[None]:
+    """The same of torch alone, which is quicker."""
     cpu = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     try:
         if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002 - for those who draw from it
             torch.manual_seed(seed)
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002 - put back
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)

@@ -17,16 +17,16 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+from bocmdp_gym.errors import BOCMDPError, OptionError, UnsupportedError, suggest
 from bocmdp_gym.tabular import check_regularization
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
 from followers.replay import check_relabelling
-from followers.sb3_algorithms import default_of, find_algorithm, parameters_of
+from followers.sb3_algorithms import default_of, find_algorithm, greedy_in_values, parameters_of
 from followers.sb3_envs import training_envs
 from followers.sb3_learner import ContinuousLog, Learner, Saved, Watch, as_callbacks
-from followers.sb3_policy import DiscreteSB3Policy, SB3Policy, has_values, reader
+from followers.sb3_policy import DiscreteSB3Policy, SB3Policy, reader
 from followers.sb3_state import read, restore, state_of, write
 
 _RESERVED = {
@@ -120,6 +120,8 @@ class SB3Follower(Follower):
             raise OptionError(f"unknown replay {self.replay!r}. {suggest(self.replay, REPLAY)}")
         if self._temperature is not None:
             check_regularization(self._temperature)
+            if not greedy_in_values(self.algorithm):
+                raise OptionError(f"softmax_temperature is for algorithms that are greedy in Q-values, which {name} is not.")
         if self.replay == "relabel" and self.shared:
             raise OptionError("a shared learner's buffer mixes contexts, so it cannot be relabelled; use replay='drop'.")
         buffer = self.settings.get("replay_buffer_class")
@@ -172,6 +174,8 @@ class SB3Follower(Follower):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.algorithm(self._policy_for(env), env, _init_setup_model=False, **self._own_settings())  # type: ignore[call-arg]
+        except BOCMDPError:
+            raise  # it said what is wrong itself
         except (AssertionError, NotImplementedError, ValueError) as error:
             raise UnsupportedError(
                 f"{name} cannot take this environment, with observations {env.observation_space} and actions {space}: {error}. "
@@ -224,10 +228,6 @@ class SB3Follower(Follower):
         if self.warm_start and key in self._learners:
             return self._learners[key]
         model = self.algorithm(self._policy_for(envs), envs, gamma=task.discount, seed=seed, **self._own_settings())  # type: ignore[call-arg]
-        if self._temperature is not None and not has_values(model.policy):
-            raise OptionError(
-                f"softmax_temperature is for algorithms that are greedy in Q-values, not for {type(model).__name__}."
-            )
         learner = Learner(model, self._log(task.context), None, getattr(model, "learning_starts", 0))
         saved = self._saved.pop(key, None)
         if saved is not None:

@@ -74,3 +74,9 @@ def parameters_of(algorithm: type[BaseAlgorithm]) -> set[str]:
 def default_of(algorithm: type[BaseAlgorithm], name: str, otherwise: Any) -> Any:
     """The default of one of the constructor's parameters, ``otherwise`` if it has no such parameter."""
     return next((p.default for p in _signatures(algorithm) if p.name == name), otherwise)
+
+
+def greedy_in_values(algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether it answers with the action of the largest Q-value (DQN, QRDQN), which is also what explores by epsilon alone."""
+    names = parameters_of(algorithm)
+    return "exploration_final_eps" in names and "regularization" not in names

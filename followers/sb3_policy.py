@@ -22,15 +22,10 @@ from torch import Tensor
 
 from bocmdp_gym.errors import ConvergenceError
 from followers.base import Array
-from followers.generators import isolated_generators
+from followers.generators import isolated_torch
 
 #: Reads a network: the probabilities ``(N, A_k)`` of each factor k of a discrete action (one, unless MultiDiscrete).
 Reader = Callable[[BasePolicy, Any], list[Array]]
-
-
-def has_values(policy: BasePolicy) -> bool:
-    """Whether the policy is greedy in Q-values."""
-    return hasattr(policy, "q_net") or hasattr(policy, "quantile_net")
 
 
 def reader(policy: BasePolicy, temperature: float | None) -> Reader | None:
@@ -39,7 +34,7 @@ def reader(policy: BasePolicy, temperature: float | None) -> Reader | None:
         return _categorical
     if hasattr(policy, "action_logits"):
         return _own_logits
-    if has_values(policy):
+    if hasattr(policy, "q_net") or hasattr(policy, "quantile_net"):
         return lambda network, observations: _from_values(network, observations, temperature)
     return None
 
@@ -95,7 +90,7 @@ class SB3Policy:
     @cached_property
     def network(self) -> BasePolicy:
         """The copy of the network, in evaluation mode; built when it is first needed."""
-        with isolated_generators():
+        with isolated_torch():
             network: BasePolicy = self._class(**self._parameters)
         network.load_state_dict(self._weights)
         network.set_training_mode(False)
@@ -103,7 +98,7 @@ class SB3Policy:
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
         """An action for one observation."""
-        with isolated_generators(int(rng.integers(2**31))):
+        with isolated_torch(int(rng.integers(2**31))):  # all that the networks of SB3 draw from
             if getattr(self.network, "use_sde", False):  # its noise is drawn ahead of the actions
                 self.network.reset_noise()  # type: ignore[operator]
             action, _ = self.network.predict(observation)

@@ -97,8 +97,9 @@ def test_q_values_are_greedy_unless_a_temperature_is_asked_for() -> None:
     np.testing.assert_array_equal(first.table, np.eye(2)[q.argmax(1)])
     np.testing.assert_allclose(second.table, torch.softmax(q / 0.2, 1).numpy(), atol=1e-7)
     assert soft.regularization is None  # it does not maximise the regularised return
-    with pytest.raises(errors.OptionError, match="greedy in Q-values, not for PPO"):
-        respond(quick("PPO", softmax_temperature=0.1))
+    for algorithm in ("PPO", "SoftDQN"):
+        with pytest.raises(errors.OptionError, match=f"greedy in Q-values, which {algorithm} is not"):
+            quick(algorithm, softmax_temperature=0.1)
     with pytest.raises(errors.RegularizationError):
         quick("DQN", softmax_temperature=0.0)
 
@@ -372,8 +373,10 @@ def test_equal_generators_give_equal_answers(algorithm: str) -> None:
     assert (other != TrajectoryOracle(bandit(), quick("PPO", learning_rate=0.01)).respond(X, 0, rng(7)).table).any()
 
 
-@pytest.mark.parametrize("algorithm", ["A2C", "DQN", "PPO", "QRDQN", "SAC", "SoftDQN", "TD3"])
-@pytest.mark.parametrize("warm_start", [True, False])
+@pytest.mark.parametrize(
+    ("algorithm", "warm_start"),
+    [*((name, True) for name in ("A2C", "DQN", "PPO", "QRDQN", "SAC", "SoftDQN", "TD3")), ("DQN", False)],
+)
 def test_a_saved_follower_goes_on_bit_for_bit(algorithm: str, warm_start: bool, tmp_path: Path) -> None:
     continuous = algorithm in ("SAC", "TD3")
 
@@ -621,6 +624,11 @@ def test_bad_settings_are_refused_at_construction(make: Any, error: type[Excepti
 def test_an_algorithm_that_cannot_act_is_refused_before_anything_runs(algorithm: str, env: Any, message: str) -> None:
     with pytest.raises(errors.UnsupportedError, match=message):
         TrajectoryOracle(env, quick(algorithm))
+
+
+def test_an_algorithms_own_refusal_comes_through() -> None:
+    with pytest.raises(errors.OptionError, match="n_steps is 3"):
+        TrajectoryOracle(bandit(), quick("SoftDQN", n_steps=3))
 
 
 @pytest.mark.parametrize("fault", [np.nan, np.inf])
