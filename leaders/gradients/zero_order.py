@@ -130,7 +130,7 @@ class ZeroOrderEstimator(Estimator):
 
     def _evaluation(self, oracle: TrajectoryOracle, context: Any, rng: np.random.Generator) -> Callable[[Tensor], float]:
         """F_xi as a function of x, for one estimate."""
-        share = self.common_random_numbers and not (self._is_exact and oracle.follower.needs_model)
+        share = self.common_random_numbers and not (self._is_exact and oracle.follower.exact)
         seed = int(rng.integers(2**63)) if share else None
 
         def evaluate(x: Tensor) -> float:

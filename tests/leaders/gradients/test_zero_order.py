@@ -163,3 +163,17 @@ def test_what_cannot_work_is_refused() -> None:
         leaders.ZeroOrder(smoothing=0.0)
     with pytest.raises(errors.OptionError, match="directions is 0"):
         leaders.ZeroOrder(directions=0)
+
+
+def test_learning_followers_share_random_numbers_too() -> None:
+    model = random_model(0, moving=("reward", "leader_reward"))
+    spreads = []
+    for common in (True, False):
+        follower = followers.SoftQLearning(REGULARIZATION, iterations=2000, warm_start=False)
+        oracle = followers.TrajectoryOracle(model, follower)
+        estimator = ZeroOrderEstimator(0.02, 100, common_random_numbers=common)
+        estimator.bind(oracle)
+        estimate = estimator.estimate(oracle, random_x(5), 0, np.random.default_rng(0))
+        assert estimate.standard_error is not None
+        spreads.append(float(estimate.standard_error.norm()))
+    assert spreads[0] < 0.7 * spreads[1]
