@@ -16,7 +16,7 @@ from bocmdp_gym.registration import register_all
 from bocmdp_gym.tabular import ConfiguredMDPs, Solution, TabularBOCMDP, Weights, gymnasium_tables
 from bocmdp_gym.tabular_env import TabularEnv, TabularVectorEnv
 from bocmdp_gym.trajectories import Trajectories
-from bocmdp_gym.transitions import DenseTransitions, SuccessorTransitions, TransitionOperator
+from bocmdp_gym.transitions import DenseTransitions, FactoredTransitions, SuccessorTransitions, TransitionOperator
 
 register_all()
 
@@ -33,6 +33,7 @@ __all__ = [
     "ConfigurableWrapper",
     "ConfiguredMDPs",
     "DenseTransitions",
+    "FactoredTransitions",
     "Solution",
     "SuccessorTransitions",
     "TabularBOCMDP",

@@ -10,7 +10,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from bisect import bisect_right
 from difflib import get_close_matches
-from typing import Any, Protocol, runtime_checkable
+from inspect import signature
+from typing import Any, Protocol, Self, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -23,11 +24,14 @@ from bocmdp_gym.errors import (
     LeaderParameterError,
     NotConfigurableError,
     OptionError,
+    UnknownOptionError,
     UnsupportedError,
     suggest,
 )
 
 RESET_OPTIONS = ("leader", "context", "state")
+#: Streams of a layer's own generator, apart from the wrapped environment's and from each other at the same seed.
+LEADER_STREAM, CONTEXT_STREAM = 1, 2
 
 
 @runtime_checkable
@@ -187,7 +191,20 @@ class ConfigurableEnv(_Configuration, gym.Env[Any, Any]):
 
     Subclasses call ``_setup_configuration`` in their constructor, define ``observation_space``, ``action_space``, ``step`` and
     `_reset`, and put ``info["leader_reward"]`` and ``info["context"]`` into what ``step`` returns.
+
+    Raises:
+        UnknownOptionError: a keyword that the constructor does not have.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse unknown keywords before the constructor does, with the nearest known one."""
+        parameters = list(signature(cls).parameters.values())
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            known = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+            for name in kwargs:
+                if name not in known:
+                    raise UnknownOptionError(f"{cls.__name__} has no option {name!r}. {suggest(name, known)}")
+        return super().__new__(cls)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
@@ -255,10 +272,15 @@ class ConfigurableWrapper(_Configuration, gym.Wrapper[Any, Any, Any, Any]):
                 "without one, or set accepts_state = True on the wrapper if the environment heeds options['state']."
             )
         if seed is not None or self._wrapper_rng is None:
-            self._wrapper_rng = np.random.default_rng(seed)
+            self._wrapper_rng = layer_rng(seed, LEADER_STREAM)
         self._begin_episode(own, self._wrapper_rng)
         observation, info = self.env.reset(seed=seed, options=options or None)
         return observation, {**info, "context": self._episode_context}
+
+
+def layer_rng(seed: int | None, stream: int) -> np.random.Generator:
+    """The generator of a layer around an environment that is reset with the same seed, independent of the environment's."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream,)))
 
 
 def refuse_multi_agent(env: Any) -> None:
@@ -385,7 +407,10 @@ def check_discount(value: float, prefix: str = "") -> float:
     Raises:
         DiscountError: anything else.
     """
-    number = float(value)
+    try:
+        number = float("nan") if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
     if not 0.0 <= number <= 1.0:
-        raise DiscountError(f"{prefix}discount is {value}; expected a number in [0, 1].")
+        raise DiscountError(f"{prefix}discount is {value!r}; expected a number in [0, 1].")
     return number

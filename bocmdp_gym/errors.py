@@ -46,6 +46,14 @@ class OptionError(BOCMDPError, ValueError):
     """An unknown option, or an option with a value it cannot take."""
 
 
+class UnknownOptionError(OptionError, TypeError):
+    """A keyword argument that an environment does not have."""
+
+
+class ResetError(BOCMDPError, RuntimeError):
+    """An environment was stepped before its first reset."""
+
+
 class ActionError(OptionError):
     """An action outside the action space."""
 
@@ -69,6 +77,7 @@ class ConvergenceError(BOCMDPError, ArithmeticError):
 def suggest(name: object, known: Iterable[object]) -> str:
     """``'Did you mean ...?'`` for a misspelt name, followed by what is known."""
     options = {str(option).lower(): str(option) for option in known}
-    close = get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
+    given = str(name).lower()
+    close = get_close_matches(given, options, n=1, cutoff=0.5) or [o for o in options if len(given) > 2 and o.startswith(given)]
     hint = f"Did you mean {options[close[0]]!r}? " if close else ""
     return f"{hint}Known: {', '.join(options.values())}."

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from bocmdp_gym.errors import LayoutError, OptionError
+from bocmdp_gym.errors import LayoutError
+from bocmdp_gym.options import check_number
 
 #: Actions up, right, down, left as (row, column) steps.
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -68,8 +69,7 @@ class Grid:
         Raises:
             OptionError: a slip probability outside [0, 1].
         """
-        if not 0.0 <= slip_probability <= 1.0:
-            raise OptionError(f"slip_probability is {slip_probability}; expected a probability in [0, 1].")
+        slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
         targets = np.array(
             [[self.index.get((i + di, j + dj), s) for di, dj in MOVES] for s, (i, j) in enumerate(self.cells)],
             dtype=np.int32,

@@ -48,6 +48,16 @@ def adjoint(succ, prob, w, out):
     return out
 
 
+@njit(cache=True)
+def gather_moves(k, index, out):
+    """out(s, m) += sum of k(s, a) over the actions a with index(a) = m."""
+    n_s, n_a = k.shape
+    for s in range(n_s):
+        for a in range(n_a):
+            out[s, index[a]] += k[s, a]
+    return out
+
+
 @njit(cache=True, fastmath=_LOOSE)
 def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     """One application of the soft Bellman operator to ``v``.
@@ -250,6 +260,13 @@ def uniform(rng):
 
 
 @njit(cache=True)
+def fork(rng, out):
+    """Make ``out`` (4,) the state of a generator of its own; ``rng`` moves on by the same amount every time."""
+    for i in range(4):
+        out[i], rng[0], rng[1], rng[2], rng[3] = _next(rng[0], rng[1], rng[2], rng[3])
+
+
+@njit(cache=True)
 def _alias_row(mass, outcome, threshold, packed, low, high):
     """Alias table of one row. ``mass`` (M,) is used up; slot m yields packed[m, 0] below threshold[m], else packed[m, 1]."""
     n = mass.shape[0]
@@ -319,6 +336,9 @@ def row_tables(weights, succ, threshold, packed):
 def simulate(
     threshold,  # (S, A K) and packed (S, A K, 2): policy_tables
     packed,
+    row_threshold,  # (S M, K) and row_packed (S M, K, 2): row_tables of shared rows; empty: the first tables draw it all
+    row_packed,
+    index,  # (A,): the row of each action, where they share rows
     start_threshold,  # (1, S) and start_packed (1, S, 2): row_tables of the initial distribution
     start_packed,
     forced,  # (F, 2) start state and first action (-1: from the policy), played in turn; empty: draw the start
@@ -349,6 +369,11 @@ def simulate(
     n_a = np.uint64(reward.shape[1])
     n_k = prob.shape[2]
     n_forced = forced.shape[0]
+    two_stages = row_threshold.shape[0] > 0
+    n_m = np.uint64(prob.shape[1])
+    n_row = np.uint64(row_threshold.shape[1])
+    flat_row_threshold = row_threshold.reshape(-1)
+    flat_row_packed = row_packed.reshape(-1)
     flat_threshold = threshold.reshape(-1)
     flat_packed = packed.reshape(-1)
     flat_reward = reward.reshape(-1)
@@ -388,14 +413,23 @@ def simulate(
                 following = outcome & _LOW
             else:
                 action = np.uint64(imposed)
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                u = _unit(bits)
-                k = 0
-                while k < n_k - 1 and u >= prob[s, action, k]:
-                    u -= prob[s, action, k]
-                    k += 1
-                following = np.uint64(succ[s, action, k])
                 imposed = -1
+                if two_stages:
+                    following = np.uint64(index[action])
+                else:
+                    bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
+                    u = _unit(bits)
+                    k = 0
+                    while k < n_k - 1 and u >= prob[s, action, k]:
+                        u -= prob[s, action, k]
+                        k += 1
+                    following = np.uint64(succ[s, action, k])
+            if two_stages:  # so far, following is the move
+                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
+                u = _unit(bits) * n_row
+                slot = np.uint64(u)
+                i = (s * n_m + following) * n_row + slot
+                following = flat_row_packed[(i << _ONE) + np.uint64(u - slot >= flat_row_threshold[i])]
             sa = s * n_a + action
             states[step] = s
             actions[step] = action
@@ -440,7 +474,8 @@ def vector_step(
     reward,  # (C, S, A)
     leader_reward,
     termination,
-    threshold,  # (C S A, K): row_tables of the transition rows
+    index,  # (A,): the row of each action in its state
+    threshold,  # (C S M, K): row_tables of the transition rows
     packed,
     start_threshold,  # (C, S): row_tables of the initial distributions
     start_packed,
@@ -460,6 +495,7 @@ def vector_step(
     n_s = np.uint64(reward.shape[1])
     n_a = np.uint64(reward.shape[2])
     n_k = np.uint64(threshold.shape[1])
+    n_m = np.uint64(threshold.shape[0] // (reward.shape[0] * reward.shape[1]))
     n_c = context_threshold.shape[1]
     flat_reward = reward.reshape(-1)
     flat_leader = leader_reward.reshape(-1)
@@ -476,7 +512,8 @@ def vector_step(
             truncated[i] = False
             restart = True
         else:
-            sa = (np.uint64(contexts[i]) * n_s + s) * n_a + np.uint64(actions[i])
+            cs = np.uint64(contexts[i]) * n_s + s
+            sa = cs * n_a + np.uint64(actions[i])
             rewards[i] = flat_reward[sa]
             leader_rewards[i] = flat_leader[sa]
             ages[i] += 1
@@ -491,7 +528,7 @@ def vector_step(
                 bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
                 u = _unit(bits) * n_k
                 slot = np.uint64(u)
-                m = sa * n_k + slot
+                m = (cs * n_m + np.uint64(index[actions[i]])) * n_k + slot
                 s = flat_packed[(m << _ONE) + np.uint64(u - slot >= flat_threshold[m])]
             cut = not ended and ages[i] == horizon
             terminated[i] = ended

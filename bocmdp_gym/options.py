@@ -33,7 +33,7 @@ def check_number(
         OptionError: anything else.
     """
     try:
-        number = float(value)
+        number = float("nan") if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         number = float("nan")
     if np.isfinite(number) and minimum <= number <= maximum and (above is None or number > above):

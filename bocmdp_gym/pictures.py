@@ -22,10 +22,11 @@ PALETTE: tuple[Colour, ...] = ((214, 95, 14), (44, 140, 96), (120, 94, 180), (19
 _OVERSAMPLING = 2  # drawn at twice the size and shrunk: smooth edges
 
 
-class PicturedEnv(TabularEnv):
-    """A tabular environment with pictures: subclasses define `picture`, and `text` where they have mode "ansi"."""
+class Pictures:
+    """What environments with pictures share: subclasses define `picture`, and `text` where they have mode "ansi"."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 4}
+    render_mode: str | None
     _figure: Any = None
 
     def picture(self) -> npt.NDArray[np.uint8]:
@@ -67,6 +68,10 @@ class PicturedEnv(TabularEnv):
 
             plt.close(self._figure)
             self._figure = None
+
+
+class PicturedEnv(Pictures, TabularEnv):
+    """A tabular environment with pictures."""
 
 
 class Canvas:

@@ -24,7 +24,7 @@ NARROW_BAND = 48
 
 
 class PolicySolver(ABC):
-    """Solves with I - K for the successor structure ``succ`` (S, A, K) int32."""
+    """Solves with I - K for the successor structure ``succ`` (S, M, K) int32; M = A, except in `FactoredSolver`."""
 
     def __init__(self, succ: npt.NDArray[np.int32]):
         self.succ = succ
@@ -32,7 +32,7 @@ class PolicySolver(ABC):
 
     @abstractmethod
     def factor(self, k: Array, prob: Array) -> None:
-        """Prepare I - K for the weights ``k`` (S, A) and the probabilities ``prob`` (S, A, K)."""
+        """Prepare I - K for the weights ``k`` (S, A) and the probabilities ``prob`` (S, M, K)."""
 
     @abstractmethod
     def solve(self, b: Array) -> Array:
@@ -49,7 +49,7 @@ class PolicySolver(ABC):
         q, pi, rhs, v_new = np.empty_like(r), np.empty_like(r), np.empty_like(v), np.empty_like(v)
         residual, iteration = np.nan, 0
         for iteration in range(max_iterations + 1):
-            residual = kernels.soft_backup(r, g, self.succ, prob, lam, v, q, pi, rhs, v_new)
+            residual = self._backup(r, g, prob, lam, v, q, pi, rhs, v_new)
             if not residual > tolerance * max(1.0, np.abs(v_new).max()) or iteration == max_iterations:
                 break
             self.factor(pi * g, prob)
@@ -57,6 +57,13 @@ class PolicySolver(ABC):
         if residual == residual:
             v[:] = v_new
         return q, pi, residual, iteration
+
+    def _backup(
+        self, r: Array, g: Array, prob: Array, lam: float, v: Array, q: Array, pi: Array, rhs: Array, v_new: Array
+    ) -> float:
+        """`kernels.soft_backup` of this structure."""
+        residual: float = kernels.soft_backup(r, g, self.succ, prob, lam, v, q, pi, rhs, v_new)
+        return residual
 
 
 class BandedSolver(PolicySolver):
@@ -101,6 +108,42 @@ class DenseSolver(PolicySolver):
         return lu_solve(self._lu, b, trans=1, check_finite=False)
 
 
+class FactoredSolver(PolicySolver):
+    """Actions that share rows: action a makes the move index[a], and the rows (S, M, K) belong to moves.
+
+    Weights of actions are added up per move, which leaves an ordinary structure of M actions for linear algebra.
+
+    Args:
+        inner: the solver of that structure.
+        index: ``(A,)`` int64.
+    """
+
+    def __init__(self, inner: PolicySolver, index: npt.NDArray[np.int64]):
+        super().__init__(inner.succ)
+        self.inner, self.index = inner, index
+        # a backup is one of a structure in which every action has one successor for certain: its move in its state
+        n_moves = inner.n_actions
+        moves = np.arange(self.n_states)[:, None] * n_moves + index
+        self._moves, self._certain = moves.astype(np.int32)[..., None], np.ones((*moves.shape, 1))
+
+    def factor(self, k: Array, prob: Array) -> None:
+        per_move = kernels.gather_moves(k, self.index, np.zeros((self.n_states, self.inner.n_actions)))
+        self.inner.factor(per_move, prob)
+
+    def solve(self, b: Array) -> Array:
+        return self.inner.solve(b)
+
+    def solve_transposed(self, b: Array) -> Array:
+        return self.inner.solve_transposed(b)
+
+    def _backup(
+        self, r: Array, g: Array, prob: Array, lam: float, v: Array, q: Array, pi: Array, rhs: Array, v_new: Array
+    ) -> float:
+        future = kernels.expectation(self.succ, prob, v, np.empty(self.succ.shape[:2])).reshape(-1)
+        finite = kernels.soft_backup(r, g, self._moves, self._certain, lam, future, q, pi, rhs, v_new)
+        return float(np.abs(v_new - v).max()) if finite == finite else finite
+
+
 def bandwidth_order(succ: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], int]:
     """Positions (S,) of the states in a bandwidth-reducing order, and the bandwidth of I - K in that order."""
     n_states = succ.shape[0]
@@ -112,8 +155,10 @@ def bandwidth_order(succ: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64],
     return position, int(np.abs(position[rows] - position[columns]).max(initial=0))
 
 
-def policy_solver(succ: npt.NDArray[np.int32]) -> PolicySolver:
-    """The fastest solver for one context's successor structure ``(S, A, K)``."""
+def policy_solver(succ: npt.NDArray[np.int32], index: npt.NDArray[np.int64] | None = None) -> PolicySolver:
+    """The fastest solver for one context's successor structure ``(S, M, K)``; ``index``: the move of each action, if M != A."""
+    if index is not None:
+        return FactoredSolver(policy_solver(succ), index)
     n_states = succ.shape[0]
     if n_states <= NARROW_BAND:
         return BandedSolver(succ, np.arange(n_states), n_states - 1)

@@ -41,6 +41,7 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.random_mdp:RandomMDP",
         "bocmdp_gym.envs.random_mdp:random_mdp_vector",
     ),
+    Entry("bocmdp/TaxDesign-v0", "bocmdp_gym.envs.tax_design:TaxDesign"),
 )
 
 

@@ -16,12 +16,31 @@ Array = npt.NDArray[np.float64]
 #: Step buffers grow by this much where episodes have no time limit.
 _CHUNK = 4096
 _NO_STARTS = np.empty((0, 2), dtype=np.int64)
+_NO_ROWS = AliasTables(np.empty((0, 0)), np.empty((0, 0, 2), dtype=np.uint64))
+_IDENTITY = np.empty(0, dtype=np.int64)
 
 
 def successor_tables(arrays: ContextArrays) -> AliasTables:
-    """Tables of the next-state draw of every state-action pair, ``(S A, K)``."""
-    width = arrays.probabilities.shape[-1]
-    return alias_tables(arrays.probabilities.reshape(-1, width), arrays.successors.reshape(-1, width))
+    """Tables of the next-state draw of every stored row of transitions, ``(S M, K)``; M = A, unless actions share rows."""
+    width = arrays.stored_probabilities.shape[-1]
+    return alias_tables(arrays.stored_probabilities.reshape(-1, width), arrays.stored_successors.reshape(-1, width))
+
+
+def joint_tables(arrays: ContextArrays, policy: Array) -> tuple[AliasTables, AliasTables]:
+    """What a step of a policy (S, A) draws from.
+
+    Tables of the action and the next state at once, ``(S, A K)``; where actions share rows, of the action and its move,
+    ``(S, A)``, and then those of the move's next state, ``(S M, K)`` (else empty).
+    """
+    if arrays.moves is None:
+        succ, prob, rows = arrays.stored_successors, arrays.stored_probabilities, _NO_ROWS
+    else:
+        succ = np.broadcast_to(arrays.moves.astype(np.int32)[:, None], (*policy.shape, 1))
+        prob, rows = np.ones((*policy.shape, 1)), successor_tables(arrays)
+    n_states, n_actions, width = prob.shape
+    tables = AliasTables(np.empty((n_states, n_actions * width)), np.empty((n_states, n_actions * width, 2), dtype=np.uint64))
+    kernels.policy_tables(policy, np.ascontiguousarray(succ), prob, *tables)
+    return tables, rows
 
 
 class Simulation(NamedTuple):
@@ -63,9 +82,7 @@ def simulate(
     if budget < 1:
         raise OptionError(f"the budget of environment steps is {budget}; expected at least 1.")
     forced = _NO_STARTS if starts is None else check_starts(starts, policy.shape)
-    n_states, n_actions, width = arrays.probabilities.shape
-    tables = AliasTables(np.empty((n_states, n_actions * width)), np.empty((n_states, n_actions * width, 2), dtype=np.uint64))
-    kernels.policy_tables(policy, arrays.successors, arrays.probabilities, *tables)
+    tables, rows = joint_tables(arrays, policy)
     state = generator_state(rng)
     carry = np.array([-1, 0])
     chunks = []
@@ -83,10 +100,12 @@ def simulate(
         )
         steps, episodes = kernels.simulate(
             *tables,
+            *rows,
+            _IDENTITY if arrays.moves is None else arrays.moves,
             *arrays.starts,
             forced,
-            arrays.successors,
-            arrays.probabilities,
+            arrays.stored_successors,
+            arrays.stored_probabilities,
             arrays.reward,
             arrays.leader_reward,
             arrays.termination,

@@ -122,7 +122,7 @@ class WarmSolver:
         q, pi, residual, iterations = arrays.solver.policy_iteration(
             arrays.reward,
             arrays.continuation,
-            arrays.probabilities,
+            arrays.stored_probabilities,
             regularization,
             v,
             self.tolerance,

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Variable
 
+from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, initial_tables
 from bocmdp_gym.env import check_context_probabilities, check_discount
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
@@ -37,6 +38,7 @@ from bocmdp_gym.transitions import (
     DenseTransitions,
     SuccessorTransitions,
     TransitionOperator,
+    as_probabilities,
     as_transitions,
 )
 
@@ -71,14 +73,63 @@ class ContextArrays(NamedTuple):
 
     reward: Array  # (S, A)
     leader_reward: Array  # (S, A)
-    successors: npt.NDArray[np.int32]  # (S, A, K)
-    probabilities: Array  # (S, A, K)
+    stored_successors: npt.NDArray[np.int32]  # (S, M, K)
+    stored_probabilities: Array  # (S, M, K)
+    moves: npt.NDArray[np.int64] | None  # (A,): the row of each action; None: M = A
     initial: Array  # (S,)
     termination: Array  # (S, A)
     continuation: Array  # (S, A), gamma (1 - q)
     leader_continuation: Array  # (S, A), gamma_L (1 - q)
     starts: AliasTables  # for draws from `initial`
     solver: PolicySolver
+
+    @property
+    def successors(self) -> npt.NDArray[np.int32]:
+        """Successors per action, ``(S, A, K)``.
+
+        Raises:
+            UnsupportedError: the actions share rows.
+        """
+        self._check_listed()
+        return self.stored_successors
+
+    @property
+    def probabilities(self) -> Array:
+        """Their probabilities, ``(S, A, K)``.
+
+        Raises:
+            UnsupportedError: the actions share rows.
+        """
+        self._check_listed()
+        return self.stored_probabilities
+
+    def _check_listed(self) -> None:
+        if self.moves is not None:
+            raise UnsupportedError(
+                "this model's transitions are factored (FactoredTransitions), and this method reads a list of successors for "
+                "every action; use SoftPolicyIteration with ExactGradient or ZeroOrder, or give the model a SuccessorTransitions."
+            )
+
+    def expectation(self, v: Array) -> Array:
+        """P v, ``(S,) -> (S, A)``."""
+        succ = self.stored_successors
+        future = kernels.expectation(succ, self.stored_probabilities, v, np.empty(succ.shape[:2]))
+        return future if self.moves is None else future[:, self.moves]
+
+    def adjoint(self, w: Array) -> Array:
+        """P^T w, ``(S, A) -> (S,)``."""
+        return kernels.adjoint(self.stored_successors, self.stored_probabilities, self._per_move(w), np.empty(len(w)))
+
+    def outer(self, w: Array, v: Array) -> Array:
+        """Derivative of sum w (P v) with respect to the stored probabilities, ``(S, M, K)``."""
+        outer: Array = self._per_move(w)[..., None] * v[self.stored_successors]
+        return outer
+
+    def _per_move(self, w: Array) -> Array:
+        if self.moves is None:
+            return w
+        per_move: Array = kernels.gather_moves(w, self.moves, np.zeros(self.stored_successors.shape[:2]))
+        return per_move
 
 
 @dataclass
@@ -90,7 +141,7 @@ class Weights:
 
     reward: Array | None = None  # (S, A)
     leader_reward: Array | None = None  # (S, A)
-    transition: Array | None = None  # (S, A, K): on the stored values of P
+    transition: Array | None = None  # (S, M, K): on the stored values of P (M = A unless factored)
     initial: Array | None = None  # (S,)
     termination: Array | None = None  # (S, A)
 
@@ -118,7 +169,13 @@ class TabularBOCMDP(BOCMDP):
     Raises:
         ModelError: shapes do not fit, rows of P or mu do not sum to 1, NaN in an array.
         DiscountError: a discount outside [0, 1], or 1 where some policy's episodes need not end.
+
+    Attributes:
+        takes_states: whether `rewards` and the other functions of visited points take state indices (always so here); False
+            where they take an environment's observations, as those of a grid that stands for a continuous problem do.
     """
+
+    takes_states = True
 
     def __init__(
         self,
@@ -200,7 +257,7 @@ class TabularBOCMDP(BOCMDP):
             return operator
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         if tensor.dtype != torch.float64:
-            tensor = tensor.to(torch.float64)
+            tensor = as_probabilities(tensor) if name == "initial" else tensor.to(torch.float64)
         if self._shapes.get(name) == tensor.shape:
             return tensor
         expected: tuple[int, ...] = (c, s, a)
@@ -385,6 +442,7 @@ class TabularBOCMDP(BOCMDP):
         operator = self._canonical("transition", self._functions["transition"](self._parameters(x)))
         context = 0 if operator.n_contexts == 1 else context
         s, a = torch.as_tensor(observations).long(), torch.as_tensor(actions).long()
+        a = a if operator.index is None else torch.from_numpy(operator.index)[a]
         succ = torch.from_numpy(operator.successors())[0 if len(operator.successors()) == 1 else context]
         match = succ[s, a] == torch.as_tensor(next_observations).long()[:, None]
         return torch.where(match, operator.values[context, s, a], 0.0).sum(-1).log()
@@ -403,7 +461,7 @@ class TabularBOCMDP(BOCMDP):
         *,
         reward: Function | None = None,
         leader_reward: Function | None = None,
-        leader_dim: int,
+        leader_dim: int | None = None,
         discount: float = 0.99,
         **options: Any,
     ) -> TabularBOCMDP:
@@ -415,22 +473,37 @@ class TabularBOCMDP(BOCMDP):
             env: the environment, wrapped or not.
             reward: the follower's reward ``(C, S, A)`` or a function of x; the environment's own if None.
             leader_reward: the leader's; the environment's own reward if None.
-            leader_dim, discount, options: as for the constructor.
+            leader_dim: as for the constructor; if None, that of ``leader_space`` or ``example`` where given, else 1.
+            discount, options: as for the constructor.
 
         Raises:
             UnsupportedError: the environment publishes no tables.
+            ModelError: a function fails at the x of dimension 1 that was assumed without ``leader_dim``.
         """
         tables = gymnasium_tables(env)
-        return cls(
-            reward=tables.reward if reward is None else reward,
-            leader_reward=tables.reward if leader_reward is None else leader_reward,
-            transition=tables.transition,
-            initial=tables.initial,
-            termination=tables.termination,
-            leader_dim=leader_dim,
-            discount=discount,
+        arguments: dict[str, Any] = {
+            "reward": tables.reward if reward is None else reward,
+            "leader_reward": tables.reward if leader_reward is None else leader_reward,
+            "transition": tables.transition,
+            "initial": tables.initial,
+            "termination": tables.termination,
+            "discount": discount,
             **options,
-        )
+        }
+        if leader_dim is not None:
+            return cls(leader_dim=leader_dim, **arguments)
+        if options.get("leader_space") is not None:
+            return cls(leader_dim=options["leader_space"].shape[0], **arguments)
+        if options.get("example") is not None:
+            return cls(leader_dim=np.size(options["example"]), **arguments)
+        try:
+            return cls(leader_dim=1, **arguments)
+        except (ModelError, RuntimeError, IndexError) as error:
+            if not any(callable(part) for part in arguments.values()):
+                raise
+            raise ModelError(
+                f"x was taken to have dimension 1, and a function of it failed: {error} Give leader_dim=."
+            ) from error
 
 
 class ConfiguredMDPs:
@@ -520,8 +593,9 @@ class ConfiguredMDPs:
             arrays = ContextArrays(
                 reward=self._array("reward", context),
                 leader_reward=self._array("leader_reward", context),
-                successors=succ[0 if len(succ) == 1 else context],
-                probabilities=_numpy(operator.values[0 if operator.n_contexts == 1 else context]),
+                stored_successors=succ[0 if len(succ) == 1 else context],
+                stored_probabilities=_numpy(operator.values[0 if operator.n_contexts == 1 else context]),
+                moves=operator.index,
                 initial=initial,
                 termination=termination,
                 continuation=self.model.discount * (1.0 - termination),
@@ -696,7 +770,7 @@ def _check_initial(initial: Tensor) -> None:
     if bool(bad.any()):
         where = tuple(int(i) for i in bad.nonzero()[0])
         raise ModelError(
-            f"the initial distribution of context {where[-1]} sums to {float(total[where]):.8g}; expected non-negative "
+            f"the initial distribution of context {where[-1]} sums to {float(total[where]):.12g}; expected non-negative "
             "numbers that sum to 1."
         )
 
@@ -717,7 +791,8 @@ def check_proper(transition: TransitionOperator, termination: Tensor, reason: st
         c, e = (0 if len(succ) == 1 else context), ends[0 if len(ends) == 1 else context]
         inside = np.ones(succ.shape[1], dtype=bool)
         while True:
-            stays = (inside[succ[c]] | ~possible[c]).all(-1) & ~e
+            stays = (inside[succ[c]] | ~possible[c]).all(-1)
+            stays = (stays if transition.index is None else stays[:, transition.index]) & ~e
             smaller = inside & stays.any(-1)
             if (smaller == inside).all():
                 break
@@ -740,7 +815,7 @@ def _smallest(part: Tensor) -> npt.NDArray[np.float64]:
 
 def _can_end(succ: npt.NDArray[np.int32], possible: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """States from which some policy's episodes end, ``(S,)``."""
-    reached: Any = np.broadcast_to(ends, succ.shape[:2]).any(-1)
+    reached: Any = np.broadcast_to(ends.any(-1), succ.shape[:1])
     while True:
         larger = reached | (reached[succ] & possible).any((-1, -2))
         if (larger == reached).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index as as_index
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, alias_tables, generator_state, initial_tables
 from bocmdp_gym.env import RESET_OPTIONS, ConfigurableEnv, _Configuration, check_context
-from bocmdp_gym.errors import OptionError, StateError, UnsupportedError, suggest
+from bocmdp_gym.errors import ActionError, OptionError, ResetError, StateError, UnsupportedError, suggest
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, TabularBOCMDP, check_proper
 
@@ -104,6 +105,8 @@ class TabularEnv(ConfigurableEnv):
     def _prepare(self) -> None:
         """Flat tables of the episode's x and context, for `step`."""
         context = self._episode_context
+        if context is None:
+            raise ResetError(f"{type(self).__name__}.step was called before reset; call reset() first.")
         arrays = self.mdps.arrays(context)
         self._reward, self._leader_reward = arrays.reward.reshape(-1), arrays.leader_reward.reshape(-1)
         self._termination = arrays.termination.reshape(-1)
@@ -111,7 +114,8 @@ class TabularEnv(ConfigurableEnv):
         if "transition" not in self.model.moving:
             self._constant_tables[context] = tables
         self._threshold, self._successor = tables.threshold.reshape(-1), tables.packed.reshape(-1)
-        self._width = arrays.probabilities.shape[-1]
+        self._n_moves, self._width = arrays.stored_probabilities.shape[1:]
+        self._index = None if arrays.moves is None else arrays.moves.tolist()
         self._n_actions = self.model.n_actions
         self._ready = True
 
@@ -128,13 +132,17 @@ class TabularEnv(ConfigurableEnv):
         """Act. ``info["leader_reward"]`` is the leader's reward, ``info["context"]`` the context.
 
         Raises:
-            OptionError: an action outside the action space.
+            ActionError: an action outside the action space.
+            ResetError: no episode was started yet.
         """
         if not self._ready:
             self._prepare()
-        action = int(action)
+        try:
+            action = as_index(action)
+        except TypeError:
+            raise self._illegal(action) from None
         if not 0 <= action < self._n_actions:
-            raise OptionError(f"action {action} is illegal; expected an integer in 0..{self._n_actions - 1}.")
+            raise self._illegal(action)
         pair = self._state * self._n_actions + action
         random = self.np_random.random
         stop = self._termination.item(pair)
@@ -142,7 +150,8 @@ class TabularEnv(ConfigurableEnv):
         if not terminated:
             u = random() * self._width
             slot = int(u)
-            index = pair * self._width + slot
+            row = pair if self._index is None else self._state * self._n_moves + self._index[action]
+            index = row * self._width + slot
             self._state = self._successor.item(2 * index + (u - slot >= self._threshold.item(index)))
         self._age += 1
         return (
@@ -152,6 +161,9 @@ class TabularEnv(ConfigurableEnv):
             not terminated and self._age == self.horizon,
             {"leader_reward": self._leader_reward.item(pair), "context": self._episode_context},
         )
+
+    def _illegal(self, action: Any) -> ActionError:
+        return ActionError(f"action {action!r} is illegal; expected an integer in 0..{self._n_actions - 1}.")
 
 
 class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
@@ -213,6 +225,8 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
         self._termination_table = np.stack([a.termination for a in arrays])
         per_context = [successor_tables(a) for a in arrays]
         self._successors = AliasTables(*(np.concatenate(parts) for parts in zip(*per_context, strict=True)))
+        index = arrays[0].moves
+        self._index = np.arange(self.model.n_actions) if index is None else index
         self._starts = initial_tables(np.stack([a.initial for a in arrays]))
         assert self.context_probabilities is not None
         self._context_table = alias_tables(
@@ -225,8 +239,12 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every copy, or in those of ``options["reset_mask"]``.
 
+        The copies draw from one stream. A list of seeds, one per copy, seeds that stream with all its entries together, so
+        that one copy's episodes are not those of another batch with the same entry at its place.
+
         Raises:
-            OptionError: unknown options; UnsupportedError: x for one episode only (copies share x: use `set_leader`).
+            OptionError: unknown options, or a list of other than one seed per copy.
+            UnsupportedError: x for one episode only (copies share x: use `set_leader`).
         """
         options = dict(options or {})
         mask: npt.NDArray[np.bool_] = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
@@ -240,10 +258,9 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
             )
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise OptionError(f"reset_mask has shape {mask.shape} and type {mask.dtype}; expected ({self.num_envs},) bool.")
-        if isinstance(seed, list):
-            seed = next((s for s in seed if s is not None), None)
-        if seed is not None or self._rng_state is None:
-            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
+        joint = _joint_seed(seed, self.num_envs)
+        if joint is not None or self._rng_state is None:
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(joint)
             self._rng_state = generator_state(self.np_random)
         if not self._prepared:
             self._prepare()
@@ -270,14 +287,18 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
         """Act in every copy.
 
         Raises:
-            OptionError: an action outside the action space, or a copy that needs a reset in mode "Disabled".
+            ActionError: an action outside the action space.
+            OptionError: a copy that needs a reset in mode "Disabled".
+            ResetError: no episode was started yet.
         """
+        if self._rng_state is None:
+            raise ResetError("TabularVectorEnv.step was called before reset; call reset() first.")
         if not self._prepared:
             self._prepare()
         n = self.num_envs
         actions = np.asarray(actions)
-        if actions.shape != (n,) or actions.min() < 0 or actions.max() >= self.model.n_actions:
-            raise OptionError(f"actions must be {n} integers in 0..{self.model.n_actions - 1}; got {actions!r}.")
+        if actions.shape != (n,) or actions.dtype.kind not in "biu" or actions.min() < 0 or actions.max() >= self.model.n_actions:
+            raise ActionError(f"actions must be {n} integers in 0..{self.model.n_actions - 1}; got {actions!r}.")
         if self._mode == 2 and self._needs_reset.any():
             raise OptionError(
                 f"copy {int(np.argmax(self._needs_reset))} has ended and autoreset is disabled; call "
@@ -296,6 +317,7 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
             self._rewards_table,
             self._leader_table,
             self._termination_table,
+            self._index,
             *self._successors,
             *self._starts,
             *(self._context_table if self._context is None else _FIXED_CONTEXT),
@@ -343,6 +365,23 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
 
 
 _FIXED_CONTEXT = AliasTables(np.empty((1, 0)), np.empty((1, 0, 2), dtype=np.uint64))
+
+
+def _joint_seed(seed: int | list[int | None] | None, n: int) -> int | None:
+    """One seed to which every entry of a list matters; None where no entry is given.
+
+    Raises:
+        OptionError: other than n entries.
+    """
+    if seed is None or isinstance(seed, (int, np.integer)):
+        return seed
+    seeds = list(seed)
+    if len(seeds) != n:
+        raise OptionError(f"seed has {len(seeds)} entries; expected one number, or one per copy ({n}).")
+    if all(s is None for s in seeds):
+        return None
+    entropy = [0 if s is None else s + 1 for s in seeds]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
 
 def check_horizon(horizon: Any) -> int | None:

@@ -10,8 +10,9 @@ and through the derivative of the bilinear form sum w(s,a) (P v)(s,a) with respe
 An operator keeps those numbers in one torch tensor, `values`, so P may be a differentiable function of x: derivatives
 are taken with respect to `values` alone, never with respect to a dense S x S array an operator does not store.
 
-Shapes: C contexts (1 if all contexts share the kernel), S states, A actions, K stored successors per pair; any
-leading batch dimensions come first.
+Shapes: C contexts (1 if all contexts share the kernel), S states, A actions, K stored successors per row; any
+leading batch dimensions come first. A row belongs to a state and one of M *moves*; an operator with an ``index`` (A,) lets
+action a make the move index[a], so that many actions may share a row, and without one M = A and every action is its own move.
 """
 
 from __future__ import annotations
@@ -30,16 +31,20 @@ from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
 
 #: How far a row of P (or an initial distribution) may be from summing to 1.
 PROBABILITY_TOLERANCE = 1e-8
+#: As far as rows given in float32 may be off by their rounding; they are divided by their sums in float64.
+FLOAT32_TOLERANCE = 1e-5
 
 
 class TransitionOperator(ABC):
     """A transition kernel for every context, state and action.
 
     Attributes:
-        values: the stored probabilities, ``(..., C or 1, S, A, K)``; the only tensor derivatives refer to.
+        values: the stored probabilities, ``(..., C or 1, S, M, K)``; the only tensor derivatives refer to.
+        index: the move each action makes, ``(A,)`` int64; None: actions are moves, M = A.
     """
 
     values: Tensor
+    index: npt.NDArray[np.int64] | None = None
     _solvers: dict[int, PolicySolver]
 
     @property
@@ -55,7 +60,7 @@ class TransitionOperator(ABC):
     @property
     def n_actions(self) -> int:
         """Number of actions A."""
-        return int(self.values.shape[-2])
+        return int(self.values.shape[-2]) if self.index is None else len(self.index)
 
     @abstractmethod
     def with_values(self, values: Tensor) -> TransitionOperator:
@@ -71,7 +76,7 @@ class TransitionOperator(ABC):
 
     @abstractmethod
     def outer(self, w: Tensor, v: Tensor) -> Tensor:
-        """Derivative of sum w (P v) with respect to `values`: ``w(s,a) v(s'_k)``, ``(..., C, S, A, K)``."""
+        """Derivative of sum w (P v) with respect to `values`: ``w(s,a) v(s'_k)``, ``(..., C, S, M, K)``."""
 
     @abstractmethod
     def policy_matrix(self, k: Tensor) -> Tensor:
@@ -79,11 +84,11 @@ class TransitionOperator(ABC):
 
     @abstractmethod
     def successors(self) -> npt.NDArray[np.int32]:
-        """Stored successor states, ``(C or 1, S, A, K)`` int32: what the compiled kernels read next to `values`."""
+        """Stored successor states, ``(C or 1, S, M, K)`` int32: what the compiled kernels read next to `values`."""
 
     def same_structure(self, other: TransitionOperator) -> bool:
         """Whether both store the same successors, so that orderings found for one serve the other."""
-        if type(self) is not type(other):
+        if type(self) is not type(other) or not np.array_equal(self.index, other.index):  # type: ignore[arg-type]
             return False
         mine, theirs = self.successors(), other.successors()
         return mine is theirs or (mine.shape == theirs.shape and bool((mine == theirs).all()))
@@ -93,7 +98,7 @@ class TransitionOperator(ABC):
         succ = self.successors()
         context = 0 if len(succ) == 1 else context
         if context not in self._solvers:
-            self._solvers[context] = policy_solver(succ[context])
+            self._solvers[context] = policy_solver(succ[context], self.index)
         return self._solvers[context]
 
     def validate(self) -> None:
@@ -102,7 +107,7 @@ class TransitionOperator(ABC):
         Raises:
             ModelError: naming state, action and context of the first bad row.
         """
-        _check_rows(self.values.detach())
+        _check_rows(self.values.detach(), "action" if self.index is None else "move")
 
 
 class DenseTransitions(TransitionOperator):
@@ -206,6 +211,66 @@ class SuccessorTransitions(TransitionOperator):
         return self._successors
 
 
+class FactoredTransitions(TransitionOperator):
+    """P through an intermediate index: ``P(s'|s, a) = values[s, index[a], s']``, for actions of which many move alike.
+
+    Nothing of the size of S x A x S is ever formed: P v is computed per move and handed to the actions, masses of actions are
+    added up per move and pushed forward from there.
+
+    Args:
+        values: probabilities, ``(..., C or 1, S, M, S)`` or ``(S, M, S)``, a torch tensor that may depend on x.
+        index: the move of each action, ``(A,)`` integers in 0..M-1.
+
+    Raises:
+        ModelError: shapes that do not fit, or moves that do not exist.
+    """
+
+    def __init__(self, values: Tensor, index: npt.ArrayLike):
+        if values.ndim == 3:
+            values = values.unsqueeze(0)
+        if values.ndim < 4 or values.shape[-1] != values.shape[-3]:
+            raise ModelError(
+                f"factored transitions have values of shape {tuple(values.shape)}; expected (C, S, M, S) with the last equal to "
+                "the number of states."
+            )
+        given = np.asarray(index)
+        if given.ndim != 1 or not given.size or not np.issubdtype(given.dtype, np.integer):
+            raise ModelError(
+                f"index has shape {given.shape} and type {given.dtype}; expected (A,) integers, the move of each action."
+            )
+        if given.min() < 0 or given.max() >= values.shape[-2]:
+            raise ModelError(f"index reaches from {given.min()} to {given.max()}; expected moves in 0..{values.shape[-2] - 1}.")
+        self.values = values
+        self.index = np.ascontiguousarray(given, dtype=np.int64)
+        self._moves = torch.from_numpy(self.index).to(values.device)
+        self._solvers = {}
+
+    def with_values(self, values: Tensor) -> FactoredTransitions:
+        other = object.__new__(FactoredTransitions)
+        other.values, other.index, other._solvers = values, self.index, self._solvers
+        other._moves = self._moves.to(values.device)
+        return other
+
+    def _per_move(self, w: Tensor) -> Tensor:
+        """Sums over the actions of each move, ``(..., C, S, A) -> (..., C, S, M)``."""
+        return w.new_zeros(*w.shape[:-1], self.values.shape[-2]).index_add(-1, self._moves, w)
+
+    def expectation(self, v: Tensor) -> Tensor:
+        return torch.einsum("...smt,...t->...sm", self.values, v)[..., self._moves]
+
+    def adjoint(self, w: Tensor) -> Tensor:
+        return torch.einsum("...sm,...smt->...t", self._per_move(w), self.values)
+
+    def outer(self, w: Tensor, v: Tensor) -> Tensor:
+        return self._per_move(w).unsqueeze(-1) * v.unsqueeze(-2).unsqueeze(-2)
+
+    def policy_matrix(self, k: Tensor) -> Tensor:
+        return torch.einsum("...sm,...smt->...st", self._per_move(k), self.values)
+
+    def successors(self) -> npt.NDArray[np.int32]:
+        return _every_state(self.n_states, int(self.values.shape[-2]))
+
+
 @lru_cache(maxsize=8)
 def _every_state(n_states: int, n_actions: int) -> npt.NDArray[np.int32]:
     """The successor structure of a dense kernel, ``(1, S, A, S)``."""
@@ -213,26 +278,36 @@ def _every_state(n_states: int, n_actions: int) -> npt.NDArray[np.int32]:
 
 
 def as_transitions(value: Any) -> TransitionOperator:
-    """A `TransitionOperator` from an operator, a tensor or an array ``(C, S, A, S)``."""
+    """A `TransitionOperator` in float64 from an operator, a tensor or an array ``(C, S, A, S)``."""
     if isinstance(value, TransitionOperator):
-        return value
-    return DenseTransitions(torch.as_tensor(value, dtype=torch.float64))
+        return value if value.values.dtype == torch.float64 else value.with_values(as_probabilities(value.values))
+    return DenseTransitions(as_probabilities(value))
 
 
-def _check_rows(values: Tensor) -> None:
-    """Raise `ModelError` naming the first row that is not a distribution."""
+def as_probabilities(value: Any) -> Tensor:
+    """Distributions along the last axis as a float64 tensor; those given in float32 are freed of its rounding."""
+    given = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    values = given.to(torch.float64)
+    if given.dtype != torch.float32:
+        return values
+    total = values.sum(-1, keepdim=True)
+    return values / torch.where((total - 1.0).abs() <= FLOAT32_TOLERANCE, total, 1.0)
+
+
+def _check_rows(values: Tensor, second: str) -> None:
+    """Raise `ModelError` naming the first row that is not a distribution; ``second``: what the rows of a state belong to."""
     total = values.sum(-1)
     bad = ~((total - 1.0).abs() <= PROBABILITY_TOLERANCE) | (values < -PROBABILITY_TOLERANCE).any(-1)
     if not bool(bad.any()):
         return
     *_, context, state, action = (int(i) for i in bad.nonzero()[0])
     row = values[tuple(bad.nonzero()[0])]
-    where = f"state {state}, action {action}, context {context}"
+    where = f"state {state}, {second} {action}, context {context}"
     if not bool(torch.isfinite(row).all()):
         raise ModelError(f"transition probabilities are not finite at {where}; check transition(x) for NaN at this x.")
     if bool((row < -PROBABILITY_TOLERANCE).any()):
         raise ModelError(f"a transition probability is {float(row.min()):.3g} at {where}; expected values in [0, 1].")
     raise ModelError(
-        f"transition row sums to {float(row.sum()):.8g} at {where}; expected 1. Normalise the row; put the probability "
+        f"transition row sums to {float(row.sum()):.12g} at {where}; expected 1. Normalise the row; put the probability "
         "that the episode ends into termination=, not into missing mass."
     )

@@ -21,7 +21,8 @@ class Policy(Protocol):
     """A follower's behaviour at one (x, context). Frozen: acting does not change it.
 
     A policy may offer more: ``probabilities(observation)``, a ``table`` of them ``(S, A)`` (None where states are no table),
-    ``act_batch(observations, rng)`` for many observations at once, ``value`` ``(S,)``, and ``metrics`` for the history.
+    ``act_batch(observations, rng)`` and ``probabilities_batch(observations)`` for many observations at once, an ``estimate``
+    (`EmpiricalPolicy`) where it is only known from trajectories, ``value`` ``(S,)``, and ``metrics`` for the history.
 
     Attributes:
         leader, context: the x ``(d,)`` and xi it answers.
@@ -68,6 +69,39 @@ class TabularPolicy:
         """An action for one observation."""
         cumulative = self.probabilities(observation).cumsum()
         return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+
+
+class InterpolatedPolicy(TabularPolicy):
+    """A table made on a grid of a continuous problem: between grid points it acts as the weighted mean of its neighbours.
+
+    Args:
+        table, leader, context, value, metrics: as for `TabularPolicy`; states and actions are those of the grid.
+        core: the environment, which says by ``neighbours(observation)`` which grid states are near and what they weigh, and by
+            ``joint_action(index)`` what action an action of the grid is.
+    """
+
+    def __init__(
+        self,
+        table: Array,
+        leader: Array,
+        context: int,
+        *,
+        core: Any,
+        value: Array | None = None,
+        metrics: dict[str, float] | None = None,
+    ):
+        super().__init__(table, leader, context, value=value, metrics=metrics)
+        self._core = core
+
+    def probabilities(self, observation: Any) -> Array:
+        """Probabilities ``(A,)`` of the grid's actions for one observation."""
+        states, weights = self._core.neighbours(observation)
+        probabilities: Array = weights @ self.table[states]
+        return probabilities
+
+    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+        """An action for one observation, as the environment takes it."""
+        return self._core.joint_action(super().act(observation, rng))
 
 
 class Task:
@@ -134,7 +168,18 @@ class Task:
         return self._configure()
 
     def tabular_policy(self, table: Array, value: Array | None = None, **metrics: float) -> TabularPolicy:
-        """A policy for this task from a table of probabilities ``(S, A)``."""
+        """A policy for this task from a table of probabilities ``(S, A)``; where the model is a grid, it interpolates.
+
+        Raises:
+            UnsupportedError: outer layers change the observations the grid is laid on.
+        """
+        if hasattr(self.core, "neighbours"):
+            if not self._layers.plain:
+                raise UnsupportedError(
+                    f"the model of {type(self.core).__name__} is a grid of its own observations, and outer layers change them; "
+                    "unwrap the environment, or use a learning follower."
+                )
+            return InterpolatedPolicy(table, self.leader, self.context, core=self.core, value=value, metrics=metrics)
         return TabularPolicy(
             table,
             self.leader,

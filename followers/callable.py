@@ -157,6 +157,7 @@ class CallableFollower(Follower):
         self.training_steps = 0
 
     def bind(self, env: AnyEnv, core: Any) -> None:
+        super().bind(env, core)
         if self._estimate_steps is not None and not isinstance(core, TabularEnv):
             raise UnsupportedError(
                 f"{type(core).__name__} has no table of states to count actions in; pass probabilities=, or leave estimate_steps "

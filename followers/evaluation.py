@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 from scipy.special import entr
 
-from bocmdp_gym import kernels
 from bocmdp_gym.tabular import ContextArrays
 from followers.base import Array
 
@@ -27,12 +25,11 @@ def policy_values(arrays: ContextArrays, policy: Array, regularization: float) -
         policy: action probabilities.
         regularization: lambda >= 0; 0 gives the plain values.
     """
-    arrays.solver.factor(policy * arrays.continuation, arrays.probabilities)
+    arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
     value = arrays.solver.solve((policy * arrays.reward).sum(-1) + regularization * entr(policy).sum(-1))
     return PolicyValues(value, q_values(arrays, value))
 
 
 def q_values(arrays: ContextArrays, value: Array) -> Array:
     """Q = r + g P V, ``(S, A)``."""
-    future = kernels.expectation(arrays.successors, arrays.probabilities, value, np.empty_like(arrays.reward))
-    return arrays.reward + arrays.continuation * future
+    return arrays.reward + arrays.continuation * arrays.expectation(value)

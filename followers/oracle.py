@@ -16,6 +16,7 @@ from bocmdp_gym.env import check_context, check_leader
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.sampling import simulate
 from followers.base import Array, Follower, Policy, TabularPolicy, Task
+from followers.empirical import EmpiricalPolicy
 from followers.environments import AnyEnv, inspect_layers, make_single, observations_of_states
 from followers.rollout import play, play_copies
 
@@ -127,16 +128,17 @@ class TrajectoryOracle:
         return self.last_response
 
     def tabulate(self, policy: Policy) -> TabularPolicy | None:
-        """A policy as a table of probabilities; None where states are not finite or it does not tell its probabilities."""
+        """A policy as a table of probabilities; None where states are no table or it does not tell all of its probabilities."""
         if isinstance(policy, TabularPolicy):
             return policy
+        task = self.task(policy.leader, policy.context)
         table, probabilities = getattr(policy, "table", None), getattr(policy, "probabilities", None)
-        if not isinstance(self.core, TabularEnv) or (table is None and probabilities is None):
-            return None
-        if table is None and probabilities is not None:
-            observations = self.core.observe(np.arange(self.core.model.n_states))
-            table = np.array([probabilities(observation) for observation in observations], dtype=np.float64)
-        return self.task(policy.leader, policy.context).tabular_policy(np.asarray(table))
+        estimate = getattr(policy, "estimate", None)
+        if isinstance(estimate, EmpiricalPolicy):
+            table, probabilities = (estimate.table if estimate.counts.any(-1).all() else None), None
+        if table is None and probabilities is not None and task.observations is not None:
+            table = np.array([probabilities(observation) for observation in task.observations], dtype=np.float64)
+        return None if table is None else task.tabular_policy(np.asarray(table))
 
     def sample(
         self,

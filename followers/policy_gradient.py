@@ -28,7 +28,7 @@ class VanillaPolicyGradient(IterativeFollower):
         grad = 1 / (1 - gamma) grad log pi(a_T|s_T) sum_{t <= T'} gamma^(t/2) (r - lambda log pi)(s_{T+t}, a_{T+t}),
 
     which is unbiased; an episode that ends earlier contributes nothing from there on. With ``baseline`` the mean of the earlier
-    returns from s_T is taken off the sum: still unbiased, and of far smaller variance. It converges, at no stated rate
+    returns from s_T is taken off the sum: still unbiased, and of smaller variance. It converges, at no stated rate
     (Proposition E.6), where the initial distribution and the policy reach every state; rarely visited states learn slowly,
     so it suits small problems with discounts well below 1.
 

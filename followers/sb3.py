@@ -17,10 +17,10 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from bocmdp_gym.errors import DiscountError, OptionError, UnsupportedError, suggest
+from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
 from bocmdp_gym.tabular import check_regularization
 from followers.base import Follower, Task
-from followers.environments import AnyEnv, inspect_layers, single
+from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
 from followers.replay import check_relabelling
 from followers.sb3_algorithms import default_of, find_algorithm, parameters_of
@@ -94,7 +94,7 @@ class SB3Follower(Follower):
         self.algorithm = find_algorithm(algorithm)
         self.total_timesteps = _positive(total_timesteps, "total_timesteps")
         self.warm_start, self.shared, self.replay = warm_start, shared, replay
-        self.settings, self._discount = settings, settings.pop("gamma", discount)
+        self.settings, self.discount = settings, settings.pop("gamma", discount)
         self._policy, self._callbacks, self._log_interval = policy, as_callbacks(callback), log_interval
         self._n_envs = None if n_envs is None else _positive(n_envs, "n_envs")
         self._make_env, self._vec_env_class = make_env, vec_env_class
@@ -141,12 +141,8 @@ class SB3Follower(Follower):
 
     def bind(self, env: AnyEnv, core: Any) -> None:
         """Refuse what cannot work, before anything runs (see the class)."""
-        one = single(env)
-        if self._discount is not None and self._discount != core.discount:
-            raise DiscountError(
-                f"{type(self).__name__} was given discount {self._discount} and the environment has {core.discount}; leave it "
-                "out, or set the environment's."
-            )
+        super().bind(env, core)
+        one, core = make_single(env)
         if self.shared and not _context_observed(one):
             raise UnsupportedError(
                 "a shared learner has to see the context, and no layer of this environment shows it; wrap it in "
@@ -175,12 +171,16 @@ class SB3Follower(Follower):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.algorithm(self._policy_for(env), env, _init_setup_model=False, **self.settings)  # type: ignore[call-arg]
+                self.algorithm(self._policy_for(env), env, _init_setup_model=False, **self._own_settings())  # type: ignore[call-arg]
         except (AssertionError, NotImplementedError, ValueError) as error:
             raise UnsupportedError(
                 f"{name} cannot take this environment, with observations {env.observation_space} and actions {space}: {error}. "
                 "DQN, QRDQN and SoftDQN take Discrete actions, SAC, TD3, DDPG, TQC and CrossQ take Box, PPO and A2C take either."
             ) from error
+
+    def _own_settings(self) -> dict[str, Any]:
+        """The settings, with dictionaries of their own: algorithms add to them."""
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in self.settings.items()}
 
     def _policy_for(self, env: Any) -> Any:
         if self._policy is not None:
@@ -223,7 +223,7 @@ class SB3Follower(Follower):
         key = None if self.shared or not self.warm_start else task.context
         if self.warm_start and key in self._learners:
             return self._learners[key]
-        model = self.algorithm(self._policy_for(envs), envs, gamma=task.discount, seed=seed, **self.settings)  # type: ignore[call-arg]
+        model = self.algorithm(self._policy_for(envs), envs, gamma=task.discount, seed=seed, **self._own_settings())  # type: ignore[call-arg]
         if self._temperature is not None and not has_values(model.policy):
             raise OptionError(
                 f"softmax_temperature is for algorithms that are greedy in Q-values, not for {type(model).__name__}."
@@ -244,8 +244,9 @@ class SB3Follower(Follower):
         options: Any = {} if self._log_interval is None else {"log_interval": self._log_interval}
         model._last_obs = None  # others have used the environment since: start a new episode
         watch = Watch(context)
+        callback: Any = [watch, *self._callbacks] if self._callbacks else watch
         try:
-            model.learn(self.total_timesteps, callback=[watch, *self._callbacks], reset_num_timesteps=False, **options)
+            model.learn(self.total_timesteps, callback=callback, reset_num_timesteps=False, **options)
         except ValueError as error:
             watch.explain(error)
             raise

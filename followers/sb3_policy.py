@@ -139,6 +139,13 @@ class DiscreteSB3Policy(SB3Policy):
         """Action probabilities for one observation: ``(A,)``, or one axis per factor of a MultiDiscrete action."""
         return reduce(np.multiply.outer, [factor[0] for factor in self._factors(self.network, observation)])
 
+    def probabilities_batch(self, observations: Any) -> Array:
+        """Action probabilities at many observations at once, ``(N, A)``, or ``(N, ...)`` with one axis per factor."""
+        joint, *others = self._factors(self.network, observations)
+        for factor in others:
+            joint = joint[..., None] * factor.reshape(len(factor), *(1,) * (joint.ndim - 1), -1)
+        return joint
+
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
         return self._draw(observation, rng)[0]
 

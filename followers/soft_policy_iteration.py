@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bocmdp_gym.env import check_discount
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, WarmSolver
 from bocmdp_gym.tabular import check_regularization
 from followers.base import Follower, TabularPolicy, Task
@@ -18,6 +19,7 @@ class SoftPolicyIteration(Follower):
         regularization: lambda > 0.
         tolerance: bound on the soft Bellman residual, relative to max(1, max |V|).
         max_iterations: Newton steps allowed; it takes 5 to 10 cold and 1 to 3 warm.
+        discount: gamma, taken from the environment; one that contradicts it is an error.
 
     Raises:
         RegularizationError: lambda is not positive and finite.
@@ -26,8 +28,16 @@ class SoftPolicyIteration(Follower):
     needs_model = True
     exact = True
 
-    def __init__(self, regularization: float, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS):
+    def __init__(
+        self,
+        regularization: float,
+        tolerance: float = TOLERANCE,
+        max_iterations: int = MAX_ITERATIONS,
+        *,
+        discount: float | None = None,
+    ):
         self.regularization: float = check_regularization(regularization)
+        self.discount = None if discount is None else check_discount(discount)
         self._solver = WarmSolver(tolerance, max_iterations)
 
     def respond(self, task: Task, rng: np.random.Generator) -> TabularPolicy:

@@ -1,12 +1,13 @@
 """Leaders: HPGD and its relatives, through one outer loop."""
 
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
+from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
 from leaders.constraints import Constraint
+from leaders.global_search import multistart
 from leaders.history import History
 from leaders.leader_env import LeaderEnv
 from leaders.loop import Result, optimize
-from leaders.multistart import multistart
 
 __all__ = [
     "AMD",
@@ -20,6 +21,7 @@ __all__ = [
     "LeaderEnv",
     "Result",
     "ZeroOrder",
+    "check_gradient",
     "compare_gradients",
     "multistart",
     "optimize",

@@ -19,6 +19,7 @@ from leaders.gradients import (
     ExactEstimator,
     GeometricEstimator,
     MonteCarloEstimator,
+    MultilevelEstimator,
     ZeroOrderEstimator,
 )
 from leaders.updates import OptimizerFactory, Update
@@ -34,6 +35,7 @@ class Leader:
 
     def __init__(self, estimator: Estimator, update: Update):
         self.estimator, self.update = estimator, update
+        self._oracle: TrajectoryOracle | None = None
 
     def estimate(self, oracle: TrajectoryOracle, x: Any, context: Any, rng: np.random.Generator) -> Tensor:
         """One stochastic estimate of dF_xi/dx, ``(d,)``.
@@ -41,7 +43,9 @@ class Leader:
         Raises:
             as `Estimator.bind`, if this leader cannot work with ``oracle``.
         """
-        self.estimator.bind(oracle)
+        if oracle is not self._oracle:  # what an estimator carries from x to x must survive
+            self.estimator.bind(oracle)
+            self._oracle = oracle
         return self.estimator.estimate(oracle, as_tensor(x), context, rng).gradient
 
 
@@ -50,6 +54,7 @@ _ESTIMATORS: dict[str, tuple[type[Estimator], tuple[str, ...]]] = {
     "monte_carlo": (MonteCarloEstimator, ("env_steps", "bootstrap_truncated", "error_groups")),
     "critic": (CriticEstimator, ("env_steps", "hidden", "error_groups")),
     "geometric": (GeometricEstimator, ("samples", "sampling_distribution", "error_groups")),
+    "multilevel": (MultilevelEstimator, ("levels", "samples", "runs")),
 }
 
 
@@ -63,8 +68,11 @@ class HPGD(Leader):
 
             - "monte_carlo", that of the paper's experiments: on-policy steps, small variance;
             - "critic", for problems that are no tables: values fitted by regression, the environment's model in a surrogate;
-            - "geometric", Algorithms 1, 2 and 5 literally: unbiased draws, for discounts well below 1.
-        samples: independent draws per gradient (geometric; 20,000 if None).
+            - "geometric", Algorithms 1, 2 and 5 literally: unbiased draws, for discounts well below 1;
+            - "multilevel", randomised numbers of the follower's iterations (section C.2), for followers that can be stopped.
+        samples: independent draws per gradient (geometric, multilevel; 20,000 if None).
+        levels: the follower makes 2^levels iterations in effect (multilevel; 10 if None).
+        runs: follower runs averaged per gradient (multilevel; 1 if None).
         bootstrap_truncated: continue episodes cut by a time limit as the average visit to their last state (monte_carlo).
         sampling_distribution: nu of Algorithm 1, ``(S,)`` (geometric, with a general loss); uniform if None.
         hidden: widths of the fitted values' hidden layers (critic); see `leaders.gradients.CriticEstimator`.
@@ -83,6 +91,8 @@ class HPGD(Leader):
         estimator: str = "monte_carlo",
         *,
         samples: int | None = None,
+        levels: int | None = None,
+        runs: int | None = None,
         bootstrap_truncated: bool | None = None,
         sampling_distribution: npt.ArrayLike | None = None,
         hidden: Sequence[int] | None = None,
@@ -97,6 +107,8 @@ class HPGD(Leader):
         given = {
             "env_steps": env_steps,
             "samples": samples,
+            "levels": levels,
+            "runs": runs,
             "bootstrap_truncated": bootstrap_truncated,
             "sampling_distribution": sampling_distribution,
             "hidden": hidden,

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from safetensors.numpy import save as to_bytes
 from bocmdp_gym.errors import BOCMDPError, OptionError
 
 FORMAT = "bocmdp-gym checkpoint 1"
-_SEPARATOR = "/"
+_SEPARATOR = "\x1f"  # no name of a part contains it
 #: Older checkpoints are removed once there are more than this.
 KEEP = 3
 
@@ -56,7 +56,26 @@ class Checkpoints:
         self.folder, self.every = Path(folder), int(every)
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint or {}, default=str))
         self.last: Path | None = None
+        self.on_begin: Callable[[], None] | None = None  # called once a fresh run's settings are known to work
         self._asked_to_stop = False
+
+    def any(self) -> bool:
+        """Whether the folder holds checkpoints."""
+        return bool(self._paths())
+
+    def begin(self) -> None:
+        """Start a fresh run.
+
+        Raises:
+            CheckpointError: the folder holds an earlier run's checkpoints, which pruning and resuming would confuse with these.
+        """
+        if self.on_begin is not None:
+            self.on_begin()
+        if self.any():
+            raise CheckpointError(
+                f"{self.folder} holds the checkpoints of an earlier run, up to {self._paths()[-1].name}; resume it, empty the "
+                "folder, or choose another."
+            )
 
     def due(self, done: int) -> bool:
         """Whether to write one after ``done`` iterations."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.env import check_context
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
+from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
 from leaders.base import Leader, as_tensor
 from leaders.gradients import Estimator, ExactEstimator, Loss
-from leaders.gradients.base import check_count
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,12 @@ from matplotlib.figure import Figure
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from followers import Follower, TrajectoryOracle
+from leaders.env_settings import settings_from_summary
 from leaders.gradients.exact import leader_values
+from leaders.loop import generator
 from leaders.plots import save
 from leaders.runs import SUMMARY
-from leaders.settings import RunSettings, settings_from_summary
+from leaders.settings import RunSettings
 
 #: Half-width of a 95% confidence interval in standard errors.
 _Z95 = 1.959963984540054
@@ -97,7 +99,7 @@ def evaluate(
         factors: on the follower's lambda, for the misjudged-lambda table.
     """
     env = settings.make_env()
-    drawn = _contexts(TrajectoryOracle(env, settings.make_follower()).core, contexts, np.random.default_rng(seed))
+    drawn = _contexts(TrajectoryOracle(env, settings.make_follower()).core, contexts, generator(seed))
     after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)
     before = _reports(env, settings.make_follower(), np.asarray(baseline), drawn, env_steps, seed + 1)
     misjudged = {}
@@ -145,7 +147,7 @@ def _contexts(core: Any, number: int, rng: np.random.Generator) -> list[tuple[An
 def _reports(
     env: gym.Env[Any, Any], follower: Follower, x: Any, drawn: list[tuple[Any, float]], env_steps: int, seed: int
 ) -> list[ContextReport]:
-    oracle, rng = TrajectoryOracle(env, follower), np.random.default_rng(seed)
+    oracle, rng = TrajectoryOracle(env, follower), generator(seed)
     reports = []
     for context, probability in drawn:
         policy = oracle.respond(x, context, rng)
@@ -175,7 +177,7 @@ def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, re
     arrays = oracle.configure(x).arrays(context)
     leader = leader_values(arrays, table).leader_return
     entropy = -np.where(table > 0, table * np.log(np.maximum(table, 1e-300)), 0.0).sum(-1)
-    arrays.solver.factor(table * arrays.continuation, arrays.probabilities)
+    arrays.solver.factor(table * arrays.continuation, arrays.stored_probabilities)
     value = arrays.solver.solve((table * arrays.reward).sum(-1) + regularization * entropy)
     return leader, float(arrays.initial @ value)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels import _ROUNDS, _settle, uniform
+from bocmdp_gym.kernels import _ROUNDS, _settle, fork, uniform
 
 # ------------------------------------------------------------------- unbiased single-sample estimates (MATH.md 3.4)
 
@@ -177,7 +177,8 @@ def geometric_weights(
 ):
     """Mean weights of ``samples`` draws of the decomposable estimator (Alg. 5 on Alg. 2, corrected).
 
-    Returns weights on r and rbar (S, A), on log P (S, A, K) and on log mu (S,), and the number of steps.
+    Every draw has a stream of random numbers of its own, so draws for two policies that share ``rng`` stay coupled. Returns
+    weights on r and rbar (S, A), on log P (S, A, K) and on log mu (S,), and the number of steps.
     """
     n_s, n_a, _ = prob.shape
     w_reward = np.zeros((n_s, n_a))
@@ -190,7 +191,10 @@ def geometric_weights(
     root = gamma_leader**formula.leader_tail
     scale = 1.0 / ((1.0 - gamma_leader) * samples)
     steps = 0
+    streams = rng
+    rng = np.empty(4, np.uint64)
     for _ in range(samples):
+        fork(streams, rng)
         s = np.int64(_slot(start_threshold, start_packed, 0, rng))
         horizon = _geometric(to_horizon, rng)
         ended = False
@@ -258,7 +262,10 @@ def geometric_loss_weights(
     w_transition = np.zeros(prob.shape)
     augmented = _augmented_reward(policy, reward, lam, formula.entropy)
     steps = 0
+    streams = rng
+    rng = np.empty(4, np.uint64)
     for _ in range(samples):
+        fork(streams, rng)
         s = np.int64(_slot(start_threshold, start_packed, 0, rng))
         a, _ = _act(threshold, packed, s, rng)
         steps += _add_advantage(
@@ -451,8 +458,22 @@ def sweep_values(reward, leader_reward, rows, share, gamma, gamma_leader, lam, q
                 q[s, a] = reward[s, a] + gamma * future
                 q_leader[s, a] = leader_reward[s, a] + gamma_leader * future_leader
         _values(q, q_leader, lam, pi[k + 1], v[k + 1], v_leader[k + 1])
-        kick[k] *= pi[k + 1]
-    return np.abs(v[-1] - v[-2]).max()
+        for s in range(n_s):
+            for a in range(n_a):
+                kick[k, s, a] *= pi[k + 1, s, a]
+    change = 0.0
+    for s in range(n_s):
+        change = max(change, abs(v[-1, s] - v[-2, s]))
+    return change
+
+
+@njit(cache=True)
+def _load(source, low, width, block):
+    """Copy coordinates low..low + width - 1 of ``source`` into ``block``."""
+    for s in range(block.shape[0]):
+        for a in range(block.shape[1]):
+            for i in range(width):
+                block[s, a, i] = source[s, a, low + i]
 
 
 @njit(cache=True, fastmath=_LOOSE)
@@ -487,12 +508,14 @@ def sweep_derivatives(
     ahead = np.empty(n_u)
     for low in range(0, n_d, _BLOCK):
         width = min(_BLOCK, n_d - low)
-        slope[:, :, :width] = d_reward[:, :, low : low + width]
-        slope_leader[:, :, :width] = d_leader[:, :, low : low + width]
-        row[:, :, :width] = dq[:, :, low : low + width]
-        tilde[:, :width] = v_tilde[:, low : low + width]
-        dv[:] = 0.0
+        _load(d_reward, low, width, slope)
+        _load(d_leader, low, width, slope_leader)
+        _load(dq, low, width, row)
         for s in range(n_s):
+            for i in range(width):
+                tilde[s, i] = v_tilde[s, low + i]
+            for i in range(_BLOCK):
+                dv[s, i] = 0.0
             for a in range(n_a):
                 for i in range(_BLOCK):
                     dv[s, i] += pi[0, s, a] * row[s, a, i]
@@ -504,8 +527,10 @@ def sweep_derivatives(
                 before, after, out = dv[s], dv_new[s], tilde_new[s]
                 for i in range(_BLOCK):
                     out[i] = -total * before[i]
-                after[:] = 0.0
-                ahead[:] = 0.0
+                for i in range(_BLOCK):
+                    after[i] = 0.0
+                for j in range(n_u):
+                    ahead[j] = 0.0
                 for a in range(n_a):
                     p = pi[sweep + 1, s, a]
                     weight = kick[sweep, s, a]
@@ -554,8 +579,11 @@ def sweep_derivatives(
                         after[i] += p * here[i]
             dv, dv_new = dv_new, dv
             tilde, tilde_new = tilde_new, tilde
-        dq[:, :, low : low + width] = row[:, :, :width]
-        v_tilde[:, low : low + width] = tilde[:, :width]
+        for s in range(n_s):
+            for i in range(width):
+                v_tilde[s, low + i] = tilde[s, i]
+                for a in range(n_a):
+                    dq[s, a, low + i] = row[s, a, i]
 
 
 # ------------------------------------------------------------------------------------- sums along episodes (critic)

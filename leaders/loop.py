@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.env import check_leader
 from bocmdp_gym.errors import ConvergenceError, OptionError
+from bocmdp_gym.options import check_count
 from bocmdp_gym.soft_bellman import WarmSolver
 from followers import Follower, Policy, TrajectoryOracle, suboptimality
 from leaders.base import Leader
@@ -154,15 +155,16 @@ def optimize(
         ConvergenceError: a gradient that is not finite, naming the iteration, x and the last good checkpoint.
         RunInterruptedError: SIGTERM came, and the run was saved.
     """
-    for name, value in (("iterations", iterations), ("evaluate_every", evaluate_every)):
-        if value < 1:
-            raise OptionError(f"{name} is {value}; expected at least 1.")
+    check_count("iterations", iterations)
+    check_count("evaluate_every", evaluate_every)
     if resume and checkpoints is None:
         raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
     run = _Run(env, leader, follower, iterations, seed, x0, loss, constraints, constraint_penalty, contexts)
-    if resume and checkpoints is not None:
-        saved = checkpoints.latest()
-        if saved is not None:
+    if checkpoints is not None:
+        checkpoints.fingerprint |= run.identity(seed, contexts)
+        if not resume:
+            checkpoints.begin()
+        elif (saved := checkpoints.latest()) is not None:
             run.load_state(saved)
     quiet = iterations < _QUIET_ITERATIONS if progress is None else not progress
     stoppable = nullcontext() if checkpoints is None else checkpoints.stop_on_sigterm()
@@ -200,7 +202,7 @@ class _Run:
         constraint_penalty: float,
         contexts: int | Literal["all"],
     ):
-        self.rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        self.rng = seed if isinstance(seed, np.random.Generator) else generator(seed)
         self.oracle = TrajectoryOracle(env, follower)
         self.leader, self.iterations = leader, iterations
         leader.estimator.bind(self.oracle, loss)
@@ -228,6 +230,22 @@ class _Run:
                 )
             self.constrained = AugmentedLagrangian(self.oracle.model, constraints, regularization, constraint_penalty)
 
+    def identity(self, seed: Any, contexts: Any) -> dict[str, Any]:
+        """What must be equal for a checkpoint to belong to this run, as JSON-able values."""
+        update = self.leader.update
+        return {
+            "iterations": self.iterations,
+            "seed": "a generator" if isinstance(seed, np.random.Generator) else int(seed),
+            "contexts per iteration": contexts,
+            "environment class": type(self.oracle.core).__name__,
+            "dimension of x": len(self.x0),
+            "estimator": type(self.leader.estimator).__name__,
+            "regularization of the leader": self.leader.estimator.regularization,
+            "optimizer": update.optimizer_name,
+            "step size": update.learning_rate,
+            "follower class": type(self.oracle.follower).__name__,
+        }
+
     @property
     def seconds(self) -> float:
         return self._before + perf_counter() - self._began
@@ -250,8 +268,9 @@ class _Run:
         record: dict[str, Any] = {"iteration": self.done, "sampled_return": sampled, "env_steps": self.oracle.env_steps}
         if len(estimates) == 1:
             record["context"] = context
-            if first.standard_error is not None:
-                record["standard_error"] = float(torch.linalg.vector_norm(first.standard_error))
+        errors = [w * e.standard_error for e, _, w in estimates if e.standard_error is not None]
+        if len(errors) == len(estimates):
+            record["standard_error"] = float(torch.linalg.vector_norm(torch.stack(errors)))
         record |= first.metrics | measured
         if self.evaluate is not None:
             if evaluate:
@@ -316,6 +335,18 @@ class _Run:
             seconds=self.seconds,
             oracle=self.oracle,
         )
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """A generator from a seed.
+
+    Raises:
+        OptionError: not a whole number, or negative.
+    """
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"seed is {seed!r}; expected a whole number, at least 0.") from error
 
 
 def _context_sampler(core: Any, contexts: int | Literal["all"]) -> Callable[[np.random.Generator], list[tuple[Any, float]]]:

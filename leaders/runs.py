@@ -43,10 +43,9 @@ class RunFolder:
     def __init__(self, settings: RunSettings):
         self.path = settings.folder()
         try:
-            if not settings.resume and any((self.path / name).exists() for name in _OURS):
-                if not settings.overwrite:
-                    raise OptionError(f"{self.path} already holds a run; --resume it, --overwrite it, or choose another --out.")
-                self._clear()
+            old = any((self.path / name).exists() for name in _OURS)
+            if old and not (settings.resume or settings.overwrite):
+                raise OptionError(f"{self.path} already holds a run; --resume it, --overwrite it, or choose another --out.")
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.write_text("")
@@ -58,12 +57,14 @@ class RunFolder:
         self._screen = Logger(None, [HumanOutputFormat(sys.stdout)])
         self._next_print = 0
         self.checkpoints = Checkpoints(self.path / "checkpoints", settings.checkpoint_every, settings.fingerprint())
+        if settings.overwrite and not settings.resume:
+            self.checkpoints.on_begin = self._clear  # an old run goes only when the new one is known to work
 
     def _open_files(self, earlier: Iterable[dict[str, Any]]) -> Logger:
         """Start the logs, and repeat what a resumed run had logged up to its checkpoint (its later rows are void)."""
         for old in self.path.glob("events.out.tfevents.*"):
             old.unlink()
-        formats = [CSVOutputFormat(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
+        formats = [_OrderedCSV(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
         files = Logger(str(self.path), formats)
         for record in earlier:
             if record["iteration"] % self._settings.evaluate_every == 0:
@@ -125,6 +126,22 @@ def versions() -> dict[str, str]:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
+
+
+class _OrderedCSV(CSVOutputFormat):
+    """A CSV whose columns come in the order they were first logged, the same in every process."""
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        new = [key for key in key_values if key not in self.keys]
+        if new:
+            self.keys.extend(new)
+            self.file.seek(0)
+            rows = self.file.readlines()[1:]
+            self.file.seek(0)
+            self.file.write(",".join(self.keys) + "\n")
+            for row in rows:
+                self.file.write(row[:-1] + self.separator * len(new) + "\n")
+        super().write(key_values, key_excluded, step)
 
 
 def _dump(logger: Logger, record: dict[str, Any]) -> None:

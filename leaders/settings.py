@@ -5,8 +5,6 @@ Every field's docstring is its help text. One dataclass per environment; the fie
 
 from __future__ import annotations
 
-import importlib
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,8 +12,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 
 import bocmdp_gym  # noqa: F401 - registers the environments
-from bocmdp_gym.envs.four_rooms import LAYOUT
-from bocmdp_gym.errors import OptionError, suggest
+from bocmdp_gym.errors import OptionError
 from followers import (
     Follower,
     LinearProgramming,
@@ -30,7 +27,7 @@ from followers import (
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 
 LeaderName = Literal["hpgd", "exact", "amd", "zero-order"]
-EstimatorName = Literal["monte_carlo", "geometric"]
+EstimatorName = Literal["monte_carlo", "geometric", "critic", "multilevel"]
 FollowerName = Literal[
     "soft-policy-iteration",
     "soft-value-iteration",
@@ -58,6 +55,19 @@ FOLLOWER_STEPS: dict[str, int] = {
 }
 
 
+#: Which leaders take an option that is not everybody's.
+_SAMPLED = ("hpgd with the monte_carlo estimator", "hpgd with the critic estimator")
+_DRAWN = ("hpgd with the geometric estimator", "hpgd with the multilevel estimator")
+_OWN_OPTIONS: dict[str, tuple[str, ...]] = {
+    "env_steps": (*_SAMPLED, "zero-order"),
+    "bootstrap_truncated": _SAMPLED[:1],
+    "samples": _DRAWN,
+    "levels": _DRAWN[1:],
+    "sweeps": ("amd",),
+    "smoothing": ("zero-order",),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Settings every environment shares."""
@@ -65,8 +75,9 @@ class RunSettings:
     leader: LeaderName = "hpgd"
     """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model; amd is
     adaptive model design; zero-order compares returns at nearby x."""
-    estimator: EstimatorName = "monte_carlo"
-    """Where hpgd's gradients come from: monte_carlo (the paper's experiments) or geometric (the paper's Algorithms 2 and 5)."""
+    estimator: EstimatorName | None = None
+    """Where hpgd's gradients come from: monte_carlo, the default (the paper's experiments), geometric (Algorithms 2, 5), critic
+    (fitted values, also for problems that are no tables), multilevel (random numbers of a soft-q-learning follower's updates)."""
     follower: FollowerName = "soft-policy-iteration"
     """Who responds: planners (soft-policy-iteration is exact; linear-programming ignores the regularization), tabular learners,
     or neural learners of Stable-Baselines3."""
@@ -84,17 +95,20 @@ class RunSettings:
     """Any class of torch.optim."""
     max_gradient_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
-    env_steps: int = 10_000
-    """Environment steps per gradient (hpgd), or per sampled return (zero-order); the last episode is finished on top."""
-    samples: int = 20_000
-    """Independent draws per gradient (hpgd with the geometric estimator)."""
-    sweeps: int = 100
-    """Sweeps per gradient (amd)."""
-    smoothing: float = 1.0
-    """C of the smoothing u_t = C/(t + 1) (zero-order)."""
+    env_steps: int | None = None
+    """Environment steps per gradient (hpgd), or per sampled return (zero-order); 10,000 if not given. The last episode is
+    finished on top."""
+    samples: int | None = None
+    """Independent draws per gradient (hpgd with the geometric or multilevel estimator); 20,000 if not given."""
+    levels: int | None = None
+    """The follower makes 2^levels updates in effect (hpgd with the multilevel estimator); 10 if not given."""
+    sweeps: int | None = None
+    """Sweeps per gradient (amd); 100 if not given."""
+    smoothing: float | None = None
+    """C of the smoothing u_t = C/(t + 1) (zero-order); 1 if not given."""
     schedule: str = "constant"
     """Factor on the learning rate: constant, inverse-sqrt, linear or cosine."""
-    bootstrap_truncated: bool = False
+    bootstrap_truncated: bool | None = None
     """Continue episodes that the time limit cut as the average visit to their last state (hpgd); the paper does not."""
     evaluate_every: int = 100
     """Iterations between exact evaluations of the leader's return, which are logged to progress.csv and TensorBoard."""
@@ -122,8 +136,17 @@ class RunSettings:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in shared}
 
     def make_env(self) -> gym.Env[Any, Any]:
-        """The environment."""
-        return gym.make(self.env_id, **self.env_options())
+        """The environment.
+
+        Raises:
+            OptionError: an id or keyword Gymnasium refuses.
+        """
+        try:
+            return gym.make(self.env_id, **self.env_options())
+        except gym.error.UnregisteredEnv as error:
+            raise OptionError(f"{error} Name the module that registers it with --module.") from error
+        except (gym.error.Error, TypeError) as error:
+            raise OptionError(f"cannot make {self.env_id}: {error}") from error
 
     def make_follower(self, regularization: float | None = None) -> Follower:
         """The follower; with another lambda if one is given."""
@@ -165,15 +188,22 @@ class RunSettings:
         }
         if self.make_follower().regularization is None:
             options["regularization"] = self.regularization  # the follower has none: what the leader assumes of it
-        if self.leader == "hpgd" and self.estimator == "geometric":
-            return HPGD(estimator="geometric", samples=self.samples, **options)
+        estimator = self.estimator or "monte_carlo"
+        kind = f"hpgd with the {estimator} estimator" if self.leader == "hpgd" else self.leader
+        given = {name: getattr(self, name) for name in _OWN_OPTIONS if getattr(self, name) is not None}
+        for name in given:
+            if kind not in _OWN_OPTIONS[name]:
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is an option of {' and '.join(_OWN_OPTIONS[name])}, not of {kind}."
+                )
+        if self.leader in ("exact", "amd") and self.follower != "soft-policy-iteration":
+            raise OptionError(
+                f"{self.leader} computes the follower's optimum from the model, so --follower {self.follower} would never be "
+                "asked; leave it out, or use --leader hpgd or zero-order."
+            )
         if self.leader == "hpgd":
-            return HPGD(env_steps=self.env_steps, bootstrap_truncated=self.bootstrap_truncated, **options)
-        if self.leader == "amd":
-            return AMD(sweeps=self.sweeps, **options)
-        if self.leader == "zero-order":
-            return ZeroOrder(smoothing=self.smoothing, env_steps=self.env_steps, **options)
-        return ExactGradient(**options)
+            return HPGD(estimator=estimator, **given, **options)
+        return {"amd": AMD, "zero-order": ZeroOrder, "exact": ExactGradient}[self.leader](**given, **options)
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that decide a run's numbers; a checkpoint is resumed only where they are equal."""
@@ -183,135 +213,3 @@ class RunSettings:
     def folder(self) -> Path:
         """The run folder."""
         return self.out or Path("runs") / f"{self.name}-{self.leader}-{self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FourRoomsSettings(RunSettings):
-    """Four-Rooms (paper, sections 3 and F.2): penalties lead a walker past a marked cell."""
-
-    slip_probability: float = 1 / 3
-    """Probability that a move goes another way than chosen; the paper's text says 1/3, its table was made with 0.44."""
-    penalty_cost: float = 1.0
-    """What the leader pays per unit of penalty placed (the paper's beta)."""
-    penalty_budget: float = 0.2
-    """Sum of all penalties."""
-    start: tuple[int, int] = (4, 1)
-    """Row and column of the start, counted from 0."""
-    goals: tuple[tuple[int, int], ...] = ((1, 9), (11, 11))
-    """Rows and columns of the goals, one per context."""
-    waypoint: tuple[int, int] = (8, 4)
-    """Row and column of the marked cell the leader wants visited."""
-    layout: Path | None = None
-    """A text file with another layout, x for walls; the paper's four rooms if not given."""
-    horizon: int = 200
-    """Steps after which an episode is cut."""
-
-    name: ClassVar[str] = "four-rooms"
-
-    @property
-    def env_id(self) -> str:
-        return "bocmdp/FourRooms-v0"
-
-    def env_options(self) -> dict[str, Any]:
-        options = super().env_options()
-        if self.layout is not None and not self.layout.is_file():
-            raise OptionError(f"layout {self.layout} is not a file; expected a text file of rows, walls written x.")
-        options["layout"] = LAYOUT if self.layout is None else self.layout.read_text()
-        return options
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomMDPSettings(RunSettings):
-    """A random model in which x moves rewards, transitions, starts and the leader's reward."""
-
-    model_seed: int = 0
-    """Seed of the model; --seed is that of the run."""
-    n_states: int = 20
-    """Number of states."""
-    n_actions: int = 4
-    """Number of actions."""
-    n_contexts: int = 2
-    """Number of contexts."""
-    branching: int | None = None
-    """Successors per state and action; all states if not given."""
-    discount: float = 0.95
-    """The follower's and the leader's discount."""
-    horizon: int = 200
-    """Steps after which an episode is cut."""
-    leader_dim: int = 10
-    """Dimension of x."""
-
-    name: ClassVar[str] = "random-mdp"
-
-    @property
-    def env_id(self) -> str:
-        return "bocmdp/RandomMDP-v0"
-
-    def env_options(self) -> dict[str, Any]:
-        options = super().env_options()
-        return {"seed": options.pop("model_seed"), **options}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CustomSettings(RunSettings):
-    """Your own configurable environment, registered with Gymnasium."""
-
-    id: str
-    """Its id, such as mine/Roads-v0."""
-    module: str | None = None
-    """A module to import first, the one that registers it."""
-    options: str = "{}"
-    """Keywords of gym.make, as JSON."""
-
-    name: ClassVar[str] = "custom"
-
-    @property
-    def env_id(self) -> str:
-        return self.id
-
-    def env_options(self) -> dict[str, Any]:
-        try:
-            options = json.loads(self.options)
-        except json.JSONDecodeError as error:
-            raise OptionError(f"--options is not JSON: {error}; expected an object such as '{{\"size\": 5}}'.") from error
-        if not isinstance(options, dict):
-            raise OptionError(f"--options is {self.options}; expected a JSON object such as '{{\"size\": 5}}'.")
-        return options
-
-    def make_env(self) -> gym.Env[Any, Any]:
-        if self.module is not None:
-            try:
-                importlib.import_module(self.module)
-            except ImportError as error:
-                raise OptionError(f"cannot import --module {self.module}: {error}.") from error
-        try:
-            return super().make_env()
-        except gym.error.UnregisteredEnv as error:
-            raise OptionError(f"{error} Name the module that registers it with --module.") from error
-
-
-#: What the command line offers, by name.
-ENVIRONMENTS: dict[str, type[RunSettings]] = {s.name: s for s in (FourRoomsSettings, RandomMDPSettings, CustomSettings)}
-
-
-def settings_from_summary(summary: dict[str, Any]) -> RunSettings:
-    """The settings of a run, from its summary.json.
-
-    Raises:
-        OptionError: the summary is not of a run of this version.
-    """
-    name, values = summary.get("name"), summary.get("settings")
-    if name not in ENVIRONMENTS or not isinstance(values, dict):
-        raise OptionError(f"the summary names the environment {name!r}. {suggest(name, ENVIRONMENTS)}")
-    kind = ENVIRONMENTS[name]
-    known = {field.name for field in fields(kind)}
-    unknown = set(values) - known
-    if unknown:
-        raise OptionError(f"the summary has settings this version does not know: {', '.join(sorted(unknown))}.")
-    return kind(**{key: _from_json(key, value) for key, value in values.items()})
-
-
-def _from_json(name: str, value: Any) -> Any:
-    if name in ("out", "layout") and value is not None:
-        return Path(value)
-    return tuple(_from_json("", v) for v in value) if isinstance(value, list) else value

@@ -11,10 +11,11 @@ import tyro
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError
 from leaders.checkpoints import RunInterruptedError
+from leaders.env_settings import ENVIRONMENTS
 from leaders.loop import Result, optimize
 from leaders.plots import learning_curve, save
 from leaders.runs import RunFolder
-from leaders.settings import ENVIRONMENTS, RunSettings
+from leaders.settings import RunSettings
 
 
 def train(settings: RunSettings) -> Result:
@@ -26,7 +27,7 @@ def train(settings: RunSettings) -> Result:
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
     run = RunFolder(settings)
     if settings.resume:
-        found = "going on from its newest checkpoint" if run.checkpoints.latest() else "no checkpoint there, so starting"
+        found = "going on from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
         print(f"{run.path}: {found}", file=sys.stderr)
     try:
         result = optimize(

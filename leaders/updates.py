@@ -54,7 +54,7 @@ class Update:
         projection: Projection | None = None,
         **optimizer_options: Any,
     ):
-        if not 0 < learning_rate < math.inf:
+        if isinstance(learning_rate, str) or not 0 < learning_rate < math.inf:
             raise OptionError(f"learning_rate is {learning_rate}; expected a positive number.")
         if max_gradient_norm is not None and not max_gradient_norm > 0:
             raise OptionError(f"max_gradient_norm is {max_gradient_norm}; expected a positive number, or None.")
@@ -65,6 +65,7 @@ class Update:
         self.projection = projection
         self._constant = schedule == "constant"
         self._factory, self._options = _optimizer_class(optimizer), optimizer_options
+        self.optimizer_name = getattr(self._factory, "__name__", type(self._factory).__name__)
         self._optimizer: torch.optim.Optimizer | None = None
         # plain ascent is one addition, and a torch optimiser object costs more than solving a small follower
         self._plain = self._factory is torch.optim.SGD and not optimizer_options
@@ -74,7 +75,10 @@ class Update:
     def start(self, x: Tensor, iterations: int = 1, space: gym.spaces.Box | None = None) -> Tensor:
         """Begin a run of ``iterations`` steps at x ``(d,)`` in ``space``: returns the parameter that `step` moves in place."""
         parameter = x.detach().clone().requires_grad_()
-        self._optimizer = self._factory([parameter], lr=self.learning_rate, **self._options)
+        try:
+            self._optimizer = self._factory([parameter], lr=self.learning_rate, **self._options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise OptionError(f"{self.optimizer_name} cannot optimise a vector x with these options: {error}") from error
         for group in self._optimizer.param_groups:
             if "maximize" not in group:
                 raise OptionError(f"{type(self._optimizer).__name__} cannot maximise; choose an optimiser with maximize=.")
@@ -126,6 +130,8 @@ class Update:
         }
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": buffers, "param_groups": groups})
+        for entry, saved in zip(self._optimizer.state.values(), buffers.values(), strict=True):
+            entry.update(saved)  # with the types they had: load_state_dict casts to that of x, and NAdam keeps float32
 
 
 def project_to_simplex(x: Tensor, total: float = 1.0) -> Tensor:
@@ -143,13 +149,17 @@ def project_to_simplex(x: Tensor, total: float = 1.0) -> Tensor:
     return (x - excess[last] / (last + 1)).clamp_min(0.0)
 
 
+#: The base class, and optimisers of sparse gradients, of closures, and of matrices.
+_NOT_FOR_US = {getattr(torch.optim, name, None) for name in ("Optimizer", "SparseAdam", "LBFGS", "Muon")}
+
+
 def _optimizer_class(optimizer: str | OptimizerFactory) -> OptimizerFactory:
     if not isinstance(optimizer, str):
         return optimizer
     known = {
         name: value
         for name, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value not in _NOT_FOR_US
     }
     if optimizer not in known:
         raise OptionError(f"unknown optimizer {optimizer!r}. {suggest(optimizer, sorted(known))}")

@@ -49,7 +49,13 @@ def _one_hot(index: npt.NDArray[Any], n: int) -> Tensor:
 
 
 class ValueFunction(ABC):
-    """A regression from vectors to one value, or to one value per choice."""
+    """A regression from vectors to one value, or to one value per choice.
+
+    Attributes:
+        sizes: length of the vectors, number of choices.
+    """
+
+    sizes: tuple[int, int]
 
     @abstractmethod
     def fit(self, inputs: Tensor, choices: Tensor, targets: Tensor) -> None:
@@ -58,6 +64,14 @@ class ValueFunction(ABC):
     @abstractmethod
     def predict(self, inputs: Tensor) -> Tensor:
         """Values of all choices, ``(N, outputs)``."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, saved by one of the same sizes."""
 
 
 class LinearValue(ValueFunction):
@@ -68,6 +82,7 @@ class LinearValue(ValueFunction):
     """
 
     def __init__(self, n_inputs: int, n_outputs: int):
+        self.sizes = (n_inputs, n_outputs)
         self._weights = torch.zeros(n_inputs + 1, n_outputs, dtype=torch.float64)
 
     def fit(self, inputs: Tensor, choices: Tensor, targets: Tensor) -> None:
@@ -81,6 +96,12 @@ class LinearValue(ValueFunction):
 
     def predict(self, inputs: Tensor) -> Tensor:
         return _with_constant(inputs) @ self._weights
+
+    def state(self) -> dict[str, Any]:
+        return {"weights": self._weights}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._weights = torch.as_tensor(state["weights"])
 
 
 def _with_constant(inputs: Tensor) -> Tensor:
@@ -109,7 +130,7 @@ class NetworkValue(ValueFunction):
             layers += [layer, nn.Tanh()]
         self._network = nn.Sequential(*layers[:-1])
         self._optimizer = torch.optim.Adam(self._network.parameters(), lr=learning_rate)
-        self._batch_size, self._n_outputs = batch_size, n_outputs
+        self.sizes, self._batch_size = (n_inputs, n_outputs), batch_size
         self._inputs: tuple[Tensor, Tensor] | None = None  # mean and scale, those of the first round
         self._targets = (torch.zeros(()), torch.ones(()))
 
@@ -127,10 +148,29 @@ class NetworkValue(ValueFunction):
 
     def predict(self, inputs: Tensor) -> Tensor:
         if self._inputs is None:
-            return inputs.new_zeros(len(inputs), self._n_outputs)
+            return inputs.new_zeros(len(inputs), self.sizes[1])
         with torch.no_grad():
             values: Tensor = self._network(self._standard(inputs)) * self._targets[1] + self._targets[0]
         return values
+
+    def state(self) -> dict[str, Any]:
+        standards = {} if self._inputs is None else dict(enumerate((*self._inputs, *self._targets)))
+        return {
+            "network": dict(self._network.state_dict()),
+            "optimizer": dict(self._optimizer.state_dict()["state"]),
+            "generator": self._generator.get_state(),
+            "standards": standards,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        tensors = _as_tensors(state)
+        self._network.load_state_dict(tensors["network"])
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": tensors["optimizer"], "param_groups": groups})
+        self._generator.set_state(tensors["generator"])
+        if tensors["standards"]:
+            mean, scale, target_mean, target_scale = (tensors["standards"][i] for i in range(4))
+            self._inputs, self._targets = (mean, scale), (target_mean, target_scale)
 
     def _standard(self, inputs: Tensor) -> Tensor:
         assert self._inputs is not None
@@ -140,3 +180,10 @@ class NetworkValue(ValueFunction):
 def _mean_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
     scale = values.std(0) if len(values) > 1 else torch.zeros_like(values[0])
     return values.mean(0), torch.where(scale > 1e-8, scale, 1.0)
+
+
+def _as_tensors(value: Any) -> Any:
+    """Arrays in nested dicts as tensors."""
+    if isinstance(value, dict):
+        return {key: _as_tensors(part) for key, part in value.items()}
+    return torch.as_tensor(value) if isinstance(value, (np.ndarray, Tensor)) else value

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.benchmark import Benchmark
-from bocmdp_gym.errors import OptionError
+from bocmdp_gym.errors import DiscountError, OptionError
 from bocmdp_gym.options import check_array, check_choice, check_count, check_distribution, check_number
 from bocmdp_gym.pictures import INK, PALETTE, Canvas, PicturedEnv, blend
 from bocmdp_gym.soft_bellman import policy_entropy
@@ -87,7 +87,8 @@ class DynamicMechanism(PicturedEnv):
     n_bidders, n_slots: bidders and periods. n_types: K types at the middles of K equal parts of [0, 1].
     types: other types instead, increasing and not negative. type_probabilities: of the types; uniform if None.
     Types are independent. objective: "revenue" or "welfare". boosts: "state_action" or "slot". weight_bound: weights lie
-    between its inverse and itself, > 1. discount: gamma, of everybody.
+    between its inverse and itself, > 1. discount, leader_discount: gamma of the mechanism and its bidders, gamma_L of the
+    leader (None: gamma, as it must be for revenue: payments are discounted with gamma).
     horizon: steps until truncation, or None. render_mode: "rgb_array" or "human".
 
     Raises:
@@ -111,6 +112,7 @@ class DynamicMechanism(PicturedEnv):
         boosts: str = "state_action",
         weight_bound: float = 2.0,
         discount: float = 0.9,
+        leader_discount: float | None = None,
         horizon: int | None = None,
         render_mode: str | None = None,
     ):
@@ -137,11 +139,16 @@ class DynamicMechanism(PicturedEnv):
             for served in product((False, True), repeat=n)
             if sum(served) <= t
         ]  # fmt: skip
-        self._index = {state: s for s, state in enumerate(self.states)}
+        self._state_index = {state: s for s, state in enumerate(self.states)}
         self.profiles = np.array(list(product(range(k), repeat=n)), dtype=np.int64)  # (K^n, n)
         self._others = np.array(list(product(range(k), repeat=n - 1)), dtype=np.int64).reshape(k ** (n - 1), n - 1)
         self._build_contexts()
-        super().__init__(self._make_model(discount), horizon, render_mode)
+        if self.objective == "revenue" and leader_discount not in (None, discount):
+            raise DiscountError(
+                f"leader_discount is {leader_discount} and discount {discount}; payments are discounted with the latter, so "
+                "revenue needs both the same. Leave leader_discount out."
+            )
+        super().__init__(self._make_model(discount, leader_discount), horizon, render_mode)
 
     def _build_contexts(self) -> None:
         """Types of every context ``(C, n)`` (0 where absent), who is absent (-1: nobody), and P_xi."""
@@ -164,15 +171,15 @@ class DynamicMechanism(PicturedEnv):
         """Whether an action gives the item to a bidder who can take it, in every context: ``(C,)``."""
         return np.full(len(absent), action > 0 and not self.states[state][1][action - 1]) & (absent != action - 1)
 
-    def _make_model(self, discount: float) -> TabularBOCMDP:
+    def _make_model(self, discount: float, leader_discount: float | None) -> TabularBOCMDP:
         n, n_states, n_contexts = self.n_bidders, len(self.states), len(self._values)
         served = np.stack([np.stack([self._serves(s, a, self._absent) for a in range(n + 1)], 1) for s in range(n_states)], 1)
         successors = np.zeros((n_contexts, n_states, n + 1, 1), dtype=np.int64)
         for s, (t, who) in enumerate(self.states):
             for a in range(n + 1):
-                stay = self._index.get((t + 1, who), s)
+                stay = self._state_index.get((t + 1, who), s)
                 after = tuple(w or i == a - 1 for i, w in enumerate(who))
-                successors[:, s, a, 0] = np.where(served[:, s, a], self._index.get((t + 1, after), s), stay)
+                successors[:, s, a, 0] = np.where(served[:, s, a], self._state_index.get((t + 1, after), s), stay)
         value = np.zeros((n_contexts, n_states, n + 1, n))  # what each bidder gains
         for i in range(n):
             value[:, :, i + 1, i] = served[:, :, i + 1] * self._values[:, i, None]
@@ -206,6 +213,7 @@ class DynamicMechanism(PicturedEnv):
             termination=torch.tensor([[float(t == self.n_slots - 1) for t, _ in self.states]], dtype=torch.float64),
             context_probabilities=self._probabilities,
             discount=discount,
+            leader_discount=leader_discount,
             leader_dim=n + (n_states * (n + 1) if self.boosts == "state_action" else self.n_slots),
             parametrization=self._split,
         )
@@ -337,7 +345,7 @@ class DynamicMechanism(PicturedEnv):
                     welfare += weights[a - 1] * values[:, a - 1]
                     gained[:, a - 1] = values[:, a - 1]
                 if t < self.n_slots - 1:
-                    later = found[self._index[t + 1, tuple(w or i == a - 1 for i, w in enumerate(who))]]
+                    later = found[self._state_index[t + 1, tuple(w or i == a - 1 for i, w in enumerate(who))]]
                     welfare = welfare + self.discount * later[0]
                     gained = gained + self.discount * later[1]
                     allocation = later[2].copy()
@@ -370,8 +378,8 @@ class DynamicMechanism(PicturedEnv):
         weights = self.discount ** np.arange(ranked.shape[1])
         return float(self._profile_probabilities.numpy() @ ranked @ weights)
 
-    def benchmark(self) -> Benchmark:
-        """The optimum as lambda -> 0 on this grid of types.
+    def benchmark(self) -> Benchmark | None:
+        """The optimum as lambda -> 0 on this grid of types; None where the leader discounts differently.
 
         Welfare: dynamic VCG is efficient. Revenue: the best mechanism with unit weights and one boost for all unsold items, by
         trying every type as that boost, and the bound on all mechanisms.
@@ -380,6 +388,8 @@ class DynamicMechanism(PicturedEnv):
         if self.objective == "welfare":
             x = self.leader_of(unit, np.zeros(self.n_slots))
             value = float(self._profile_probabilities.numpy() @ self.hard_max(x)[1].sum(1))
+            if self.leader_discount != self.discount:
+                return None
             limit = 2 / 3 + self.discount / 3 if self._is_textbook and self.n_slots == 2 else None
             return Benchmark(value, "leader return (welfare), maximised", "dynamic VCG is efficient", 0.0, True, x=x, limit=limit)
         candidates = [self.leader_of(unit, np.full(self.n_slots, v)) for v in np.append(0.0, self.types)]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.benchmark import Benchmark
-from bocmdp_gym.errors import OptionError, suggest
+from bocmdp_gym.errors import OptionError
 from bocmdp_gym.grid import Grid
+from bocmdp_gym.options import check_choice, check_number
 from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
@@ -115,16 +116,14 @@ class FourRooms(PicturedEnv):
         leader_discount: float | None = None,
         render_mode: str | None = None,
     ):
-        if not penalty_budget > 0 or not np.isfinite(penalty_budget):
-            raise OptionError(f"penalty_budget is {penalty_budget}; expected a positive number.")
-        if not penalty_cost >= 0 or not np.isfinite(penalty_cost):
-            raise OptionError(f"penalty_cost is {penalty_cost}; expected a number >= 0 (the paper's beta).")
-        if observation not in OBSERVATIONS:
-            raise OptionError(f"unknown observation {observation!r}. {suggest(observation, OBSERVATIONS)}")
+        self.penalty_budget = check_number("penalty_budget", penalty_budget, above=0.0)
+        self.penalty_cost = check_number("penalty_cost", penalty_cost, 0.0, note=" (the paper's beta)")
+        check_choice("observation", observation, OBSERVATIONS)
+        if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, str):
+            raise OptionError(f"goals is {goals!r}; expected a list of cells [row, column].")
         if len(goals) == 0:
             raise OptionError("goals is empty; expected at least one cell [row, column].")
         self.grid = Grid(layout)
-        self.penalty_budget, self.penalty_cost = float(penalty_budget), float(penalty_cost)
         self.start = self.grid.state(start, "start")
         self.goals = [self.grid.state(goal, f"goal {i}") for i, goal in enumerate(goals)]
         self.waypoint = self.grid.state(waypoint, "waypoint")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.benchmark import Benchmark
+from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.grid import Grid
 from bocmdp_gym.incentives import IncentiveProblem
@@ -124,6 +125,7 @@ class PrincipalAgent(PicturedEnv):
         rng = np.random.default_rng(check_count("seed", seed, 0))
         check_choice("instance", instance, INSTANCES)
         self.bonus_on, self.budget_on = check_choice("bonus_on", bonus_on, BONUSES), check_choice("budget_on", budget_on, BUDGETS)
+        check_discount(discount)  # the costs below read it
         self.budget = check_number("budget", budget, above=0.0)
         self.price = check_number("price", price, 0.0)
         self.outside_option = None if outside_option is None else check_number("outside_option", outside_option)

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.env import _Contextual, check_context, check_context_probabilities, check_wrappable
+from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, check_context, check_context_probabilities, check_wrappable, layer_rng
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
 from bocmdp_gym.wrappers.attributes import Attributes
 
@@ -129,7 +129,7 @@ class ContextWrapper(_Contextual, gym.Wrapper[Any, Any, Any, Any], gym.utils.Rec
         """Start an episode in its context; ``options["context"]`` holds for this episode only."""
         options = dict(options or {})
         if seed is not None or self._rng is None:
-            self._rng = np.random.default_rng(seed)
+            self._rng = layer_rng(seed, CONTEXT_STREAM)
         self._begin_context(options.pop("context", None), self._rng)
         value = self._episode_context if self._values is None else self._values[self._episode_context]
         if self._attributes is not None:

@@ -1,11 +1,12 @@
 """Hypergradient estimators, one per file."""
 
 from leaders.gradients.adaptive_model_design import AdaptiveModelDesignEstimator
-from leaders.gradients.base import Estimate, Estimator, Loss
+from leaders.gradients.base import Estimate, Estimator, Loss, PolicyEstimator
 from leaders.gradients.critic import CriticEstimator
 from leaders.gradients.exact import ExactEstimator, exact_weights
 from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
+from leaders.gradients.multilevel import MultilevelEstimator
 from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "GeometricEstimator",
     "Loss",
     "MonteCarloEstimator",
+    "MultilevelEstimator",
+    "PolicyEstimator",
     "ZeroOrderEstimator",
     "exact_weights",
     "geometric_loss_weights",

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.options import check_count
 from followers import TrajectoryOracle
 from leaders import kernels
-from leaders.gradients.base import Array, Estimate, Estimator, Loss, check_count, split
+from leaders.gradients.base import Array, Estimate, Estimator, Loss, split
 
 #: Above this many numbers in one context's dQ, the method is refused: 8 GB.
 _MOST_NUMBERS = 10**9

@@ -124,15 +124,20 @@ class Estimator(ABC):
         """One estimate of dF_xi/dx at x ``(d,)`` and ``context``."""
 
 
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """A whole number of at least ``least``.
+class PolicyEstimator(Estimator):
+    """Base class of estimators that ask for one response and then look at nothing but that policy."""
 
-    Raises:
-        OptionError: anything else; ``name`` says whose it is.
-    """
-    if int(value) != value or value < least:
-        raise OptionError(f"{name} is {value}; expected a whole number of at least {least}.")
-    return int(value)
+    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+        policy = oracle.respond(x, context, rng)
+        estimate = self.estimate_policy(oracle, policy, x, context, rng)
+        estimate.metrics.update(getattr(policy, "metrics", {}))
+        return estimate
+
+    @abstractmethod
+    def estimate_policy(
+        self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
+    ) -> Estimate:
+        """One estimate from a policy at (x, context), optimal or not."""
 
 
 def check_groups(error_groups: int, name: str, size: int) -> int:
@@ -169,18 +174,13 @@ def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Ar
     Raises:
         UnsupportedError: the policy tells no probabilities.
     """
-    table: Array | None = getattr(policy, "table", None)
-    if table is not None:
-        return table
-    probabilities = getattr(policy, "probabilities", None)
-    if probabilities is None:
+    tabulated = oracle.tabulate(policy)
+    if tabulated is None:
         raise UnsupportedError(
             f"{estimator} needs action probabilities, and {type(policy).__name__} has none; use "
             'HPGD(estimator="monte_carlo"), or ZeroOrder.'
         )
-    assert isinstance(oracle.model, TabularBOCMDP)
-    states = np.arange(oracle.model.n_states)
-    return np.stack([np.asarray(probabilities(o), dtype=np.float64) for o in oracle.core.observe(states)])
+    return tabulated.table
 
 
 def add_scores(weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array) -> None:

@@ -30,9 +30,10 @@ from torch import Tensor
 
 from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders import kernels
-from leaders.gradients.base import Array, Estimate, Estimator, Loss, check_count, check_groups, pooled, split
+from leaders.gradients.base import Array, Estimate, Loss, PolicyEstimator, check_groups, pooled, split
 from leaders.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
 
 _LAYERS_SEEN = (gym.ObservationWrapper, gym.ActionWrapper, gym.RewardWrapper)
@@ -87,7 +88,7 @@ class _Values(NamedTuple):
     follower_final: Array
 
 
-class CriticEstimator(Estimator):
+class CriticEstimator(PolicyEstimator):
     """dF_xi/dx from ``env_steps`` steps of any environment whose core has a model, with values fitted by regression.
 
     Args:
@@ -129,7 +130,8 @@ class CriticEstimator(Estimator):
         if not learning_rate > 0.0:
             raise OptionError(f"learning_rate is {learning_rate}; expected a positive number.")
         self.learning_rate = float(learning_rate)
-        self._critics: dict[Any, list[_Critic]] = {}
+        self._widths: tuple[int, ...] = ()
+        self._critics: dict[Any, list[_Critic]] = {}  # per context, one for each half; None: contexts that do not come again
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
@@ -144,7 +146,7 @@ class CriticEstimator(Estimator):
                 "the model's termination depends on x, which a BOCMDP does not tell outside tables; use "
                 'HPGD(estimator="monte_carlo") or ExactGradient.'
             )
-        tabular = isinstance(oracle.model, TabularBOCMDP)
+        tabular = isinstance(oracle.model, TabularBOCMDP) and oracle.model.takes_states
         while isinstance(layer, gym.Wrapper) and layer is not oracle.core:
             if isinstance(layer, _LAYERS_SEEN) and not tabular:
                 raise UnsupportedError(
@@ -154,12 +156,15 @@ class CriticEstimator(Estimator):
             layer = layer.env
         for space in _spaces(oracle):
             check_space(space)
+        finite = all(isinstance(space, gym.spaces.Discrete) for space in _spaces(oracle))
+        self._widths = self.hidden if self.hidden is not None else () if finite else (64, 64)
         self._critics = {}
 
-    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+    def estimate_policy(
+        self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
+    ) -> Estimate:
         model = oracle.model
         assert model is not None
-        policy = oracle.respond(x, context, rng)
         batch = oracle.sample(policy, self.env_steps, rng)
         if batch.n_episodes < 2:
             raise OptionError(
@@ -180,10 +185,36 @@ class CriticEstimator(Estimator):
             values.leader[batch.starts],
             min(self.error_groups, batch.n_episodes),
         )
-        metrics = self._held_out_errors(oracle, data, critics) | dict(getattr(policy, "metrics", {}))
+        metrics = self._held_out_errors(oracle, data, critics)
         tails = np.where(batch.terminated, 0.0, values.leader_final)
         returns = kernels.returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
         return Estimate(gradient, float(returns[batch.starts].mean()), batch.n_steps, error, metrics)
+
+    def state(self) -> dict[Any, Any]:
+        return {
+            -1 if context is None else context: {
+                half: {
+                    role: {"sizes": value.sizes, **value.state()}
+                    for role, value in (("leader", critic.leader), ("follower", critic.follower))
+                }
+                for half, critic in enumerate(critics)
+            }
+            for context, critics in self._critics.items()
+        }
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        self._critics = {}
+        for context, halves in state.items():
+            critics = []
+            for half in range(2):
+                values = []
+                for role in ("leader", "follower"):
+                    saved = halves[half][role]
+                    n_inputs, n_outputs = saved["sizes"]
+                    values.append(self._new_value(n_inputs, n_outputs, 0))
+                    values[-1].load_state(saved)
+                critics.append(_Critic(*values))
+            self._critics[None if context == -1 else context] = critics
 
     # ---------------------------------------------------------------------------------------------------- regression
 
@@ -237,20 +268,15 @@ class CriticEstimator(Estimator):
         return critics
 
     def _new_critic(self, oracle: TrajectoryOracle, data: _Data, rng: np.random.Generator) -> _Critic:
-        observations, actions = _spaces(oracle)
+        _, actions = _spaces(oracle)
         choices = int(actions.n) if isinstance(actions, gym.spaces.Discrete) else 1
-        hidden = self.hidden
-        if hidden is None:
-            finite = isinstance(observations, gym.spaces.Discrete) and isinstance(actions, gym.spaces.Discrete)
-            hidden = () if finite else (64, 64)
+        sizes = ((data.pairs.shape[-1], choices), (data.inputs.shape[-1], 1))
+        return _Critic(*(self._new_value(n, m, int(rng.integers(2**63))) for n, m in sizes))
 
-        def value(n_inputs: int, n_outputs: int) -> ValueFunction:
-            if not hidden:
-                return LinearValue(n_inputs, n_outputs)
-            seed = int(rng.integers(2**63))
-            return NetworkValue(n_inputs, n_outputs, hidden, self.learning_rate, self.batch_size, seed)
-
-        return _Critic(value(data.pairs.shape[-1], choices), value(data.inputs.shape[-1], 1))
+    def _new_value(self, n_inputs: int, n_outputs: int, seed: int) -> ValueFunction:
+        if not self._widths:
+            return LinearValue(n_inputs, n_outputs)
+        return NetworkValue(n_inputs, n_outputs, self._widths, self.learning_rate, self.batch_size, seed)
 
     def _targets(self, oracle: TrajectoryOracle, data: _Data, critic: _Critic) -> tuple[Tensor, Tensor | None]:
         """Returns to go of leader and follower (N,); cut episodes go on with the critic's values."""
@@ -290,7 +316,7 @@ class _Surrogate:
         self.x = x.detach().clone().requires_grad_()
         self.batch = batch
         seen, following = batch.observations, batch.next_observations
-        if isinstance(model, TabularBOCMDP):
+        if isinstance(model, TabularBOCMDP) and model.takes_states:
             if batch.states is None or batch.final_states is None:
                 raise UnsupportedError("the trajectories carry no state indices, which this tabular model is a function of.")
             seen, following = batch.states, np.append(batch.states[1:], 0)

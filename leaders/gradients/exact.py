@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bocmdp_gym import Weights, kernels
+from bocmdp_gym import Weights
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, ContextSolution, WarmSolver
 from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays
 from followers import TrajectoryOracle
@@ -41,22 +41,17 @@ class LeaderValues(NamedTuple):
 def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
     """Vbar, Qbar, discounted visitation and F_xi of a policy ``(S, A)``; leaves ``arrays.solver`` factored for g_L."""
     solver = arrays.solver
-    solver.factor(policy * arrays.leader_continuation, arrays.probabilities)
+    solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
     value = solver.solve((policy * arrays.leader_reward).sum(-1))
-    q = arrays.leader_reward + arrays.leader_continuation * _future(arrays, value)
+    q = arrays.leader_reward + arrays.leader_continuation * arrays.expectation(value)
     return LeaderValues(value, q, solver.solve_transposed(arrays.initial), float(arrays.initial @ value))
 
 
 def policy_return(arrays: ContextArrays, policy: Array) -> float:
     """F_xi of a policy ``(S, A)`` alone: one factorisation and one solve, with which ``arrays.solver`` is left."""
     solver = arrays.solver
-    solver.factor(policy * arrays.leader_continuation, arrays.probabilities)
+    solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
     return float(arrays.initial @ solver.solve((policy * arrays.leader_reward).sum(-1)))
-
-
-def _future(arrays: ContextArrays, v: Array) -> Array:
-    """P v, ``(S, A)``."""
-    return kernels.expectation(arrays.successors, arrays.probabilities, v, np.empty_like(arrays.reward))
 
 
 def _adjoint_weights(
@@ -65,22 +60,21 @@ def _adjoint_weights(
     """The four weights from the sensitivity w(s, a) to Q*(s, a); ``leader`` None for a general loss."""
     pi, g = solution.policy, arrays.continuation
     if leader is None or mdps.model.discount != mdps.model.leader_discount:
-        arrays.solver.factor(pi * g, arrays.probabilities)
-    pushed = kernels.adjoint(arrays.successors, arrays.probabilities, g * w, np.empty_like(solution.value))
-    reward = w + arrays.solver.solve_transposed(pushed)[:, None] * pi
+        arrays.solver.factor(pi * g, arrays.stored_probabilities)
+    reward = w + arrays.solver.solve_transposed(arrays.adjoint(g * w))[:, None] * pi
     weights = Weights(reward=reward)
     if leader is not None:
         weights.leader_reward = leader.visitation[:, None] * pi
         weights.initial = leader.value
     if "transition" in mdps.model.moving:
-        weights.transition = (g * reward)[..., None] * solution.value[arrays.successors]
+        weights.transition = arrays.outer(g * reward, solution.value)
         if weights.leader_reward is not None and leader is not None:
             discounted = arrays.leader_continuation * weights.leader_reward
-            weights.transition += discounted[..., None] * leader.value[arrays.successors]
+            weights.transition += arrays.outer(discounted, leader.value)
     if "termination" in mdps.model.moving:
-        weights.termination = -mdps.model.discount * reward * _future(arrays, solution.value)
+        weights.termination = -mdps.model.discount * reward * arrays.expectation(solution.value)
         if weights.leader_reward is not None and leader is not None:
-            weights.termination -= mdps.model.leader_discount * weights.leader_reward * _future(arrays, leader.value)
+            weights.termination -= mdps.model.leader_discount * weights.leader_reward * arrays.expectation(leader.value)
     return weights
 
 

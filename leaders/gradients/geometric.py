@@ -35,17 +35,17 @@ from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.alias import AliasTables, generator_state, initial_tables
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.kernels import policy_tables
+from bocmdp_gym.options import check_count
 from bocmdp_gym.tabular import ContextArrays
-from followers import TrajectoryOracle
+from followers import Policy, TrajectoryOracle
 from leaders import kernels
 from leaders.gradients.base import (
     SCORED,
     Array,
     Estimate,
-    Estimator,
     Loss,
+    PolicyEstimator,
     add_scores,
-    check_count,
     check_groups,
     policy_table,
     pooled,
@@ -137,7 +137,7 @@ def geometric_loss_weights(
     return weights, steps
 
 
-class GeometricEstimator(Estimator):
+class GeometricEstimator(PolicyEstimator):
     """The mean of ``samples`` independent unbiased draws, with one reverse pass.
 
     Args:
@@ -186,18 +186,19 @@ class GeometricEstimator(Estimator):
                 f"expected ({model.n_states},), positive everywhere, with sum 1."
             )
 
-    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
-        mdps = oracle.configure(x)
-        policy = oracle.respond(x, context, rng)
-        estimate = self.estimate_policy(mdps, context, policy_table(oracle, policy, "the geometric estimator"), rng)
+    def estimate_policy(
+        self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
+    ) -> Estimate:
+        mdps, table = oracle.configure(x), policy_table(oracle, policy, "the geometric estimator")
+        if self.loss is not None:
+            estimate = self._estimate_loss(mdps, context, table, self.loss, rng)
+        else:
+            estimate = self._estimate_return(mdps, context, table, rng)
         oracle.env_steps += estimate.env_steps
-        estimate.metrics.update(getattr(policy, "metrics", {}))
         return estimate
 
-    def estimate_policy(self, mdps: ConfiguredMDPs, context: int, policy: Array, rng: np.random.Generator) -> Estimate:
-        """An estimate for a follower's policy ``(S, A)``, optimal or not."""
-        if self.loss is not None:
-            return self._estimate_loss(mdps, context, policy, self.loss, rng)
+    def _estimate_return(self, mdps: ConfiguredMDPs, context: int, policy: Array, rng: np.random.Generator) -> Estimate:
+        """Alg. 5."""
         sizes = split(self.samples, self.error_groups)
         gradients, steps, leader_return = [], 0, 0.0
         for size in sizes:

@@ -25,15 +25,15 @@ from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights, kernels
 from bocmdp_gym.errors import UnsupportedError
-from followers import TrajectoryOracle
+from bocmdp_gym.options import check_count
+from followers import Policy, TrajectoryOracle
 from leaders import kernels as score_kernels
 from leaders.gradients.base import (
     SCORED,
     Array,
     Estimate,
-    Estimator,
+    PolicyEstimator,
     add_scores,
-    check_count,
     check_groups,
     policy_table,
     pooled,
@@ -128,7 +128,7 @@ def scored_weights(
     return weights
 
 
-class MonteCarloEstimator(Estimator):
+class MonteCarloEstimator(PolicyEstimator):
     """dF_xi/dx from ``env_steps`` steps of the follower's policy.
 
     Args:
@@ -153,9 +153,10 @@ class MonteCarloEstimator(Estimator):
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
         self.bootstrap_truncated = bootstrap_truncated
 
-    def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
+    def estimate_policy(
+        self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
+    ) -> Estimate:
         mdps = oracle.configure(x)
-        policy = oracle.respond(x, context, rng)
         table = None
         if not _NEEDS_ENTROPY.isdisjoint(mdps.model.moving):
             table = policy_table(oracle, policy, "the Monte-Carlo estimator, where transitions depend on x,")
@@ -170,8 +171,7 @@ class MonteCarloEstimator(Estimator):
             lasts = np.cumsum(sizes)
             parts = (batch.episodes(last - size, last) for size, last in zip(sizes, lasts, strict=True))
             _, error = pooled([mdps.vjp(self._weights(part, mdps, table), context) for part in parts], sizes)
-        metrics = dict(getattr(policy, "metrics", {}))
-        return Estimate(mdps.vjp(weights, context), leader_return, batch.n_steps, error, metrics)
+        return Estimate(mdps.vjp(weights, context), leader_return, batch.n_steps, error)
 
     def _weights(self, batch: Trajectories, mdps: ConfiguredMDPs, policy: Array | None) -> Weights:
         """One batch's weights, of rewards only where nothing else depends on x."""

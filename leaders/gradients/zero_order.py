@@ -20,8 +20,9 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
-from leaders.gradients.base import Array, Estimate, Estimator, Loss, check_count, policy_table, pooled
+from leaders.gradients.base import Array, Estimate, Estimator, Loss, policy_table, pooled
 from leaders.gradients.exact import policy_return
 
 

@@ -22,6 +22,12 @@ def _core(**options: Any) -> bocmdp_gym.envs.DynamicMechanism:
     return bocmdp_gym.configurable(_make(**options))
 
 
+def _benchmark(**options: Any) -> Any:
+    benchmark = _core(**options).benchmark()
+    assert benchmark is not None
+    return benchmark
+
+
 def _mechanism(core: bocmdp_gym.envs.DynamicMechanism, boost: float) -> np.ndarray:
     """Unit weights, one boost for all unsold items."""
     return core.leader_of(np.ones(core.n_bidders), np.full(core.n_slots, boost))
@@ -59,7 +65,7 @@ def test_optima_of_grids_tend_to_the_formula(discount: float) -> None:
     formula = (5 + discount) / 12
     values = []
     for n_types in (5, 10, 20, 40):
-        benchmark = _core(n_types=n_types, discount=discount).benchmark()
+        benchmark = _benchmark(n_types=n_types, discount=discount)
         assert benchmark.limit == pytest.approx(formula)
         assert benchmark.value <= benchmark.bound
         assert benchmark.bound - benchmark.value < 0.1 / n_types
@@ -145,7 +151,9 @@ def test_welfare_is_greatest_without_boosts() -> None:
     """2/3 + gamma/3 in continuous types; on the grid dynamic VCG attains E sum gamma^t v_(t) as lambda -> 0."""
     core = _core(objective="welfare", n_types=6)
     benchmark = core.benchmark()
+    assert benchmark is not None
     assert benchmark.value == pytest.approx((2 + 0.9) / 3, abs=1 / 36)
+    assert _core(objective="welfare", leader_discount=0.5).benchmark() is None
     assert float(core.model.leader_return(benchmark.x, 1e-3)) == pytest.approx(benchmark.value, abs=2e-3)
     x = torch.tensor(_mechanism(core, 0.6), requires_grad=True)  # boosts keep items back: ascent undoes that
     optimiser = torch.optim.Adam([x], lr=0.1)
@@ -279,6 +287,7 @@ def test_pictures(options: dict[str, Any]) -> None:
         ({"weight_bound": 1.0}, errors.OptionError, "weight_bound"),
         ({"n_bidders": 5, "n_types": 10}, errors.OptionError, "make 150000 contexts; expected at most 20000"),
         ({"discount": 1.5}, errors.DiscountError, "1.5"),
+        ({"leader_discount": 0.5}, errors.DiscountError, "revenue needs both the same"),
         ({"horizon": -1}, errors.OptionError, "horizon"),
     ],
 )

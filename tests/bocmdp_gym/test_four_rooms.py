@@ -52,6 +52,13 @@ def test_slip_moves() -> None:
         ({"penalty_cost": -1}, errors.OptionError, "penalty_cost"),
         ({"horizon": 0}, errors.OptionError, "horizon"),
         ({"observation": "coordinate"}, errors.OptionError, "Did you mean 'coordinates'"),
+        ({"penalty_cost": "1"}, errors.OptionError, "penalty_cost is '1'"),
+        ({"penalty_budget": None}, errors.OptionError, "penalty_budget is None"),
+        ({"slip_probability": "1/3"}, errors.OptionError, "slip_probability"),
+        ({"discount": "a"}, errors.DiscountError, "discount is 'a'"),
+        ({"leader_discount": [0.9]}, errors.DiscountError, "leader_discount"),
+        ({"goals": 5}, errors.OptionError, "goals is 5"),
+        ({"slip": 0.4}, errors.OptionError, "Did you mean 'slip_probability'"),
         ({"goals": []}, errors.OptionError, "goals is empty"),
         ({"discount": 1.5}, errors.DiscountError, "1.5"),
         ({"slip_probability": 0.0, "horizon": None}, errors.DiscountError, "horizon is None"),
@@ -63,7 +70,7 @@ def test_bad_options_are_refused(options: dict[str, object], error: type[Excepti
 
 
 def test_unknown_option_is_refused() -> None:
-    with pytest.raises(TypeError, match="penalty_cots"):
+    with pytest.raises(TypeError, match=r"no option 'penalty_cots'\. Did you mean 'penalty_cost'"):
         gym.make("bocmdp/FourRooms-v0", penalty_cots=1.0)
 
 

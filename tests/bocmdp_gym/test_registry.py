@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -32,7 +33,7 @@ def _make(env_id: str, **options: Any) -> gym.Env[Any, Any]:
 
 
 def _is_tabular(env_id: str) -> bool:
-    return isinstance(getattr(bocmdp_gym.configurable(_make(env_id)), "model", None), bocmdp_gym.TabularBOCMDP)
+    return isinstance(bocmdp_gym.configurable(_make(env_id)), bocmdp_gym.TabularEnv)
 
 
 @pytest.fixture(autouse=True)
@@ -342,3 +343,27 @@ def test_single_steps_agree_with_the_model(env_id: str) -> None:
     states, ended, following = (np.array(column) for column in zip(*seen, strict=True))
     rows = _transition_rows(states, actions, ended, following, arrays)
     _check_agreement([*rows, (np.bincount(first, minlength=len(arrays.initial)), arrays.initial)])
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_unknown_options_and_wrong_types_are_refused(env_id: str) -> None:
+    for make in (gym.make, lambda i, **options: gym.make_vec(i, num_envs=2, **options)):
+        with pytest.raises(bocmdp_gym.errors.UnknownOptionError, match="Did you mean 'leader_discount'"):
+            make(env_id, leader_discout=0.9)
+    with pytest.raises(bocmdp_gym.errors.DiscountError, match="'a'"):
+        _make(env_id, discount="a")
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_a_pickled_environment_goes_on_alike(env_id: str) -> None:
+    env = _make(env_id, horizon=30)
+    core = bocmdp_gym.configurable(env)
+    core.set_leader(core.initial_leader(np.random.default_rng(0)))
+    env.reset(seed=0)
+    env.step(0)
+    twin = pickle.loads(pickle.dumps(env))  # noqa: S301 - our own bytes
+    assert twin.spec == env.spec
+    np.testing.assert_array_equal(bocmdp_gym.configurable(twin).leader, core.leader)
+    for _ in range(3):
+        assert [repr(twin.step(1)) for _ in range(5)] == [repr(env.step(1)) for _ in range(5)]
+        assert repr(twin.reset()) == repr(env.reset())

@@ -301,3 +301,43 @@ def test_jacobians_of_functions_that_ignore_x_are_zero() -> None:
     jacobians = model.jacobians(np.zeros(3))
     assert jacobians["reward"].shape == (1, 2, 2, 3)
     assert float(jacobians["leader_reward"].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_float32_probabilities_are_freed_of_their_rounding(moving: bool) -> None:
+    def give(values: torch.Tensor) -> object:
+        return (lambda x: values + 0.0 * x.sum().to(torch.float32)) if moving else values
+
+    third = torch.full((3,), 1.0, dtype=torch.float32) / 3
+    successors = np.tile(np.arange(3), (3, 2, 1))
+    for transition in (give(third.expand(1, 3, 2, 3)), SuccessorTransitions(successors, third.expand(1, 3, 2, 3))):
+        zero = np.zeros((1, 3, 2))
+        model = TabularBOCMDP(
+            reward=zero, leader_reward=zero, transition=transition, initial=give(third[None]), leader_dim=1, discount=0.9
+        )
+        mdps = model.configure(np.zeros(1))
+        for part in (mdps.transition.values, mdps.initial):
+            assert part.dtype == F64
+            torch.testing.assert_close(part.sum(-1), torch.ones_like(part.sum(-1)), rtol=0, atol=1e-15)
+
+
+def test_row_sums_are_named_with_enough_digits() -> None:
+    off = torch.full((1, 2, 1, 2), 0.5 + 2e-8, dtype=F64)
+    zero = np.zeros((1, 2, 1))
+    with pytest.raises(errors.ModelError, match=r"sums to 1\.00000004 "):
+        TabularBOCMDP(reward=zero, leader_reward=zero, transition=off, initial=[0.5, 0.5], leader_dim=1, discount=0.9)
+    wrong = (0.99 * off).to(torch.float32)  # float32, but not its rounding
+    with pytest.raises(errors.ModelError, match=r"sums to 0\.99"):
+        TabularBOCMDP(reward=zero, leader_reward=zero, transition=wrong, initial=[0.5, 0.5], leader_dim=1, discount=0.9)
+
+
+def test_gymnasium_tables_need_no_leader_dim() -> None:
+    lake = gym.make("FrozenLake-v1")
+    assert TabularBOCMDP.from_gymnasium(lake, reward=np.zeros((1, 16, 4))).leader_dim == 1
+    assert TabularBOCMDP.from_gymnasium(lake, reward=lambda x: x.reshape(1, 1, 1)).leader_dim == 1
+    space = gym.spaces.Box(-1.0, 1.0, (16,), np.float64)
+    per_state = lambda x: x.reshape(1, 16, 1)  # noqa: E731
+    assert TabularBOCMDP.from_gymnasium(lake, reward=per_state, leader_space=space).leader_dim == 16
+    assert TabularBOCMDP.from_gymnasium(lake, reward=per_state, example=np.zeros(16)).leader_dim == 16
+    with pytest.raises(errors.ModelError, match="Give leader_dim="):
+        TabularBOCMDP.from_gymnasium(lake, reward=per_state)

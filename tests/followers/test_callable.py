@@ -11,7 +11,8 @@ from stable_baselines3 import PPO
 import leaders
 from bocmdp_gym import TabularVectorEnv, errors
 from bocmdp_gym.wrappers import ObserveContext
-from followers import CallableFollower, SoftPolicyIteration, TrajectoryOracle, empirical_policy
+from followers import CallableFollower, SoftPolicyIteration, TrajectoryOracle, check_follower, empirical_policy
+from followers.checks import CheckError
 from tests.followers.problems import CountSteps, Point, X, bandit
 
 P = np.array([[0.8, 0.2], [0.3, 0.7]])
@@ -216,6 +217,51 @@ def test_hpgd_runs_with_an_agent() -> None:
     assert result.leader_return > start + 0.7 * (reference.leader_return - start)
     with pytest.raises(errors.RegularizationError, match="HPGD"):
         leaders.optimize(bandit(), leaders.HPGD(), CallableFollower(draw), 2)
+
+
+def test_estimates_are_measured_where_they_cover_all_states() -> None:
+    """What the loop logs of a follower: nothing of one whose estimate has gaps."""
+    for estimate_steps, known in ((1000, True), (1, False)):
+        oracle, policy = respond(CallableFollower(draw, estimate_steps=estimate_steps), bandit(horizon=1))
+        table = oracle.tabulate(policy)
+        assert (table is not None) == known
+        if table is not None:
+            assert abs(table.table - P).max() < 0.1
+    oracle, policy = respond(CallableFollower(draw))
+    assert oracle.tabulate(policy) is None
+    oracle, policy = respond(
+        CallableFollower(lambda o, rng: 0, probabilities=lambda o: P[o[:2].argmax()]), ObserveContext(bandit())
+    )
+    np.testing.assert_allclose(oracle.tabulate(policy).table, P)  # type: ignore[union-attr]
+
+
+def test_an_agent_keeps_the_contract_of_followers() -> None:
+    """An agent that learns the model's own optimum: by its actions alone, and telling its probabilities."""
+
+    class Optimal:
+        def __init__(self, table: Any):
+            self.table = table
+
+        def predict(self, observation: int, rng: np.random.Generator) -> int:
+            return int(rng.choice(self.table.shape[1], p=self.table[observation]))
+
+    class Telling(Optimal):
+        def probabilities(self, observation: int) -> Any:
+            return self.table[observation]
+
+    def train(env: Any, context: int, kind: type[Optimal]) -> Optimal:
+        core = env.unwrapped
+        return kind(core.model.solve(core.leader, 0.01).policy[context].numpy())
+
+    for kind, regularization in ((Telling, 0.01), (Optimal, None)):
+        check_follower(
+            CallableFollower(
+                train=lambda env, context, rng, kind=kind: train(env, context, kind),
+                regularization=regularization,
+            )
+        )
+    with pytest.raises(CheckError, match="off by"):
+        check_follower(CallableFollower(train=lambda env, context, rng: train(env, 0, Telling), regularization=0.01))
 
 
 @pytest.mark.parametrize("action", [2, -1, 0.5, None, "left", np.array([0, 1]), np.nan])

@@ -62,6 +62,10 @@ def test_copies_play_the_same_game_as_one(kind: str, mode: str) -> None:
     going_on[batch.ends[batch.terminated] - 1] = False
     kept = batch.next_observations[going_on] == batch.actions[going_on]
     assert abs(kept.mean() - 0.9) < 4 * np.sqrt(0.09 / going_on.sum())
+    last = batch.ends - 1  # an episode that ends stays where it acted; one that is cut has moved on
+    np.testing.assert_array_equal(batch.final_states[batch.terminated], batch.states[last[batch.terminated]])
+    moved = batch.final_states[~batch.terminated] == batch.actions[last[~batch.terminated]]
+    assert abs(moved.mean() - 0.9) < 4 * np.sqrt(0.09 / len(moved))
     envs.close()
 
 

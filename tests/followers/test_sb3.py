@@ -17,7 +17,7 @@ import followers
 import leaders
 from bocmdp_gym import TabularVectorEnv, errors
 from bocmdp_gym.wrappers import ObserveContext
-from followers import SB3Follower, TrajectoryOracle
+from followers import SB3Follower, TrajectoryOracle, check_follower
 from leaders.checkpoints import Checkpoints
 from tests.followers.problems import CountSteps, Point, X, bandit
 from tests.problems import four_rooms, random_model
@@ -114,6 +114,9 @@ def test_multidiscrete_probabilities_have_an_axis_per_factor() -> None:
     np.add.at(frequencies, tuple(actions.T), 1.0 / n)
     assert (abs(frequencies - joint) < 4 * np.sqrt(0.25 / n)).all()
     assert policy.act(np.zeros(1, np.float32), rng(0)).shape == (2,)
+    observations = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+    one_by_one = [policy.probabilities(observation) for observation in observations]
+    np.testing.assert_allclose(policy.probabilities_batch(observations), one_by_one, atol=1e-6)
 
 
 def test_lambda_is_known_only_where_it_is_maximised() -> None:
@@ -162,6 +165,18 @@ def test_a_shared_learner_needs_to_see_the_context() -> None:
         np.testing.assert_array_equal(played.observations[:, :2].argmax(1), played.states)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
+def test_learning_followers_keep_the_contract(algorithm: str) -> None:
+    settings: dict[str, Any] = {"total_timesteps": 2048, "warm_start": False, "device": "cpu"}
+    if algorithm == "PPO":
+        settings |= {"n_envs": 8, "n_steps": 32, "batch_size": 128, "learning_rate": 5e-3}
+    else:
+        settings |= {"learning_rate": 1e-2, "target_update_interval": 50, "batch_size": 64, "exploration_fraction": 0.5}
+        settings |= {"policy_kwargs": {"net_arch": []}}
+    check_follower(SB3Follower(algorithm, **settings))
+
+
 def test_sac_finds_the_best_action() -> None:
     follower = followers.SACFollower(
         0.01, 500, learning_rate=1e-2, learning_starts=50, batch_size=64, policy_kwargs={"net_arch": [32]}
@@ -203,7 +218,7 @@ def test_the_discount_is_the_environments() -> None:
         respond(follower, bandit(discount=0.7))
         assert follower._learners[0].model.gamma == 0.7  # type: ignore[attr-defined]
     for setting in ("gamma", "discount"):
-        with pytest.raises(errors.DiscountError, match=r"0\.99 and the environment has 0\.5"):
+        with pytest.raises(errors.DiscountError, match=r"0\.99, but TabularEnv has 0\.5"):
             TrajectoryOracle(bandit(), quick("DQN", **{setting: 0.99}))
         TrajectoryOracle(bandit(), quick("DQN", **{setting: 0.5}))
 
@@ -454,12 +469,12 @@ def test_settings_pass_through() -> None:
             self.steps += 1
             return True
 
-    count, calls = Count(), []
+    count, calls, policy_kwargs = Count(), [], {"net_arch": [5]}
     follower = quick(
         "PPO",
         callback=[count, lambda locals_, globals_: calls.append(1) or True],
         device="cpu",
-        policy_kwargs={"net_arch": [5]},
+        policy_kwargs=policy_kwargs,
         ent_coef=0.02,
     )
     respond(follower)
@@ -469,6 +484,8 @@ def test_settings_pass_through() -> None:
     assert model.policy.net_arch == [5]
     assert model.ent_coef == 0.02
     assert isinstance(model, PPO)
+    respond(quick("QRDQN", policy_kwargs=policy_kwargs))
+    assert policy_kwargs == {"net_arch": [5]}  # though algorithms add to what they are given
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
@@ -493,6 +510,7 @@ def test_training_on_a_vector_environment(mode: str) -> None:
     for envs in (
         TabularVectorEnv(bandit(), 3, mode),
         gym.vector.SyncVectorEnv([bandit] * 3, autoreset_mode=mode),
+        gym.vector.AsyncVectorEnv([bandit] * 3, autoreset_mode=mode),
     ):
         follower = quick("DQN", total_timesteps=600, learning_rate=5e-3, target_update_interval=50)
         oracle = TrajectoryOracle(envs, follower)
@@ -505,6 +523,7 @@ def test_training_on_a_vector_environment(mode: str) -> None:
         cut = buffer.timeouts[:200].astype(bool)
         assert 0.15 < (buffer.dones[:200].astype(bool) & ~cut).mean() < 0.35  # ends: a quarter of all steps
         assert cut.any()
+        envs.close()
 
 
 def test_autoreset_rows_are_no_training_steps() -> None:

@@ -11,7 +11,7 @@ from stable_baselines3 import DQN
 
 import bocmdp_gym
 from bocmdp_gym import errors
-from followers import SoftDQN, SoftDQNFollower, TrajectoryOracle
+from followers import SoftDQN, SoftDQNFollower, TrajectoryOracle, check_follower
 from leaders.gradients.exact import leader_values
 from tests.followers.problems import X, bandit
 
@@ -24,6 +24,13 @@ TABLE: dict[str, Any] = {
     "exploration_initial_eps": 0.3,
     "exploration_final_eps": 0.3,
     "batch_size": 128,
+}
+CONTRACT: dict[str, Any] = {
+    "learning_rate": lambda remaining: 0.05 * max(remaining, 0.02),
+    "target_update_interval": 50,
+    "exploration_initial_eps": 0.5,
+    "exploration_final_eps": 0.5,
+    "batch_size": 256,
 }
 
 
@@ -123,6 +130,11 @@ def test_dictionaries_of_observations() -> None:
 def test_bad_settings_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         SoftDQN("MlpPolicy", bandit(), device="cpu", **options)
+
+
+@pytest.mark.slow
+def test_it_keeps_the_contract_of_followers() -> None:
+    check_follower(SoftDQNFollower(0.2, 6000, warm_start=False, **{**TABLE, **CONTRACT}))
 
 
 @pytest.mark.slow

@@ -22,7 +22,15 @@ from leaders.checkpoints import KEEP, CheckpointError, Checkpoints
 from leaders.train import main
 from tests.problems import four_rooms, random_model
 
-STATE = {"x": torch.arange(3.0), "n": 3, "big": 2**100, "inner": {0: np.ones(2), "none": None}, "empty": {}, "f": np.float64(0.1)}
+STATE = {
+    "x": torch.arange(3.0),
+    "n": 3,
+    "big": 2**100,
+    "inner": {0: np.ones(2), "none": None},
+    "empty": {},
+    "f": np.float64(0.1),
+    "a/b": {"c.d/e": 1},
+}
 
 
 class StopError(Exception):
@@ -47,6 +55,7 @@ def test_states_survive_the_disk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(state["x"], [0.0, 1.0, 2.0])
     assert (state["n"], state["big"], state["f"], state["inner"]["none"], state["empty"]) == (3, 2**100, 0.1, None, {})
     np.testing.assert_array_equal(state["inner"][0], [1.0, 1.0])
+    assert state["a/b"] == {"c.d/e": 1}
     assert Checkpoints(tmp_path / "nothing").latest() is None
 
 
@@ -91,7 +100,7 @@ FOLLOWERS: dict[str, Callable[[], followers.Follower]] = {
 @pytest.mark.parametrize(
     ("kind", "follower"),
     [
-        *((kind, "exact") for kind in ("monte_carlo", "geometric", "amd", "zero-order", "SGD", "Adam")),
+        *((kind, "exact") for kind in ("monte_carlo", "geometric", "amd", "zero-order", "SGD", "Adam", "NAdam")),
         *(("monte_carlo", name) for name in FOLLOWERS if name != "exact"),
     ],
 )
@@ -116,6 +125,49 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, follow
     assert whole.leader_return == resumed.leader_return
     for column in set(whole.history.columns) - {"seconds"}:
         np.testing.assert_array_equal(whole.history[column], resumed.history[column])
+
+
+def test_runs_that_would_be_confused_are_refused(tmp_path: Path) -> None:
+    model, follower = random_model(1), followers.SoftPolicyIteration(0.5)
+
+    def run(leader: leaders.Leader, iterations: int = 10, seed: int = 0, resume: bool = False) -> leaders.Result:
+        checkpoints = Checkpoints(tmp_path, 5)
+        return leaders.optimize(model, leader, follower, iterations, seed=seed, checkpoints=checkpoints, resume=resume)
+
+    first = run(leaders.ExactGradient(learning_rate=0.1))
+    with pytest.raises(CheckpointError, match="earlier run"):
+        run(leaders.ExactGradient(learning_rate=0.1))
+    for change, message in (
+        (lambda: run(leaders.AMD(learning_rate=0.1), resume=True), "estimator"),
+        (lambda: run(leaders.ExactGradient(learning_rate=0.1, optimizer="Adam"), resume=True), "optimizer"),
+        (lambda: run(leaders.ExactGradient(learning_rate=0.1), seed=1, resume=True), "seed"),
+        (lambda: run(leaders.ExactGradient(learning_rate=0.1), iterations=20, resume=True), "iterations"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            change()
+    assert torch.equal(run(leaders.ExactGradient(learning_rate=0.1), resume=True).x, first.x)
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_settings_work(tmp_path: Path) -> None:
+    command = [
+        "random-mdp",
+        "--n-states",
+        "5",
+        "--iterations",
+        "3",
+        "--leader",
+        "exact",
+        "--regularization",
+        "0.5",
+        "--no-progress",
+    ]
+    out = ["--out", str(tmp_path / "run")]
+    assert main([*command, *out]) == 0
+    before = (tmp_path / "run" / "summary.json").read_text()
+    assert main([*command, *out, "--overwrite", "--evaluate-every", "0"]) == 2
+    assert (tmp_path / "run" / "summary.json").read_text() == before
+    assert main([*command, *out, "--overwrite", "--seed", "1"]) == 0
+    assert (tmp_path / "run" / "summary.json").read_text() != before
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from leaders.evaluate import gini, main
-from leaders.settings import FourRoomsSettings, settings_from_summary
+from leaders.env_settings import FourRoomsSettings, settings_from_summary
+from leaders.evaluate import evaluate, gini, main
 from leaders.train import main as train
 
 
@@ -62,3 +62,10 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path: Path, run: Path, capsys: 
     (tmp_path / "summary.json").write_text(json.dumps({**summary, "settings": {**summary["settings"], "colour": 1}}))
     assert main([str(tmp_path)]) == 2
     assert "colour" in capsys.readouterr().err
+
+
+def test_intervals_shrink_with_the_root_of_the_episodes(run: Path) -> None:
+    settings = settings_from_summary(json.loads((run / "summary.json").read_text()))
+    x = json.loads((run / "summary.json").read_text())["x"]
+    few, many = (evaluate(settings, x, x, env_steps=n, factors=()) for n in (20_000, 320_000))
+    assert few.after[1].leader_interval / many.after[1].leader_interval == pytest.approx(4.0, rel=0.2)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 import followers
 import leaders
@@ -149,3 +150,30 @@ def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
     leader.estimator = Broken()
     with pytest.raises(errors.ConvergenceError, match="gradient of iteration 0"):
         leaders.optimize(model, leader, _follower(0.5), 5)
+
+
+def test_x_random_is_uniform_over_the_iterates() -> None:
+    model = random_model(1, moving=("reward", "leader_reward"), terminating=False, contexts=1)
+    leader, follower = leaders.ExactGradient(learning_rate=0.1), _follower(0.5)
+    iterates = [np.zeros(5)]
+    leaders.optimize(
+        model, leader, follower, 4, evaluate_every=1, x0=np.zeros(5), callback=lambda p: iterates.append(p.x.numpy().copy())
+    )
+    drawn = [leaders.optimize(model, leader, follower, 4, seed=seed, x0=np.zeros(5)).x_random.numpy() for seed in range(400)]
+    counts = [sum(np.allclose(x, iterate) for x in drawn) for iterate in iterates[:4]]
+    assert sum(counts) == 400
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_several_contexts_per_iteration_are_averaged() -> None:
+    model = random_model(1, moving=("reward", "leader_reward"), contexts=1)
+    leader = leaders.ExactGradient(learning_rate=0.1, max_gradient_norm=None)
+    one, three = (leaders.optimize(model, leader, _follower(0.5), 1, x0=np.zeros(5), contexts=n) for n in (1, 3))
+    torch.testing.assert_close(one.x, three.x)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"seed": -1}, "seed is -1"), ({"iterations": 2.5}, "iterations is 2.5")])
+def test_odd_numbers_are_refused(options: dict[str, object], message: str) -> None:
+    settings = {"iterations": 3, **options}
+    with pytest.raises(errors.OptionError, match=message):
+        leaders.optimize(random_model(1), leaders.ExactGradient(), _follower(0.5), **settings)  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def test_an_old_run_is_kept_unless_told_otherwise(tmp_path: Path, capsys: pytest
     note.write_text("mine")
     assert main([*SMALL, "--out", out]) == 2
     assert "already holds a run" in capsys.readouterr().err
-    assert main([*SMALL, "--out", out, "--overwrite", "--leader", "exact"]) == 0
+    assert main([*SMALL, "--out", out, "--overwrite", "--seed", "1"]) == 0
     assert note.read_text() == "mine"
 
 
@@ -105,15 +105,18 @@ CELLS = ["--start", "1", "1", "--goals", "3", "4", "--waypoint", "3", "1", "--ho
 def rooms(tmp_path: Path) -> list[str]:
     layout = tmp_path / "rooms.txt"
     layout.write_text(ROOMS)
-    run = ["--iterations", "2", "--env-steps", "100", "--samples", "100", "--no-progress", "--out", str(tmp_path / "run")]
+    run = ["--iterations", "2", "--no-progress", "--out", str(tmp_path / "run")]
     return ["four-rooms", "--layout", str(layout), *CELLS, *run]
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        *(["--leader", leader] for leader in ("hpgd", "exact", "amd", "zero-order")),
-        ["--estimator", "geometric"],
+        *(["--leader", leader] for leader in ("exact", "amd")),
+        *(["--leader", leader, "--env-steps", "100"] for leader in ("hpgd", "zero-order")),
+        ["--estimator", "geometric", "--samples", "100"],
+        ["--estimator", "critic", "--env-steps", "100"],
+        ["--estimator", "multilevel", "--levels", "4", "--samples", "100", "--follower", "soft-q-learning"],
         ["--schedule", "cosine", "--optimizer", "Adam"],
         *(["--follower", name] for name in ("soft-value-iteration", "linear-programming")),
         *(["--follower", n, "--follower-steps", "200"] for n in ("soft-q-learning", "vanilla-policy-gradient")),
@@ -127,9 +130,38 @@ def test_leaders_and_followers_combine(rooms: list[str], options: list[str], tmp
     assert np.isfinite(json.loads((tmp_path / "run" / "summary.json").read_text())["leader_return"])
 
 
+def test_an_impossible_pair_is_refused_with_the_alternative(rooms: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*rooms, "--estimator", "multilevel", "--follower", "ppo"]) == 2
+    assert "use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--leader", "exact", "--follower", "ppo"], "would never be asked"),
+        (["--leader", "exact", "--samples", "5"], "--samples is an option of"),
+        (["--estimator", "geometric", "--env-steps", "5"], "--env-steps is an option of"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--optimizer", "SparseAdam"], "unknown optimizer"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    rooms: list[str], options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*rooms, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_budget_for_a_planner_is_refused(rooms: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*rooms, "--follower-steps", "10"]) == 2
     assert "solves to a tolerance" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("environment", ["principal-agent", "meta-rl"])
+def test_every_environment_has_a_command(environment: str, tmp_path: Path) -> None:
+    options = ["--iterations", "3", "--no-progress", "--regularization", "0.2", "--leader", "exact"]
+    assert main([environment, *options, "--out", str(tmp_path / "run")]) == 0
+    assert np.isfinite(json.loads((tmp_path / "run" / "summary.json").read_text())["leader_return"])
 
 
 def test_random_models_can_be_trained_on(tmp_path: Path) -> None:
@@ -138,3 +170,13 @@ def test_random_models_can_be_trained_on(tmp_path: Path) -> None:
         assert main(["random-mdp", "--model-seed", seed, "--n-states", "6", *options, "--out", str(tmp_path / seed)]) == 0
     x0 = [json.loads((tmp_path / seed / "summary.json").read_text())["leader_return"] for seed in ("0", "1")]
     assert x0[0] != x0[1]
+
+
+def test_tax_design_by_exact_gradients_and_by_the_critic(tmp_path: Path) -> None:
+    options = ["tax-design", "--grid-size", "11", "--horizon", "20", "--wage", "2", "--iterations", "2", "--no-progress"]
+    assert main([*options, "--out", str(tmp_path / "exact")]) == 0
+    summary = json.loads((tmp_path / "exact" / "summary.json").read_text())
+    assert len(summary["x"]) == 4
+    assert np.isfinite(summary["leader_return"])
+    critic = ["--leader", "hpgd", "--estimator", "critic", "--env-steps", "100"]
+    assert main([*options, *critic, "--out", str(tmp_path / "critic")]) == 0

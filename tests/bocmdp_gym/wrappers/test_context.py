@@ -140,3 +140,15 @@ def test_contexts_go_inside() -> None:
     for env in (four_rooms(), _led(gym.make("CartPole-v1")), _lengths()):
         with pytest.raises(errors.UnsupportedError, match="put ContextWrapper inside"):
             ContextWrapper(env, [0, 1])
+
+
+@pytest.mark.parametrize("wrap", [_led, lambda env: ContextWrapper(env, [0.3, 0.9], names=["length"])])
+def test_a_layer_draws_apart_from_its_environment(wrap: Any) -> None:
+    def draws() -> Any:
+        env.reset(seed=3)
+        return (env._rng if isinstance(env, ContextWrapper) else env._wrapper_rng).random(1000)
+
+    env = wrap(gym.make("CartPole-v1"))
+    first = draws()
+    assert not np.isin(first, np.random.default_rng(3).random(2000)).any()
+    np.testing.assert_array_equal(draws(), first)

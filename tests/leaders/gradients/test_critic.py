@@ -11,6 +11,8 @@ from torch import Tensor
 import followers
 import leaders
 from bocmdp_gym import BOCMDP, ConfigurableEnv, TabularBOCMDP, TabularEnv, errors
+from bocmdp_gym.wrappers import LeaderReward
+from leaders.checkpoints import Checkpoints
 from leaders.gradients import CriticEstimator, Estimate, ExactEstimator
 from tests.problems import four_rooms, random_model, random_x, relative_error
 
@@ -294,3 +296,43 @@ def test_what_cannot_work_is_refused() -> None:
 
     with pytest.raises(errors.UnsupportedError, match="flatten it"):
         leaders.optimize(Words(), critic, _Gaussian(), 3)
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Any, hidden: tuple[int, ...]) -> None:
+    leader = leaders.HPGD(learning_rate=0.3, env_steps=100, estimator="critic", hidden=hidden)
+    whole = leaders.optimize(_Line(), leader, _Gaussian(), 6, x0=[0.0], seed=1)
+    first = Checkpoints(tmp_path, every=3)
+    with pytest.raises(KeyboardInterrupt):
+        leaders.optimize(_Line(), leader, _Gaussian(), 6, x0=[0.0], seed=1, checkpoints=first, evaluate_every=1, callback=_stop)
+    resumed = leaders.optimize(
+        _Line(), leader, _Gaussian(), 6, x0=[0.0], seed=1, checkpoints=Checkpoints(tmp_path, every=3), resume=True
+    )
+    assert torch.equal(resumed.x, whole.x)
+
+
+def _stop(progress: Any) -> None:
+    if progress.iteration == 4:
+        raise KeyboardInterrupt
+
+
+def test_sb3_follower_on_continuous_observations() -> None:
+    """A pole-balancer paid for standing at x[1]: values, networks and trained followers go together."""
+
+    def bonus(x: Tensor, observations: Tensor, actions: Tensor, context: Any) -> Tensor:
+        return x[0] * torch.exp(-((observations[:, 0] - x[1]) ** 2))
+
+    env = LeaderReward(
+        gym.make("CartPole-v1"),
+        bonus=bonus,
+        leader_space=2,
+        leader_reward=lambda x, observations, actions, context: -((observations[:, 0] - 0.5) ** 2),
+        discount=0.95,
+    )
+    follower = followers.SB3Follower("PPO", 256, n_steps=128, batch_size=64)
+    leader = leaders.HPGD(0.1, 300, "critic", hidden=(16,), regularization=0.1, error_groups=4)
+    result = leaders.optimize(env, leader, follower, 3, x0=[0.1, 0.2], seed=0)
+    assert torch.isfinite(result.x).all()
+    assert (result.history["gradient_norm"] > 0.0).all()
+    assert (result.history["standard_error"] > 0.0).all()
+    assert (result.history["critic_error"] > 0.0).all()

@@ -58,7 +58,7 @@ def test_the_mean_is_the_exact_gradient(seed: int, terminating: bool, discount: 
     [
         ("reward", 500_000),
         ("leader_reward", 200_000),
-        ("transition", 1_500_000),
+        ("transition", 2_000_000),
         ("initial", 300_000),
         ("termination", 800_000),
     ],

@@ -8,7 +8,7 @@ import torch
 
 import followers
 from bocmdp_gym import TabularBOCMDP, TabularEnv, errors
-from leaders.gradients import Estimate, ExactEstimator, MonteCarloEstimator
+from leaders.gradients import Estimate, ExactEstimator, MonteCarloEstimator, monte_carlo_weights
 from leaders.gradients.monte_carlo import scored_weights
 from tests.problems import random_model, random_x, relative_error
 
@@ -177,3 +177,60 @@ def test_what_cannot_work_is_refused() -> None:
         MonteCarloEstimator(0)
     with pytest.raises(errors.OptionError, match="error_groups is -1"):
         MonteCarloEstimator(10, error_groups=-1)
+
+
+def _literal_weights(batch, n_s, n_a, gamma, gamma_leader, lam, bootstrap):  # type: ignore[no-untyped-def]
+    """MATH 3.3 read aloud, in plain Python; with ``bootstrap`` a cut episode goes on as the average visit to its last state."""
+    visits = np.zeros((n_s, n_a))
+    for s, a in zip(batch.states, batch.actions, strict=True):
+        visits[s, a] += 1
+    n = visits.sum(1)
+    episodes = list(zip(batch.starts, batch.ends, batch.terminated, batch.final_states, strict=True))
+    v, onward, q = np.zeros(n_s), np.zeros(n_s), np.zeros((n_s, n_a))
+    for _ in range(200 if bootstrap else 1):
+        returns = np.zeros((n_s, n_a))
+        for begin, end, terminated, last in episodes:
+            g = v[last] if bootstrap and not terminated else 0.0
+            for t in reversed(range(begin, end)):
+                g = batch.leader_rewards[t] + gamma_leader * g
+                returns[batch.states[t], batch.actions[t]] += g
+        q = np.divide(returns, visits, out=np.zeros_like(returns), where=visits > 0)
+        v = np.divide(returns.sum(1), n, out=np.zeros(n_s), where=n > 0)
+    for _ in range(200 if bootstrap else 1):
+        w_rbar, ends = np.zeros((n_s, n_a)), np.zeros(n_s)
+        for begin, end, terminated, last in episodes:
+            mass = 1 / len(episodes)
+            for t in range(begin, end):
+                mass += onward[batch.states[t]] if bootstrap else 0.0
+                w_rbar[batch.states[t], batch.actions[t]] += mass
+                mass *= gamma_leader
+            ends[last] += 0.0 if terminated else mass
+        onward = np.divide(ends, n, out=np.zeros(n_s), where=n > 0)
+    c = w_rbar * (q - v[:, None]) / lam
+    kick = np.divide(c, visits, out=np.zeros_like(c), where=visits > 0)
+    kick -= np.divide(c.sum(1), n, out=np.zeros(n_s), where=n > 0)[:, None]
+    onward = np.zeros(n_s)
+    for _ in range(200 if bootstrap else 1):
+        w_r, ends = np.zeros((n_s, n_a)), np.zeros(n_s)
+        for begin, end, terminated, last in episodes:
+            e = 0.0
+            for t in range(begin, end):
+                s, a = batch.states[t], batch.actions[t]
+                e = gamma * e + kick[s, a] + (onward[s] if bootstrap else 0.0)
+                w_r[s, a] += e
+            ends[last] += 0.0 if terminated else gamma * e
+        onward = np.divide(ends, n, out=np.zeros(n_s), where=n > 0)
+    return w_r, w_rbar
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_small_batches_agree_with_a_literal_reading(bootstrap: bool) -> None:
+    model = random_model(5, states=5, moving=REWARDS, discount=0.9, leader_discount=0.8)
+    oracle = followers.TrajectoryOracle(TabularEnv(model, horizon=6), followers.SoftPolicyIteration(0.5))
+    rng = np.random.default_rng(0)
+    batch = oracle.sample(oracle.respond(random_x(5), 0, rng), 60, rng)
+    assert 0 < batch.terminated.sum() < batch.n_episodes
+    weights = monte_carlo_weights(batch, 5, 3, 0.9, 0.8, 0.5, bootstrap)
+    w_r, w_rbar = _literal_weights(batch, 5, 3, 0.9, 0.8, 0.5, bootstrap)
+    np.testing.assert_allclose(weights.reward, w_r, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(weights.leader_reward, w_rbar, rtol=1e-7, atol=1e-9)

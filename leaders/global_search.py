@@ -19,7 +19,7 @@ from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from followers import Follower
 from leaders.base import Leader
-from leaders.loop import Result, optimize
+from leaders.loop import Result, generator, optimize
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def multistart(
             f"starts {starts}, rounds {rounds}, iterations {iterations}, keep {keep}, scale {scale}; expected positive numbers "
             "and keep in (0, 1]."
         )
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)
     space = core.leader_space
     points = []

@@ -110,7 +110,7 @@ def _measure(mdps: ConfiguredMDPs, context: int, table: Array, lam: float, solve
 
 def _visitation(arrays: ContextArrays, policy: Array) -> Array:
     """d = M_pi^-T mu, ``(S,)``."""
-    arrays.solver.factor(policy * arrays.continuation, arrays.probabilities)
+    arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
     return arrays.solver.solve_transposed(arrays.initial)
 
 

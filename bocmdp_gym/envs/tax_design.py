@@ -1,0 +1,442 @@
+r"""Tax design: an income tax and value added taxes for a population that works, consumes and saves (paper, appendix A).
+
+The mathematics. Assets s, hours h, spending c_i on good i; income tax y and VAT rates v_i, together ``tax_upper * sigmoid(x)``.
+
+    r_xi(s, a)  = u(s) - delta h^2 + prod_i (c_i / (p_i (1 + v_i)))^alpha_{xi, i},  u(s) = log(s/20 + 1) for s > 0, else s
+    m(s, a)     = clip(s + (1 - y) w h - sum_i c_i)                                               onto the asset range
+    s'          ~ N(m(s, a), std^2), truncated to the asset range
+    rbar(a)     = 15 mean_i(c_i / (1 + v_i)) / 5 + 5 log(1 + sum_i v_i c_i / (1 + v_i) + y w h)
+
+VAT is in the rewards, the income tax in the transitions, the preferences alpha are the context. The leader's reward is social
+welfare: what is consumed, and the public budget with diminishing returns.
+
+*The companion on a grid.* Assets are rounded to the nearest of n equidistant points from one end of the range to the other:
+
+    P(i | j, a) = Pr(s' in cell i | m(s_j, a)) = (F(e_{i+1}) - F(e_i)) / (F(e_n) - F(e_0)),   F the cdf of N(m, std^2),
+
+with cell edges e halfway between points (the outer ones at the ends of the range). Differences of the cdf are non-negative,
+sum to 1 whatever the grid, are smooth in y, and are exactly what rounding the simulator's next assets gives, so the two can be
+compared by counting. (Weights proportional to the density at the grid points have none of that at the ends of the range.)
+The error in values and gradients is of second order in the spacing. The mean depends on hours and total spending alone:
+130 moves for 1,250 joint actions (`FactoredTransitions`).
+
+*Between grid points* a table of probabilities acts as the mean of its two neighbours', weighted linearly by distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from bocmdp_gym.env import ConfigurableEnv
+from bocmdp_gym.errors import ActionError, OptionError, StateError
+from bocmdp_gym.options import check_array, check_choice, check_count, check_distribution, check_number
+from bocmdp_gym.pictures import AGENT, INK, PALETTE, Canvas, Pictures
+from bocmdp_gym.tabular import TabularBOCMDP
+from bocmdp_gym.tabular_env import check_horizon
+from bocmdp_gym.transitions import FactoredTransitions
+
+Array = npt.NDArray[np.float64]
+HOURS = np.linspace(0.0, 8.0, 10)
+SPENDING = np.linspace(0.0, 5.0, 5)
+LABOUR_COST = 0.1
+PREFERENCES = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
+
+
+class Economy:
+    """Rewards and expected assets of every joint action, as differentiable functions of the tax rates.
+
+    Joint actions a = 0..A-1 are counted in the order of the MultiDiscrete action: hours first, the last good fastest.
+
+    Attributes:
+        nvec: levels of each part of an action.
+        hours, total: hours worked and total spending, ``(A,)``; spending: per good, ``(A, goods)``.
+        index: the move of each joint action ``(A,)``; moves: hours and total spending of each move ``(M, 2)``.
+
+    Raises:
+        OptionError: an argument out of range, or lengths that do not fit.
+    """
+
+    def __init__(
+        self,
+        prices: Sequence[float],
+        wage: float,
+        preferences: Sequence[Sequence[float]],
+        asset_range: Sequence[float],
+        noise_std: float,
+        tax_upper: Sequence[float],
+    ):
+        self.prices = check_array("prices", prices, (None,))
+        if not (self.prices > 0).all():
+            raise OptionError(f"prices are {self.prices.tolist()}; expected positive numbers, one for each good.")
+        goods = len(self.prices)
+        self.wage = check_number("wage", wage, 0.0)
+        self.preferences = check_array("preferences", preferences, (None, goods))
+        if not (self.preferences > 0).all():
+            raise OptionError(f"preferences are {self.preferences.tolist()}; expected positive exponents, one for each good.")
+        self.low, self.high = check_array("asset_range", asset_range, (2,)).tolist()
+        if not self.low < self.high:
+            raise OptionError(f"asset_range is [{self.low:g}, {self.high:g}], which is empty; expected [low, high], low < high.")
+        self.noise_std = check_number("noise_std", noise_std, above=0.0)
+        self.tax_upper = check_array("tax_upper", tax_upper, (goods + 1,))
+        if not (self.tax_upper > 0).all():
+            raise OptionError(f"tax_upper is {self.tax_upper.tolist()}; expected positive bounds: of the income tax, then VAT.")
+        self.nvec = (len(HOURS), *(len(SPENDING),) * goods)
+        self.n_actions = prod(self.nvec)
+        levels = np.array(np.unravel_index(np.arange(self.n_actions), self.nvec)).T
+        self.hours, self.spending = HOURS[levels[:, 0]], SPENDING[levels[:, 1:]]
+        self.total = self.spending.sum(-1)
+        pairs = np.column_stack([self.hours, self.total]).round(9)
+        self.moves, self.index = np.unique(pairs, axis=0, return_inverse=True)
+        self.index = self.index.reshape(-1)
+        self._upper, self._spending = torch.from_numpy(self.tax_upper), torch.from_numpy(self.spending)
+        bundles = (self.spending / self.prices)[None] ** self.preferences[:, None]
+        self._bundles = torch.from_numpy(bundles.prod(-1))  # prod_i (c_i / p_i)^alpha_i, (C, A)
+        self._preferences = torch.from_numpy(self.preferences)
+        self._labour_cost = torch.from_numpy(LABOUR_COST * self.hours**2)
+        self._earned = torch.from_numpy(self.wage * self.hours)
+        self._move_earned, self._move_total = torch.from_numpy(self.moves * [self.wage, 1.0]).T
+
+    def rates(self, x: Tensor) -> Tensor:
+        """Income tax, then VAT rates: ``tax_upper * sigmoid(x)``."""
+        return self._upper * torch.sigmoid(x)
+
+    def utility(self, rates: Tensor) -> Tensor:
+        """The follower's reward without u(s), ``(C, A)``."""
+        return self._bundles * torch.exp(-self._preferences @ torch.log1p(rates[1:])).unsqueeze(-1) - self._labour_cost
+
+    def welfare(self, rates: Tensor) -> Tensor:
+        """The leader's reward, ``(A,)``."""
+        income_tax, vat = rates[0], rates[1:]
+        consumed = self._spending / (1.0 + vat)
+        revenue = consumed @ vat + income_tax * self._earned
+        return 15.0 * consumed.mean(-1) / 5.0 + 5.0 * torch.log1p(revenue)
+
+    def savings(self, rates: Tensor) -> Tensor:
+        """What a move adds to the assets on average, ``(M,)``."""
+        return (1.0 - rates[0]) * self._move_earned - self._move_total
+
+    def mean(self, assets: Tensor, savings: Tensor) -> Tensor:
+        """m(s, a), the centre of the next assets."""
+        return torch.clamp(assets + savings, self.low, self.high)
+
+
+def asset_utility(assets: Array) -> Array:
+    """u(s)."""
+    utility: Array = np.where(assets > 0, np.log1p(np.maximum(assets, 0.0) / 20.0), assets)
+    return utility
+
+
+def truncated_normal_log_density(values: Tensor, mean: Tensor, std: float, low: float, high: float) -> Tensor:
+    """Log density at ``values`` of N(mean, std^2) truncated to [low, high], differentiable in the mean."""
+    mass = torch.special.ndtr((high - mean) / std) - torch.special.ndtr((low - mean) / std)
+    standardised = (values - mean) / std
+    return -0.5 * standardised.square() - 0.5 * np.log(2 * np.pi) - np.log(std) - torch.log(mass)
+
+
+def cell_probabilities(edges: Tensor, mean: Tensor, std: float) -> Tensor:
+    """Probabilities of the cells between ``edges`` (n + 1,) under N(mean, std^2) truncated to them: ``(..., n)``."""
+    cdf = torch.special.ndtr((edges - mean.unsqueeze(-1)) / std)
+    return cdf.diff(dim=-1) / (cdf[..., -1:] - cdf[..., :1])
+
+
+class TaxModel(TabularBOCMDP):
+    """Tax design on a grid of assets (states 0..n-1 and joint actions 0..A-1), with the exact functions of assets beside it.
+
+    The functions of visited points (`rewards`, `log_transitions`, ...) take what the environment shows: assets ``(N, 1)`` and
+    MultiDiscrete actions ``(N, 1 + goods)``, and are those of the continuous problem. State indices ``(N,)`` and joint actions
+    ``(N,)`` are answered with the grid's tables.
+
+    Args:
+        economy: the numbers.
+        grid_size: points n >= 2.
+        initial_std: standard deviation of the first assets, N(0, std^2) truncated to the asset range.
+        options: as for `TabularBOCMDP`.
+    """
+
+    takes_states = False
+
+    def __init__(self, economy: Economy, grid_size: int, initial_std: float, **options: Any):
+        self.economy = economy
+        self.grid = np.linspace(economy.low, economy.high, grid_size)
+        edges = torch.from_numpy(np.concatenate([self.grid[:1], (self.grid[1:] + self.grid[:-1]) / 2, self.grid[-1:]]))
+        assets = torch.from_numpy(self.grid).unsqueeze(-1)
+        utility = torch.from_numpy(asset_utility(self.grid)).unsqueeze(-1)
+        centre = torch.tensor(min(max(0.0, economy.low), economy.high), dtype=torch.float64)
+
+        def transition(rates: Tensor) -> FactoredTransitions:
+            mean = economy.mean(assets, economy.savings(rates))
+            return FactoredTransitions(cell_probabilities(edges, mean, economy.noise_std), economy.index)
+
+        super().__init__(
+            reward=lambda rates: utility + economy.utility(rates).unsqueeze(1),
+            leader_reward=lambda rates: economy.welfare(rates).reshape(1, 1, -1),
+            transition=transition,
+            initial=cell_probabilities(edges, centre, initial_std),
+            leader_dim=len(economy.tax_upper),
+            parametrization=economy.rates,
+            **options,
+        )
+
+    def joint_actions(self, actions: Any) -> Any:
+        """Joint actions ``(N,)`` of MultiDiscrete ones ``(N, 1 + goods)``."""
+        return np.ravel_multi_index(tuple(np.asarray(actions, dtype=np.int64).T), self.economy.nvec)
+
+    def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
+        """r_{x, xi}(s, a)."""
+        if np.ndim(observations) == 1:
+            return super().rewards(x, observations, actions, context)
+        utility = torch.from_numpy(asset_utility(np.asarray(observations, dtype=np.float64)[:, 0]))
+        return utility + self.economy.utility(self.economy.rates(x))[context, self.joint_actions(actions)]
+
+    def leader_rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
+        """rbar_x(a)."""
+        if np.ndim(observations) == 1:
+            return super().leader_rewards(x, observations, actions, context)
+        return self.economy.welfare(self.economy.rates(x))[self.joint_actions(actions)]
+
+    def log_transitions(self, x: Tensor, observations: Any, actions: Any, next_observations: Any, context: Any) -> Tensor | None:
+        """The log density of the next assets, ``(N,)``."""
+        if np.ndim(observations) == 1:
+            return super().log_transitions(x, observations, actions, next_observations, context)
+        economy = self.economy
+        assets, following = (torch.as_tensor(o, dtype=torch.float64)[:, 0] for o in (observations, next_observations))
+        savings = economy.savings(economy.rates(x))[economy.index[self.joint_actions(actions)]]
+        mean = economy.mean(assets, savings)
+        return truncated_normal_log_density(following, mean, economy.noise_std, economy.low, economy.high)
+
+
+class TaxDesign(Pictures, ConfigurableEnv):
+    r"""A leader sets an income tax and value added taxes; households work, consume and save.
+
+    ## Description
+    Every step a household chooses how long to work and how much to spend on each of three goods. What it earns after income
+    tax and does not spend changes its assets, with noise. Value added tax makes goods dearer. The leader wants consumption and
+    a public budget. Preferences over goods differ between contexts. The module docstring has the mathematics.
+
+    Assets are a real number here. ``model`` is the companion on a grid of assets, with exact values and hypergradients; a
+    policy tabulated on that grid acts between two points as the mean of theirs, weighted linearly by distance (`neighbours`).
+
+    ## Leader parameter
+    x in R^(1 + goods), unbounded: income tax and VAT rates are ``tax_upper * sigmoid(x)``, in this order. `initial_leader`
+    draws x_0 ~ N(0, 1).
+
+    ## Context
+    ``Discrete(number of preferences)``: the exponents of the household's utility of consumption. It is not observed.
+
+    ## Action space
+    ``MultiDiscrete([10, 5, 5, 5])``: hours worked, 10 levels from 0 to 8; spending on goods 1 to 3, 5 levels from 0 to 5 each.
+
+    ## Observation space
+    ``Box(asset_range, (1,), float64)``: the assets.
+
+    ## Rewards
+    Follower: a utility of its assets, minus 0.1 hours^2, plus prod_i (c_i / (p_i (1 + VAT_i)))^alpha_i. Leader: three times
+    the mean consumption before VAT, plus 5 log(1 + tax revenue).
+
+    ## Episode start and end
+    Assets start at N(0, initial_std^2); episodes never terminate and are truncated after ``horizon`` steps. The reset option
+    ``state`` sets the assets.
+
+    ## Arguments
+    prices: of the goods, > 0; their number sets that of the goods. wage: per hour, >= 0.
+    preferences: exponents > 0, one row per context, one column per good. context_probabilities: uniform if None.
+    tax_upper: upper bounds of income tax and VAT rates; [2, 2, 2, 2] in the published runs, where the income tax may exceed 1.
+    asset_range: [low, high]. noise_std, initial_std: standard deviations > 0.
+    grid_size: grid points of ``model``, at least 2; an odd number puts one on 0 assets, where the utility has a kink.
+    horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L, below 1.
+    render_mode: "rgb_array" or "human".
+
+    Raises:
+        OptionError, DiscountError: an argument out of range, or lengths that do not fit.
+
+    ## Version history
+    v0: first version.
+
+    Reference: Thoma et al., "Bilevel Optimization with Lower-Level Contextual MDPs", 2024, appendix A.
+    """
+
+    model: TaxModel
+
+    def __init__(
+        self,
+        prices: Sequence[float] = (1.0, 1.0, 1.0),
+        wage: float = 1.0,
+        preferences: Sequence[Sequence[float]] = PREFERENCES,
+        context_probabilities: Sequence[float] | None = None,
+        tax_upper: Sequence[float] = (1.0, 2.0, 2.0, 2.0),
+        asset_range: Sequence[float] = (-100.0, 100.0),
+        noise_std: float = 5.0,
+        initial_std: float = 2.0,
+        grid_size: int = 101,
+        horizon: int | None = 200,
+        discount: float = 0.9,
+        leader_discount: float | None = None,
+        render_mode: str | None = None,
+    ):
+        self.economy = Economy(prices, wage, preferences, asset_range, noise_std, tax_upper)
+        self.initial_std = check_number("initial_std", initial_std, above=0.0)
+        self.horizon = check_horizon(horizon)
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
+        self.render_mode = render_mode
+        self.model = TaxModel(
+            self.economy,
+            check_count("grid_size", grid_size, 2),
+            self.initial_std,
+            discount=discount,
+            leader_discount=leader_discount,
+            context_probabilities=check_distribution(
+                "context_probabilities", context_probabilities, len(self.economy.preferences)
+            ),
+        )
+        self._setup_configuration(
+            self.model.leader_space,
+            gym.spaces.Discrete(self.model.n_contexts),
+            self.model.discount,
+            self.model.leader_discount,
+            self.model.context_probabilities,
+        )
+        self.action_space = gym.spaces.MultiDiscrete(list(self.economy.nvec))
+        self.observation_space = gym.spaces.Box(self.economy.low, self.economy.high, (1,), np.float64)
+        self._tables: tuple[Array, Array, Array] | None = None
+        self._path, self._actions = [0.0], list[int]()
+
+    def initial_leader(self, rng: np.random.Generator) -> Array:
+        """x_0 ~ N(0, 1)."""
+        return rng.standard_normal(self.model.leader_dim)
+
+    def rates(self, x: npt.ArrayLike) -> Array:
+        """Income tax and VAT rates of leader parameter x."""
+        return self.economy.rates(self.model.check_leader(x).detach()).numpy()
+
+    # the grid's policies in the continuous problem
+
+    def neighbours(self, observation: Any) -> tuple[npt.NDArray[np.int64], Array]:
+        """The grid states next to an observation, below and above, and their linear weights."""
+        economy, last = self.economy, len(self.model.grid) - 1
+        position = (float(np.asarray(observation).item()) - economy.low) / (economy.high - economy.low) * last
+        below = min(max(int(position), 0), last - 1)
+        share = min(max(position - below, 0.0), 1.0)
+        return np.array([below, below + 1]), np.array([1.0 - share, share])
+
+    def joint_action(self, index: int) -> npt.NDArray[np.int64]:
+        """The MultiDiscrete action of the model's action ``index``."""
+        return np.array(np.unravel_index(index, self.economy.nvec))
+
+    # playing
+
+    def _configured(self) -> None:
+        self._tables = None
+
+    def _prepare(self) -> tuple[Array, Array, Array]:
+        """At the x in force: utility ``(C, A)``, welfare ``(A,)``, savings ``(A,)``."""
+        rates = self.economy.rates(torch.tensor(self._episode_leader))
+        savings = self.economy.savings(rates).numpy()[self.economy.index]
+        self._tables = (self.economy.utility(rates).numpy(), self.economy.welfare(rates).numpy(), savings)
+        return self._tables
+
+    def _reset(self, state: Any | None) -> tuple[Array, dict[str, Any]]:
+        if state is None:
+            self._assets = self._draw(min(max(0.0, self.economy.low), self.economy.high), self.initial_std)
+        else:
+            self._assets = self._check_state(state)
+        self._age = 0
+        self._path, self._actions = [self._assets], []
+        return self._observation(), {}
+
+    def _check_state(self, state: Any) -> float:
+        try:
+            assets = float(np.asarray(state, dtype=np.float64).item())
+        except (TypeError, ValueError):
+            assets = float("nan")
+        if not self.economy.low <= assets <= self.economy.high:
+            raise StateError(
+                f"start state {state!r} is out of range; expected assets in [{self.economy.low}, {self.economy.high}]."
+            )
+        return assets
+
+    def _draw(self, mean: float, std: float) -> float:
+        """A draw of N(mean, std^2) truncated to the asset range, by inversion."""
+        low, high = ndtr((self.economy.low - mean) / std), ndtr((self.economy.high - mean) / std)
+        value = mean + std * float(ndtri(low + self.np_random.random() * (high - low)))
+        return min(max(value, self.economy.low), self.economy.high)
+
+    def _observation(self) -> Array:
+        return np.array([self._assets])
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Work, spend, and see the next assets. ``info["leader_reward"]`` is the leader's reward.
+
+        Raises:
+            ActionError: an action outside the action space.
+        """
+        utility, welfare, savings = self._tables or self._prepare()
+        given = np.asarray(action)
+        if given.shape != (len(self.economy.nvec),) or not ((given >= 0) & (given < self.economy.nvec)).all():
+            raise ActionError(f"action {action!r} is illegal; expected an element of {self.action_space}.")
+        chosen = int(np.ravel_multi_index(tuple(given.astype(np.int64)), self.economy.nvec))
+        reward = float(asset_utility(np.array(self._assets)) + utility[self._episode_context, chosen])
+        mean = min(max(self._assets + savings[chosen], self.economy.low), self.economy.high)
+        self._assets = self._draw(float(mean), self.economy.noise_std)
+        self._age += 1
+        self._path.append(self._assets)
+        self._actions.append(chosen)
+        info = {"leader_reward": float(welfare[chosen]), "context": self._episode_context}
+        return self._observation(), reward, False, self._age == self.horizon, info
+
+    # pictures
+
+    def picture(self) -> npt.NDArray[np.uint8]:
+        """Assets over the episode's time; hours worked and spending of the last step; the tax rates."""
+        economy, context = self.economy, self._episode_context
+        canvas = Canvas(760, 360)
+        left, right, top, bottom = 60.0, 470.0, 50.0, 320.0
+        low, high = min(*self._path, -5.0), max(*self._path, 5.0)
+        span = max(self.horizon or 0, len(self._path) - 1, 1)
+
+        def place(step: int, assets: float) -> tuple[float, float]:
+            return left + (right - left) * step / span, bottom - (bottom - top) * (assets - low) / (high - low)
+
+        canvas.text((left, 24), f"assets, step {len(self._path) - 1} of {self.horizon or 'many'}, context {context}", anchor="lm")
+        canvas.rectangle((left, top, right, bottom), (255, 255, 255), (200, 200, 200))
+        for level in (low, 0.0, high):
+            canvas.text((left - 8, place(0, level)[1]), f"{level:.0f}", anchor="rm")
+        canvas.line(place(0, 0.0), place(span, 0.0), (170, 170, 170))
+        points = [place(step, assets) for step, assets in enumerate(self._path)]
+        for start, end in pairwise(points):
+            canvas.line(start, end, AGENT, 2)
+        canvas.disc(points[-1], 4, AGENT)
+        rates = self.rates(self._episode_leader)
+        names = ["income tax", *(f"VAT {i}" for i in range(1, len(rates)))]
+        self._bars(canvas, 50, "tax rates", names, rates, economy.tax_upper, "{:.0%}", PALETTE[0])
+        if self._actions:
+            last = self._actions[-1]
+            done = [economy.hours[last], *economy.spending[last]]
+            names = ["hours", *(f"good {i}" for i in range(1, len(rates)))]
+            limits = np.array([HOURS[-1], *[SPENDING[-1]] * (len(rates) - 1)])
+            self._bars(canvas, 205, "last step", names, np.array(done), limits, "{:.1f}", PALETTE[1])
+        return canvas.array()
+
+    @staticmethod
+    def _bars(
+        canvas: Canvas, top: float, title: str, names: Sequence[str], values: Array, limits: Array, form: str, colour: Any
+    ) -> None:
+        """Horizontal bars, each on the scale 0 to its limit."""
+        canvas.text((505, top - 26 if top < 100 else top - 14), title, anchor="lm")
+        height = min(28.0, 112.0 / len(names))
+        for i, (name, value, limit) in enumerate(zip(names, values, limits, strict=True)):
+            y = top + (i + 0.5) * height
+            canvas.text((575, y), name, anchor="rm")
+            canvas.rectangle((583, y - height / 3, 700, y + height / 3), (255, 255, 255), (200, 200, 200))
+            canvas.rectangle((583, y - height / 3, 583 + 117 * value / limit, y + height / 3), colour, INK)
+            canvas.text((706, y), form.format(value), anchor="lm")

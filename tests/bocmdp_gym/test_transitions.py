@@ -1,0 +1,207 @@
+"""Factored transitions against dense ones made of the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+import bocmdp_gym
+from bocmdp_gym import DenseTransitions, FactoredTransitions, TabularBOCMDP, errors
+from bocmdp_gym.sampling import simulate
+from bocmdp_gym.soft_bellman import WarmSolver
+from followers import SoftPolicyIteration, SoftValueIteration, TrajectoryOracle
+from leaders import ExactGradient
+from leaders.gradients.exact import exact_weights
+from tests.problems import F64, finite_difference, random_x, relative_error
+
+MOVES, ACTIONS, DIM = 4, 11, 3
+LAMBDA = 0.2
+
+
+def _pair(states: int, contexts: int, *, leader_discount: float = 0.8) -> tuple[TabularBOCMDP, TabularBOCMDP, Any]:
+    """The same random problem twice: factored, and with every action's row written out."""
+    g = torch.Generator().manual_seed(states)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=F64)
+
+    index = np.random.default_rng(0).integers(0, MOVES, ACTIONS)
+    p0, p1 = normal(contexts, states, MOVES, states), 0.3 * normal(contexts, states, MOVES, states, DIM)
+    r0, r1, l0, q = (
+        normal(2, states, ACTIONS),
+        normal(2, states, ACTIONS, DIM),
+        normal(2, states, ACTIONS),
+        normal(states, ACTIONS),
+    )
+
+    def factored(x: Tensor) -> Any:
+        return FactoredTransitions(torch.softmax(p0 + p1 @ x, -1), index)
+
+    def dense(x: Tensor) -> Any:
+        return DenseTransitions(torch.softmax(p0 + p1 @ x, -1)[..., torch.from_numpy(index), :])
+
+    parts: dict[str, Any] = {
+        "reward": lambda x: r0 + r1 @ x,
+        "leader_reward": lambda x: l0 * torch.cos(x[0]),
+        "initial": torch.softmax(normal(states), -1),
+        "termination": lambda x: 0.2 * torch.sigmoid(q + x[1]).unsqueeze(0),
+        "leader_dim": DIM,
+        "discount": 0.9,
+        "leader_discount": leader_discount,
+    }
+    return TabularBOCMDP(transition=factored, **parts), TabularBOCMDP(transition=dense, **parts), index
+
+
+@pytest.fixture(params=[(7, 1), (60, 2)], ids=["shared", "per-context"])
+def models(request: pytest.FixtureRequest) -> tuple[TabularBOCMDP, TabularBOCMDP, Any]:
+    return _pair(*request.param)
+
+
+def test_operator_maps(models: Any) -> None:
+    factored, dense, _ = models
+    x = random_x(DIM)
+    a, b = (m.configure(x).transition for m in (factored, dense))
+    assert (a.n_states, a.n_actions) == (b.n_states, b.n_actions)
+    v, w = torch.randn(5, 2, a.n_states, dtype=F64), torch.randn(5, 2, a.n_states, ACTIONS, dtype=F64)
+    torch.testing.assert_close(a.expectation(v), b.expectation(v))
+    torch.testing.assert_close(a.adjoint(w), b.adjoint(w))
+    torch.testing.assert_close(a.policy_matrix(w), b.policy_matrix(w))
+    values = a.values.detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad((w[0] * a.with_values(values).expectation(v[0])).sum(), values)
+    outer = a.outer(w[0], v[0])
+    torch.testing.assert_close(outer.sum(0, keepdim=True) if len(values) == 1 else outer, expected)
+
+
+def test_structure_is_compared_with_the_index() -> None:
+    values = torch.full((3, 2, 3), 1 / 3, dtype=F64)
+    one, other = FactoredTransitions(values, [0, 1, 1]), FactoredTransitions(values, [0, 0, 1])
+    assert one.same_structure(one.with_values(values.unsqueeze(0)))
+    assert not one.same_structure(other)
+
+
+def test_solution_and_derivatives(models: Any) -> None:
+    factored, dense, _ = models
+    x = random_x(DIM, seed=2)
+    a, b = factored.solve(x, LAMBDA), dense.solve(x, LAMBDA)
+    torch.testing.assert_close(a.value, b.value, atol=1e-10, rtol=0)
+    torch.testing.assert_close(a.policy, b.policy, atol=1e-9, rtol=0)
+    gradients = [torch.func.grad(lambda z, m=m: m.leader_return(z, LAMBDA, tolerance=1e-14))(x) for m in (factored, dense)]
+    torch.testing.assert_close(*gradients, atol=1e-9, rtol=1e-9)
+    numeric = finite_difference(lambda z: factored.leader_return(z, LAMBDA, tolerance=1e-14), x)
+    assert relative_error(gradients[0], numeric) <= 1e-6
+    batch = torch.stack([x, 0.5 * x])
+    torch.testing.assert_close(factored.leader_return(batch, LAMBDA), dense.leader_return(batch, LAMBDA))
+
+
+def test_exact_weights(models: Any) -> None:
+    factored, dense, index = models
+    x = random_x(DIM, seed=3)
+    for context in range(2):
+        results = []
+        for model in (factored, dense):
+            mdps = model.configure(x.clone().requires_grad_())
+            weights, leader = exact_weights(mdps, context, WarmSolver().solve(mdps, context, LAMBDA), LAMBDA)
+            results.append((weights, leader, mdps.vjp(weights, context)))
+        (a, leader_a, gradient_a), (b, leader_b, gradient_b) = results
+        assert a.transition is not None
+        assert b.transition is not None
+        summed = np.zeros_like(a.transition)
+        for action, move in enumerate(index):
+            summed[:, move] += b.transition[:, action]
+        np.testing.assert_allclose(a.transition, summed, atol=1e-9)
+        np.testing.assert_allclose(a.reward, b.reward, atol=1e-9)
+        np.testing.assert_allclose(a.termination, b.termination, atol=1e-9)
+        assert leader_a.leader_return == pytest.approx(leader_b.leader_return, abs=1e-10)
+        torch.testing.assert_close(gradient_a, gradient_b, atol=1e-9, rtol=1e-9)
+
+
+def test_log_transitions() -> None:
+    factored, dense, _ = _pair(7, 1)
+    rng, x = np.random.default_rng(0), random_x(DIM)
+    s, a, following = rng.integers(0, 7, 50), rng.integers(0, ACTIONS, 50), rng.integers(0, 7, 50)
+    logs = [m.log_transitions(x, s, a, following, 1) for m in (factored, dense)]
+    torch.testing.assert_close(*logs)
+
+
+@pytest.mark.parametrize("start", [None, [[3, 3]] * 200_000])
+def test_compiled_sampling_agrees_with_the_dense_model(start: Any) -> None:
+    """Chi-square over (action, next state) in the most visited state; level 0.001, fixed seed."""
+    factored, dense, _ = _pair(7, 1)
+    x = random_x(DIM)
+    policy = dense.solve(x, 1.0).policy[0].numpy()
+    arrays, expected = factored.configure(x).arrays(0), dense.configure(x).arrays(0)
+    run = simulate(arrays, policy, 200_000, np.random.default_rng(0), horizon=1 if start else 50, starts=start)
+    following = np.append(run.states[1:], -1)
+    following[run.ends - 1] = run.final_states
+    ended = np.zeros(len(run.states), dtype=bool)
+    ended[run.ends[run.terminated] - 1] = True
+    s = np.bincount(run.states).argmax()
+    here = (run.states == s) & ~ended
+    counts = np.zeros((ACTIONS, 7))
+    np.add.at(counts, (run.actions[here], following[here]), 1)
+    chosen = np.eye(ACTIONS)[3] if start else policy[s]
+    joint = (chosen * (1.0 - expected.termination[s]))[:, None] * expected.probabilities[s]
+    joint = joint / joint.sum() * counts.sum()
+    seen = joint > 0
+    assert counts[~seen].sum() == 0
+    assert chisquare(counts[seen], joint[seen]).pvalue > 1e-3
+    np.testing.assert_array_equal(run.rewards, expected.reward[run.states, run.actions])
+
+
+def test_environments_step_by_the_index() -> None:
+    """One copy and many: from a given state, the next states of one action follow its row; chi-square, level 0.001."""
+    factored, dense, _ = _pair(7, 1)
+    x, action = random_x(DIM), 3  # its move differs from its neighbours'
+    row = dense.configure(x).arrays(0).probabilities[2, action]
+    env = bocmdp_gym.TabularEnv(factored, horizon=1)
+    env.set_leader(x.numpy())
+    env.set_context(0)
+    following = []
+    for seed in range(5000):
+        env.reset(seed=seed, options={"state": 2})
+        state, _, terminated, *_ = env.step(action)
+        if not terminated:
+            following.append(state)
+    assert chisquare(np.bincount(following, minlength=7), row * len(following)).pvalue > 1e-3
+    envs = bocmdp_gym.TabularVectorEnv(env, 50_000, "Disabled")
+    envs.reset(seed=0, options={"state": 2})
+    states, _, terminated, *_ = envs.step(np.full(50_000, action))
+    counts = np.bincount(states[~terminated], minlength=7)
+    assert chisquare(counts, row * counts.sum()).pvalue > 1e-3
+
+
+def test_methods_that_list_successors_say_so() -> None:
+    factored, _, _ = _pair(7, 1)
+    oracle = TrajectoryOracle(factored, SoftValueIteration(LAMBDA))
+    with pytest.raises(errors.UnsupportedError, match=r"factored.*SoftPolicyIteration"):
+        oracle.respond(random_x(DIM), 0, np.random.default_rng(0))
+    oracle = TrajectoryOracle(factored, SoftPolicyIteration(LAMBDA))
+    assert ExactGradient().estimate(oracle, random_x(DIM), 0, np.random.default_rng(0)).shape == (DIM,)
+
+
+@pytest.mark.parametrize(
+    ("values", "index", "message"),
+    [
+        (torch.full((3, 2, 4), 0.25, dtype=F64), [0, 1], "number of states"),
+        (torch.full((3, 2, 3), 1 / 3, dtype=F64), [0, 2], "moves in 0..1"),
+        (torch.full((3, 2, 3), 1 / 3, dtype=F64), [0, -1], "moves in 0..1"),
+        (torch.full((3, 2, 3), 1 / 3, dtype=F64), [0.0, 1.0], "integers"),
+        (torch.full((3, 2, 3), 1 / 3, dtype=F64), [], "integers"),
+        (torch.full((3, 2, 3), 1 / 3, dtype=F64), [[0, 1]], "integers"),
+    ],
+)
+def test_bad_factors_are_named(values: Tensor, index: Any, message: str) -> None:
+    with pytest.raises(errors.ModelError, match=message):
+        FactoredTransitions(values, index)
+
+
+def test_bad_rows_are_named() -> None:
+    values = torch.full((3, 2, 3), 1 / 3, dtype=F64)
+    values[2, 1, 0] = 0.5
+    with pytest.raises(errors.ModelError, match=r"sums to .* at state 2, move 1, context 0"):
+        FactoredTransitions(values, [0, 1, 1]).validate()
