@@ -89,6 +89,12 @@ def main() -> None:
     for regularization in LAMBDAS:
         results["optimum"][str(regularization)] = optimum(regularization)
     results["convergence"] = {str(regularization): convergence(regularization) for regularization in (0.1, 0.3)}
+    plot(results)
+    store("tax_design", results)
+
+
+def plot(results: dict[str, Any]) -> None:
+    """The picture of what `main` measured."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     axes = figure.subplots(1, 3)
     labels = {
@@ -102,6 +108,8 @@ def main() -> None:
             ax.loglog([row["grid_size"] for row in rows[:-1]], [row[key] for row in rows[:-1]], "o-", label=label)
         ax.loglog(SIZES[:-1], [0.1 * (SIZES[0] / size) ** 2 for size in SIZES[:-1]], ":", color="grey", label="second order")
         ax.set(title=f"lambda {name}: error against {SIZES[-1]} points", xlabel="grid points")
+        ax.set_xticks(SIZES[:-1], [str(size) for size in SIZES[:-1]])
+        ax.set_xticks([], minor=True)
         ax.grid(alpha=0.25)
     axes[0].legend(frameon=False, fontsize=8)
     width = 0.8 / len(LAMBDAS)
@@ -114,7 +122,6 @@ def main() -> None:
     axes[2].legend(frameon=False, fontsize=8)
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / "tax_design.png", dpi=130)
-    store("tax_design", results)
 
 
 if __name__ == "__main__":

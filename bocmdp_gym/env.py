@@ -196,6 +196,8 @@ class ConfigurableEnv(_Configuration, gym.Env[Any, Any]):
         UnknownOptionError: a keyword that the constructor does not have.
     """
 
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse unknown keywords before the constructor does, with the nearest known one."""
         parameters = list(signature(cls).parameters.values())
@@ -204,7 +206,9 @@ class ConfigurableEnv(_Configuration, gym.Env[Any, Any]):
             for name in kwargs:
                 if name not in known:
                     raise UnknownOptionError(f"{cls.__name__} has no option {name!r}. {suggest(name, known)}")
-        return super().__new__(cls)
+        self = super().__new__(cls)
+        self._arguments = (args, kwargs)
+        return self
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.

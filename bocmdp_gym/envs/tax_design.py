@@ -26,6 +26,7 @@ The error in values and gradients is of second order in the spacing. The mean de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -37,6 +38,7 @@ import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
+from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import ActionError, OptionError, StateError
 from bocmdp_gym.options import check_array, check_choice, check_count, check_distribution, check_number
@@ -50,6 +52,12 @@ HOURS = np.linspace(0.0, 8.0, 10)
 SPENDING = np.linspace(0.0, 5.0, 5)
 LABOUR_COST = 0.1
 PREFERENCES = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
+#: Best leader returns known with the default arguments, by lambda, and the x that attain them.
+BEST_KNOWN = {
+    0.1: (54.772367, 1.419408, -11.534366, -13.467462, -3.441256),
+    0.2: (55.241341, 1.404170, -11.516354, -13.836181, -1.688113),
+    0.3: (56.061256, 1.375490, -3.093610, -14.268102, -0.665410),
+}
 
 
 class Economy:
@@ -283,6 +291,8 @@ class TaxDesign(Pictures, ConfigurableEnv):
         leader_discount: float | None = None,
         render_mode: str | None = None,
     ):
+        given = locals()
+        self._settings = {name: given[name] for name in signature(TaxDesign).parameters if name not in ("horizon", "render_mode")}
         self.economy = Economy(prices, wage, preferences, asset_range, noise_std, tax_upper)
         self.initial_std = check_number("initial_std", initial_std, above=0.0)
         self.horizon = check_horizon(horizon)
@@ -314,6 +324,23 @@ class TaxDesign(Pictures, ConfigurableEnv):
     def initial_leader(self, rng: np.random.Generator) -> Array:
         """x_0 ~ N(0, 1)."""
         return rng.standard_normal(self.model.leader_dim)
+
+    def benchmark(self, regularization: float = 0.1) -> Benchmark | None:
+        """The best leader return known at this lambda; None at other settings than the defaults."""
+        defaults = signature(TaxDesign).parameters
+        if regularization not in BEST_KNOWN or not all(
+            np.array_equal(value, defaults[name].default) for name, value in self._settings.items()
+        ):
+            return None
+        value, *x = BEST_KNOWN[regularization]
+        return Benchmark(
+            value=value,
+            objective="leader return of the model, maximised",
+            source="best of 10 exact gradient ascents, benchmarks/tax_design.py",
+            regularization=regularization,
+            is_optimum=False,
+            x=np.array(x),
+        )
 
     def rates(self, x: npt.ArrayLike) -> Array:
         """Income tax and VAT rates of leader parameter x."""

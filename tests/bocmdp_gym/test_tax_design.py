@@ -289,3 +289,19 @@ def test_picture_follows_the_episode() -> None:
 
 def test_environment_is_exported() -> None:
     assert isinstance(bocmdp_gym.configurable(gym.make("bocmdp/TaxDesign-v0", **SMALL)), TaxDesign)
+
+
+@pytest.mark.parametrize("regularization", [0.1, 0.2, 0.3])
+def test_best_known_value_is_attained_and_stationary(regularization: float) -> None:
+    env = TaxDesign()
+    benchmark = env.benchmark(regularization)
+    assert benchmark is not None
+    assert benchmark.x is not None
+    x = torch.tensor(benchmark.x, requires_grad=True)
+    value = env.model.leader_return(x, regularization)
+    assert float(value.detach()) == pytest.approx(benchmark.value, abs=1e-6)
+    value.backward()
+    assert x.grad is not None
+    assert float(x.grad.norm()) < 0.02
+    assert TaxDesign(grid_size=51).benchmark(regularization) is None
+    assert env.benchmark(0.15) is None
