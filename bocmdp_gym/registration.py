@@ -22,6 +22,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.four_rooms:four_rooms_vector",
     ),
     Entry(
+        "bocmdp/DynamicMechanism-v0",
+        "bocmdp_gym.envs.dynamic_mechanism:DynamicMechanism",
+        "bocmdp_gym.envs.dynamic_mechanism:dynamic_mechanism_vector",
+    ),
+    Entry(
         "bocmdp/MetaRL-v0",
         "bocmdp_gym.envs.meta_rl:MetaRL",
         "bocmdp_gym.envs.meta_rl:meta_rl_vector",

@@ -158,6 +158,11 @@ def soft_policy(q: Tensor, regularization: float) -> Tensor:
     return torch.softmax(q / regularization, -1)
 
 
+def policy_entropy(policy: Tensor) -> Tensor:
+    """H(pi; s) ``(..., S)``; its gradient stays finite where probabilities have underflowed to 0."""
+    return -torch.xlogy(policy, policy.clamp_min(torch.finfo(policy.dtype).tiny)).sum(-1)
+
+
 class SoftOptimalValue(torch.autograd.Function):
     """V* = fixed point of the soft Bellman operator; see `soft_optimal_value`."""
 

@@ -32,7 +32,7 @@ from bocmdp_gym.env import check_context_probabilities, check_discount
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.policy_solvers import PolicySolver
-from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_solve, soft_optimal_value, soft_policy
+from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimal_value, soft_policy
 from bocmdp_gym.transitions import (
     PROBABILITY_TOLERANCE,
     DenseTransitions,
@@ -640,9 +640,13 @@ class ConfiguredMDPs:
 
     def follower_return(self, policy: Tensor, regularization: float) -> Tensor:
         """The follower's regularised return J_lambda (paper eq. 1) of any policy ``(..., C, S, A)``: ``(..., C)``."""
-        entropy = -torch.xlogy(policy, policy).sum(-1)
-        rhs = (policy * self.reward).sum(-1) + regularization * entropy
+        rhs = (policy * self.reward).sum(-1) + regularization * policy_entropy(policy)
         value = policy_solve(self.transition, policy * self.continuation, rhs)
+        return (self.initial * value).sum(-1)
+
+    def discounted_sum(self, policy: Tensor, quantity: Tensor) -> Tensor:
+        """E sum gamma^t quantity(s_t, a_t) of any policy ``(..., C, S, A)``; the quantity broadcasts to it. ``(..., C)``."""
+        value = policy_solve(self.transition, policy * self.continuation, (policy * quantity).sum(-1))
         return (self.initial * value).sum(-1)
 
     def vjp(self, weights: Weights, context: int) -> Tensor:

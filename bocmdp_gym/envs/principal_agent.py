@@ -29,7 +29,6 @@ from bocmdp_gym.grid import Grid
 from bocmdp_gym.incentives import IncentiveProblem
 from bocmdp_gym.options import check_choice, check_count, check_distribution, check_number
 from bocmdp_gym.pictures import AGENT, INK, Canvas, PicturedEnv, blend
-from bocmdp_gym.soft_bellman import policy_solve
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
@@ -201,24 +200,17 @@ class PrincipalAgent(PicturedEnv):
 
     def spending(self, x: Any, regularization: float) -> Tensor:
         """E sum gamma^t B_x under each agent's optimum, ``(C,)``, differentiable in x."""
-        x = self.model.check_leader(x)
-        return self._agents_sum(x, self._bonus(x), regularization)
+        mdps = self.model.configure(x)
+        return mdps.discounted_sum(mdps.solve(regularization).policy, self._bonus(mdps.x))
 
     def participation(self, x: Any, regularization: float) -> Tensor:
         """Each agent's E sum gamma^t (r_xi + B_x) under its optimum, minus the outside option (0 if None), ``(C,)``.
 
         Entropy is not counted. Differentiable in x; an agent with a negative number would rather stay away.
         """
-        x = self.model.check_leader(x)
-        own = torch.from_numpy(self.instance.rewards) + self._bonus(x)
-        return self._agents_sum(x, own, regularization) - (self.outside_option or 0.0)
-
-    def _agents_sum(self, x: Tensor, reward: Tensor, regularization: float) -> Tensor:
-        """E sum gamma^t reward(s_t, a_t) under each agent's optimum at x, ``(C,)``."""
         mdps = self.model.configure(x)
-        policy = mdps.solve(regularization).policy
-        value = policy_solve(mdps.transition, policy * mdps.continuation, (policy * reward).sum(-1))
-        return (mdps.initial * value).sum(-1)
+        value = mdps.discounted_sum(mdps.solve(regularization).policy, mdps.reward)
+        return value - (self.outside_option or 0.0)
 
     def constraints(self) -> list[dict[str, Any]]:
         """What a principal's choice must satisfy: keywords of ``leaders.Constraint``, one dictionary each.

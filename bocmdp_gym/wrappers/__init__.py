@@ -1,4 +1,9 @@
-"""Wrappers of environments; `ConfigurableWrapper` is the base of those that make an environment configurable."""
+"""Wrappers that make an existing Gymnasium environment configurable; `ConfigurableWrapper` is their base class.
+
+`LeaderReward` adds a leader's bonus to the reward, `LeaderParameters` lets x set physical attributes, `ContextWrapper` adds
+contexts, `ObserveContext` shows them. Each takes an environment in which one follower acts. Several followers who interact at
+once (Markov games) are outside this theory, and not built yet: multi-agent environments are refused.
+"""
 
 from bocmdp_gym.env import ConfigurableWrapper
 from bocmdp_gym.wrappers.context import ContextWrapper

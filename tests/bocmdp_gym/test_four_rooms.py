@@ -121,6 +121,15 @@ def test_pictures() -> None:
     assert drawn.count("+") == 1
 
 
+def test_benchmark_is_stated_at_the_published_settings_only() -> None:
+    core = bocmdp_gym.configurable(four_rooms(penalty_cost=3.0))
+    benchmark = core.benchmark(0.005)
+    assert (benchmark.value, benchmark.is_optimum, benchmark.regularization) == (1.354, False, 0.005)
+    assert core.benchmark(0.002) is None
+    for options in ({"slip_probability": 1 / 3}, {"waypoint": [2, 2]}, {"discount": 0.9}, {"penalty_cost": 2.0}):
+        assert bocmdp_gym.configurable(four_rooms(**options)).benchmark() is None
+
+
 def test_initial_leader_is_small_noise() -> None:
     core = bocmdp_gym.configurable(four_rooms())
     x = core.initial_leader(np.random.default_rng(0))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -162,6 +165,19 @@ def test_x_and_context_persist_through_autoreset(env_id: str, vectorization: str
             np.testing.assert_array_equal(held, x)
     finally:
         envs.close()
+
+
+def test_workers_do_not_wait_for_torch_threads() -> None:
+    """A forked worker inherits torch's thread pool without its threads: a parallel operation in it must not hang."""
+    script = (
+        "import gymnasium as gym, torch, bocmdp_gym\n"
+        "torch.randn(2000, 2000) @ torch.randn(2000, 2000)\n"
+        "envs = gym.make_vec('bocmdp/RandomMDP-v0', 2, 'async')\n"
+        "envs.reset(seed=0)\n"
+        "envs.close()\n"
+    )
+    threads = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", script], env=threads, timeout=120, check=True)
 
 
 @pytest.mark.parametrize(("env_id", "wrapper"), [*((env_id, DummyVecEnv) for env_id in IDS), (IDS[0], SubprocVecEnv)])
