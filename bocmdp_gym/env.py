@@ -10,7 +10,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from bisect import bisect_right
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
+from types import FunctionType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import gymnasium as gym
@@ -209,6 +211,13 @@ class ConfigurableEnv(_Configuration, gym.Env[Any, Any]):
         self = super().__new__(cls)
         self._arguments = (args, kwargs)
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as the constructor's arguments, which make the model anew, and the running episode."""
+        made_anew = ("model", "_mdps", "_figure")
+        state = {k: v for k, v in self.__dict__.items() if k not in made_anew and not isinstance(v, FunctionType)}
+        args, kwargs = self._arguments
+        return partial(type(self), *args, **kwargs), (), state
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.

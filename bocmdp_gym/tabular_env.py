@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
 from operator import index as as_index
-from types import FunctionType
 from typing import Any
 
 import gymnasium as gym
@@ -163,13 +161,6 @@ class TabularEnv(ConfigurableEnv):
             not terminated and self._age == self.horizon,
             {"leader_reward": self._leader_reward.item(pair), "context": self._episode_context},
         )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as the constructor's arguments, which make the model anew, and the running episode."""
-        made_anew = ("model", "_mdps", "_figure")
-        state = {k: v for k, v in self.__dict__.items() if k not in made_anew and not isinstance(v, FunctionType)}
-        args, kwargs = self._arguments
-        return partial(type(self), *args, **kwargs), (), state
 
     def _illegal(self, action: Any) -> ActionError:
         return ActionError(f"action {action!r} is illegal; expected an integer in 0..{self._n_actions - 1}.")
