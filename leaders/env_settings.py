@@ -12,7 +12,7 @@ import gymnasium as gym
 
 from bocmdp_gym.envs.four_rooms import LAYOUT
 from bocmdp_gym.errors import OptionError, suggest
-from leaders.settings import RunSettings
+from leaders.settings import LeaderName, RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,38 @@ class MetaRLSettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaxDesignSettings(RunSettings):
+    """Tax design (paper, appendix A): income tax and VAT rates for households that work, consume and save."""
+
+    leader: LeaderName = "exact"
+    """Who leads; assets are no table, so hpgd needs --estimator critic here."""
+    regularization: float = 0.1
+    """The follower's entropy coefficient lambda > 0; 0.1, 0.2 or 0.3 in the published runs."""
+    iterations: int = 1000
+    """Outer iterations: one context, one gradient and one step of x each."""
+    prices: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Prices of the goods."""
+    wage: float = 1.0
+    """Wage per hour."""
+    tax_upper: tuple[float, float, float, float] = (1.0, 2.0, 2.0, 2.0)
+    """Upper bounds of the income tax and the VAT rates."""
+    asset_range: tuple[float, float] = (-100.0, 100.0)
+    """Smallest and largest assets."""
+    noise_std: float = 5.0
+    """Standard deviation of what happens to the assets by chance."""
+    grid_size: int = 101
+    """Grid points of the model that is solved."""
+    horizon: int = 200
+    """Steps after which an episode is cut."""
+
+    name: ClassVar[str] = "tax-design"
+
+    @property
+    def env_id(self) -> str:
+        return "bocmdp/TaxDesign-v0"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomSettings(RunSettings):
     """Your own configurable environment, registered with Gymnasium."""
 
@@ -182,7 +214,8 @@ class CustomSettings(RunSettings):
 
 #: What the command line offers, by name.
 ENVIRONMENTS: dict[str, type[RunSettings]] = {
-    s.name: s for s in (FourRoomsSettings, RandomMDPSettings, PrincipalAgentSettings, MetaRLSettings, CustomSettings)
+    s.name: s
+    for s in (FourRoomsSettings, RandomMDPSettings, PrincipalAgentSettings, MetaRLSettings, TaxDesignSettings, CustomSettings)
 }
 
 
