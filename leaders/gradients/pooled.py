@@ -11,6 +11,7 @@ no time limit enters it: a step before the cut is a step like any other, and wha
 
 Pairs never seen. Acting there is taken to be worth the state's average to the leader, Qbar(s,a) = Vbar(s): no advantage, so no
 weight. That is pi restricted to the actions seen in s and renormalised. In a state where no action was seen nothing is earned.
+Where contexts share transitions but not ends, a pair that this context never visited is taken to go on.
 
 Work per estimate: one pass over the new steps and one tabular evaluation; memory: the counts, as large as the stored P.
 """
