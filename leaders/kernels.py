@@ -617,3 +617,34 @@ def traces(kicks, ends, gamma, gamma_leader):
             power[i] = factor
             factor *= gamma_leader
     return trace, power
+
+
+# ------------------------------------------------------------------------------------------- counts of transitions
+
+
+@njit(cache=True)
+def count_transitions(states, actions, moves, ends, terminated, final_states, succ, transitions, visits, endings, starts):
+    """Add episodes to the counts: of successors (S, M, K), of visits and of ends per pair (S, A), of starts (S,).
+
+    Returns the first step whose successor is not among those stored, which is not counted nor any after it; -1: none.
+    """
+    n_k = succ.shape[2]
+    for e in range(ends.shape[0]):
+        begin = ends[e - 1] if e > 0 else 0
+        starts[states[begin]] += 1
+        for i in range(begin, ends[e]):
+            s, a = states[i], actions[i]
+            last = i == ends[e] - 1
+            if last and terminated[e]:
+                endings[s, a] += 1
+            else:
+                following = final_states[e] if last else states[i + 1]
+                m = a if moves.shape[0] == 0 else moves[a]
+                k = following if following < n_k and succ[s, m, following] == following else 0  # kernels that store all states
+                while k < n_k and succ[s, m, k] != following:
+                    k += 1
+                if k == n_k:
+                    return i
+                transitions[s, m, k] += 1
+            visits[s, a] += 1
+    return -1
