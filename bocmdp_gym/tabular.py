@@ -84,6 +84,11 @@ class ContextArrays(NamedTuple):
     solver: PolicySolver
 
     @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The stored row of each action, ``(A,)``."""
+        return np.arange(self.reward.shape[1]) if self.moves is None else self.moves
+
+    @property
     def successors(self) -> npt.NDArray[np.int32]:
         """Successors per action, ``(S, A, K)``.
 
@@ -277,6 +282,11 @@ class TabularBOCMDP(BOCMDP):
             )
         self._shapes[name] = tensor.shape
         return tensor
+
+    @property
+    def factored(self) -> bool:
+        """Whether actions share rows of P (`FactoredTransitions`), which not every method can read."""
+        return self._template is not None and self._template.index is not None
 
     def check_leader(self, x: Any) -> Tensor:
         """x as a float64 tensor ``(..., d)``.
