@@ -28,7 +28,7 @@ from torch.autograd import Variable
 
 from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, initial_tables
-from bocmdp_gym.env import check_context_probabilities, check_discount
+from bocmdp_gym.env import check_context_probabilities, check_discount, refuse_multi_agent
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.policy_solvers import PolicySolver
@@ -696,8 +696,9 @@ def gymnasium_tables(env: gym.Env[Any, Any]) -> GymnasiumTables:
     distribution over the others, so no value or entropy is earned after the end.
 
     Raises:
-        UnsupportedError: the environment publishes no tables.
+        UnsupportedError: the environment publishes no tables, or is a multi-agent one.
     """
+    refuse_multi_agent(env)
     base = env.unwrapped
     table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)
     if not isinstance(table, dict) or initial is None:
