@@ -84,6 +84,12 @@ class TrajectoryOracle:
         """Environment steps the follower has used for itself."""
         return self.follower.training_steps
 
+    @property
+    def tells_states(self) -> bool:
+        """Whether trajectories carry the indices of the states visited."""
+        readable = self._plain or self.compiled or not isinstance(self.env, VectorEnv)
+        return isinstance(self.core, TabularEnv) and readable
+
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The model's arrays at x, differentiable in x; kept until another x is asked for.
 

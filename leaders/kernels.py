@@ -335,7 +335,8 @@ def monte_carlo_scores(
     ends,
     terminated,
     final_states,
-    succ,
+    succ,  # (S, M, K)
+    rows,  # (A,): the row of each action
     bonus,  # (S,) lambda H(pi(.|s))
     gamma,
     gamma_leader,
@@ -345,12 +346,13 @@ def monte_carlo_scores(
     carried_mass,
     carried_trace,
 ):
-    """Weights on log P (S, A, K) and on log mu (S,) from on-policy episodes."""
+    """Weights on log P (S, M, K), on log mu (S,) and on log (1 - q) (S, A) from on-policy episodes."""
     n_k = succ.shape[2]
     n_episodes = ends.shape[0]
     value = _follower_values(states, rewards, ends, terminated, final_states, bonus, gamma, bootstrap)
     w_transition = np.zeros(succ.shape)
     w_initial = np.zeros(bonus.shape[0])
+    w_going = np.zeros((bonus.shape[0], rows.shape[0]))
     for e in range(n_episodes):
         begin = ends[e - 1] if e > 0 else 0
         w_initial[states[begin]] += leader_value[states[begin]] / n_episodes
@@ -363,13 +365,16 @@ def monte_carlo_scores(
             if i < ends[e] - 1 or not terminated[e]:
                 following = states[i + 1] if i < ends[e] - 1 else final_states[e]
                 k = min(following, n_k - 1)  # where a dense kernel stores it
-                if succ[s, a, k] != following:
+                row = rows[a]
+                if succ[s, row, k] != following:
                     k = 0
-                    while succ[s, a, k] != following:
+                    while succ[s, row, k] != following:
                         k += 1
-                w_transition[s, a, k] += gamma * trace * value[following] + gamma_leader * mass * leader_value[following]
+                weight = gamma * trace * value[following] + gamma_leader * mass * leader_value[following]
+                w_transition[s, row, k] += weight
+                w_going[s, a] += weight
             mass *= gamma_leader
-    return w_transition, w_initial
+    return w_transition, w_initial, w_going
 
 
 # ------------------------------------------------------------------------ adaptive model design (Alg. 7, corrected)
