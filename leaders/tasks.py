@@ -164,10 +164,10 @@ def _run(
             key = attempt.key
             if attempt.result is not None:
                 stored[key] = json.loads(attempt.result)
-                _write(folder / key / RESULT, json.dumps({"task": tasks[key], "result": stored[key]}, indent=2) + "\n")
+                write_whole(folder / key / RESULT, json.dumps({"task": tasks[key], "result": stored[key]}, indent=2) + "\n")
                 (folder / key / "error.txt").unlink(missing_ok=True)
             else:
-                _write(folder / key / "error.txt", attempt.trace or attempt.error + "\n")
+                write_whole(folder / key / "error.txt", attempt.trace or attempt.error + "\n")
                 tried[key] += 1
                 if tried[key] <= retries:
                     outcomes.retried += 1
@@ -202,7 +202,7 @@ def _read(key: str, task: Mapping[str, Any], folder: Path) -> dict[str, Any] | N
     return found
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
