@@ -166,6 +166,9 @@ class FiguresOf(Table1):
             ):
                 for suffix in ("png", "pdf"):
                     save(figure, folder / f"figure{number:02d}.{suffix}")
+        if not self.quick:
+            best = _searches(self, self.slip_probability)[0]["x"]
+            save(figures.before_and_after(CELLS[0], best, self.slip_probability), folder / "before_and_after.png")
         print(f"Figures {', '.join(str(n) for cell in CELLS for n in FIGURES[cell])} are in {folder}/")
 
 

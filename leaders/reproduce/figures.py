@@ -38,8 +38,7 @@ def curves(cell: Cell, found: Sequence[Entry], best: float | None = None) -> Fig
 
 def maps(cell: Cell, found: Sequence[Entry], slip_probability: float) -> Figure:
     """The penalties of each algorithm's best seed, with the most likely path to either goal."""
-    env = gym.make("bocmdp/FourRooms-v0", slip_probability=slip_probability, penalty_cost=cell.penalty_cost)
-    core: Any = bocmdp_gym.configurable(env)
+    core = _environment(cell, slip_probability)
     figure = Figure(figsize=(5.0 * len(found), 5.4), layout="constrained")
     for ax, entry in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         best = max(entry.results, key=lambda result: result["value"])
@@ -48,6 +47,23 @@ def maps(cell: Cell, found: Sequence[Entry], slip_probability: float) -> Figure:
         ax.set_title(f"{ALGORITHMS[entry.algorithm]}: {best['value']:.3f}")
     figure.suptitle(f"{title(cell)}: penalties per step, and the most likely paths", fontsize=11)
     return figure
+
+
+def before_and_after(cell: Cell, x: Sequence[float], slip_probability: float) -> Figure:
+    """The picture that explains the problem: most likely paths without penalties, and under x."""
+    core = _environment(cell, slip_probability)
+    nothing = np.zeros(len(x))
+    nothing[-1] = 50.0  # the last entry is the budget left unspent
+    figure = Figure(figsize=(10.0, 5.4), layout="constrained")
+    for ax, point, name in zip(figure.subplots(1, 2), (nothing, x), ("no penalties", "the leader's penalties"), strict=True):
+        core.draw_result(ax, point, core.model.solve(point, cell.regularization).policy.numpy())
+        ax.set_title(f"{name}: F = {float(core.model.leader_return(point, cell.regularization)):.2f}")
+    return figure
+
+
+def _environment(cell: Cell, slip_probability: float) -> Any:
+    env = gym.make("bocmdp/FourRooms-v0", slip_probability=slip_probability, penalty_cost=cell.penalty_cost)
+    return bocmdp_gym.configurable(env)
 
 
 def title(cell: Cell) -> str:
