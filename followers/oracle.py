@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -132,6 +133,9 @@ class TrajectoryOracle:
         """The follower's policy at (x, context)."""
         self.last_response = self.follower.respond(self.task(x, context), rng)
         return self.last_response
+
+    def respond_ahead(self, x: Any, contexts: Sequence[Any], rngs: Sequence[np.random.Generator]) -> None:
+        """Say which responses `respond` will be called for next: an oracle with workers starts on them all at once."""
 
     def tabulate(self, policy: Policy) -> TabularPolicy | None:
         """A policy as a table of probabilities; None where states are no table or it does not tell all of its probabilities."""

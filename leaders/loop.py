@@ -25,10 +25,12 @@ from followers import Follower, Policy, TrajectoryOracle, suboptimality
 from leaders.base import Leader
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
-from leaders.gradients import Loss
+from leaders.gradients import Loss, PolicyEstimator
 from leaders.gradients.exact import leader_values
 from leaders.history import History
 
+#: (env, follower) -> oracle.
+OracleFactory = Callable[[Any, Follower], TrajectoryOracle]
 #: Runs shorter than this show no progress bar.
 _QUIET_ITERATIONS = 50
 
@@ -123,6 +125,7 @@ def optimize(
     constraints: Sequence[Constraint] = (),
     constraint_penalty: float = 50.0,
     contexts: int | Literal["all"] = 1,
+    oracle: OracleFactory = TrajectoryOracle,
     evaluate_every: int = 100,
     callback: Callable[[Progress], None] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -143,6 +146,8 @@ def optimize(
         constraint_penalty: rho of the augmented Lagrangian: larger presses harder, and too large overshoots.
         contexts: contexts drawn per iteration, whose estimates are averaged; "all": every one of finitely many, weighted by
             its probability.
+        oracle: how env and follower are put together; ``functools.partial(RayOracle, workers=4)`` for slow followers, whose
+            responses in the contexts of an iteration are then made at the same time.
         evaluate_every: how often the exact leader return is computed (tabular models) and ``callback`` is called.
         callback: called with a `Progress` every ``evaluate_every`` iterations and after the last.
         checkpoints: where and how often to save the run; SIGTERM then ends it with a checkpoint.
@@ -159,7 +164,7 @@ def optimize(
     check_count("evaluate_every", evaluate_every)
     if resume and checkpoints is None:
         raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
-    run = _Run(env, leader, follower, iterations, seed, x0, loss, constraints, constraint_penalty, contexts)
+    run = _Run(env, leader, follower, iterations, seed, x0, loss, constraints, constraint_penalty, contexts, oracle)
     if checkpoints is not None:
         checkpoints.fingerprint |= run.identity(seed, contexts)
         if not resume:
@@ -201,9 +206,10 @@ class _Run:
         constraints: Sequence[Constraint],
         constraint_penalty: float,
         contexts: int | Literal["all"],
+        oracle: OracleFactory = TrajectoryOracle,
     ):
         self.rng = seed if isinstance(seed, np.random.Generator) else generator(seed)
-        self.oracle = TrajectoryOracle(env, follower)
+        self.oracle = oracle(env, follower)
         self.leader, self.iterations = leader, iterations
         leader.estimator.bind(self.oracle, loss)
         core = self.oracle.core
@@ -255,7 +261,10 @@ class _Run:
         x, rng = self.x.detach(), self.rng
         if self.done == self.chosen:
             self.x_random = x.clone()
-        estimates = [(self.leader.estimator.estimate(self.oracle, x, c, rng), c, w) for c, w in self._weighted(rng)]
+        drawn = self._weighted(rng)
+        rngs = self._generators(x, [context for context, _ in drawn])
+        estimator = self.leader.estimator
+        estimates = [(estimator.estimate(self.oracle, x, c, r), c, w) for (c, w), r in zip(drawn, rngs, strict=True)]
         first, context, weight = estimates[0]
         gradient, sampled = first.gradient, first.leader_return
         if len(estimates) > 1 or weight != 1.0:
@@ -288,6 +297,14 @@ class _Run:
         self.history.append(record)
         self.done += 1
         return record
+
+    def _generators(self, x: Tensor, contexts: list[Any]) -> list[np.random.Generator]:
+        """The generators of an iteration's contexts: the run's, or one for each where responses may be made at the same time."""
+        if len(contexts) == 1 or self.oracle.follower.exact or not isinstance(self.leader.estimator, PolicyEstimator):
+            return [self.rng] * len(contexts)
+        rngs = [np.random.default_rng(seeds) for seeds in self.rng.integers(2**32, size=(len(contexts), 4))]
+        self.oracle.respond_ahead(x, contexts, rngs)
+        return rngs
 
     def state(self) -> dict[str, Any]:
         return {

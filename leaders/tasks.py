@@ -31,13 +31,12 @@ from tqdm.auto import tqdm
 
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_choice, check_count
+from followers.ray_cluster import ONE_THREAD
 
 #: What a task runs: (task, its folder) -> a JSON-able result. Importable by name, so that worker processes find it.
 Function = Callable[[Mapping[str, Any], Path], Any]
 Backend = Literal["processes", "ray", "serial"]
 RESULT = "result.json"
-#: Every worker is one thread: on small matrices the thread pools of several processes only wait for each other.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 #: Seconds a worker has to save its work when the run is interrupted.
 _GRACE = 30.0
