@@ -1,14 +1,19 @@
 """Sample efficiency on Four-Rooms: error of the gradient and the leader's value, against follower steps per update.
 
-``python -m benchmarks.sample_efficiency`` stores ``results/sample_efficiency.json``, a table and a plot. Each estimator makes its
-own runs of HPGD. Every few iterations its gradient is compared with the exact one at the same x and context, before clipping: the
-relative error (one that always answers 0 has error 1) and the cosine are averaged along the run, and again without its first
-tenth, in which the pooled estimator knows little. The leader's value is exact, at the last x. Steps are those asked for; the last
-episode of an update is finished on top (some 20 steps here). One process, no accelerator: about half an hour.
+``python -m benchmarks.sample_efficiency [PART ...]`` stores, for each part, a JSON file and a table in ``results/``:
+
+- ``steps``: three cells of the paper's table over steps per update (``sample_efficiency.json``, with a plot);
+- ``cells``: all nine cells at 1,000 steps per update, Monte-Carlo at 10,000 beside it (``sample_efficiency_cells.json``).
+
+Each estimator makes its own runs of HPGD. Every few iterations its gradient is compared with the exact one at the same x and
+context, before clipping: the relative error (one that always answers 0 has error 1) and the cosine are averaged along the run,
+and again after its first tenth, in which the pooled estimator knows little. The leader's value is exact, at the last x. Steps are
+those asked for; the last episode of an update is finished on top (20 to 60 steps here, all counted in the JSON file).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +33,8 @@ from leaders.updates import Update
 #: lambda, beta, learning rate of all leaders.
 CELLS = ((0.001, 1.0, 0.5), (0.003, 3.0, 0.5), (0.005, 1.0, 0.1))
 STEPS = (100, 200, 400, 1_000, 10_000)
+ALL_CELLS = tuple((lam, beta, rate) for lam, rate in ((0.001, 0.5), (0.003, 0.5), (0.005, 0.1)) for beta in (1.0, 3.0, 5.0))
+BESIDE = (("Monte-Carlo", 10_000), ("pooled", 1_000), ("pooled, contexts too", 1_000))
 SEEDS = 5
 ITERATIONS = 2_000
 LONG_ITERATIONS, LONG_STEPS = 10_000, 1_000  # the paper's number of updates, at the steps a target is set for
@@ -125,9 +132,9 @@ def picture(results: dict[str, Any]) -> Figure:
     """Error, 1 - cosine and leader's value, per cell."""
     figure = Figure(figsize=(4.6 * len(CELLS), 9.6), layout="constrained")
     axes = figure.subplots(3, len(CELLS), sharex=True, sharey="row", squeeze=False)
-    rows = (("relative_error", 0.3), ("cosine", 0.05), ("leader_return", None))
-    for column, (title, found) in enumerate(results.items()):
-        for ax, (key, target) in zip(axes[:, column], rows, strict=True):
+    shown = (("relative_error", 0.3), ("cosine", 0.05), ("leader_return", None))
+    for column, (name_of_cell, found) in enumerate(results.items()):
+        for ax, (key, target) in zip(axes[:, column], shown, strict=True):
             for name in ESTIMATORS:
                 points = [found[name][str(steps)][key] for steps in STEPS]
                 mean, error = (np.array([p[part] for p in points]) for part in ("mean", "standard_error"))
@@ -142,7 +149,7 @@ def picture(results: dict[str, Any]) -> Figure:
             else:
                 ax.axhline(found["exact"]["mean"], color="black", linestyle="--", linewidth=1, label="exact gradient")
                 ax.set_xlabel("follower steps per update")
-        axes[0, column].set_title(title)
+        axes[0, column].set_title(name_of_cell)
     labels = (
         "relative error of the gradient",
         "1 - cosine with the exact gradient",
@@ -155,44 +162,72 @@ def picture(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def table(results: dict[str, Any], long: dict[str, Any]) -> str:
-    """The means over seeds in Markdown."""
-    keys = ("relative_error", "relative_error_after_first_tenth", "cosine", "leader_return")
-    header = ("estimator", "steps per update", "relative error", "without the first tenth", "cosine", "leader's value")
-    lines = []
-    for title, found in results.items():
-        lines += [f"{title}; {found['exact']['mean']:.3f} with exact gradients", ""]
-        lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        groups = [(name, f"{steps:,}", found[name][str(steps)]) for name in ESTIMATORS for steps in STEPS]
-        groups.append((f"pooled, {LONG_ITERATIONS:,} updates", f"{LONG_STEPS:,}", long[title]))
-        for name, steps, row in groups:
-            numbers = [f"{row[key]['mean']:.3f}" for key in keys[:-1]]
-            value = "{mean:.3f} ± {standard_error:.3f}".format(**row["leader_return"])
-            lines.append(f"| {name} | {steps} | " + " | ".join([*numbers, value]) + " |")
-        lines.append("")
-    return "\n".join(lines)
+def rows(groups: list[tuple[str, dict[str, Any]]], first: str) -> str:
+    """Means over seeds in Markdown, one row per (name, summaries)."""
+    keys = ("relative_error", "relative_error_after_first_tenth", "cosine", "cosine_after_first_tenth")
+    header = (first, "relative error", "after the first tenth", "cosine", "after the first tenth", "leader's value")
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for name, row in groups:
+        value = "{mean:.3f} ± {standard_error:.3f}".format(**row["leader_return"])
+        lines.append(f"| {name} | " + " | ".join([*(f"{row[key]['mean']:.3f}" for key in keys), value]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def title(cell: tuple[float, float, float]) -> str:
+    """A cell's name."""
+    return "lambda {}, beta {:g}".format(*cell)
+
+
+def steps() -> None:
+    """Three cells over steps per update."""
+    results: dict[str, Any] = {}
+    long: dict[str, Any] = {}
+    tables = []
+    with tqdm(total=len(CELLS) * (len(ESTIMATORS) * len(STEPS) + 1)) as bar:
+        for cell in CELLS:
+            name = title(cell)
+            found = results[name] = {"exact": summary([exact_return(cell, seed) for seed in range(SEEDS)])}
+            groups = []
+            for estimator in ESTIMATORS:
+                found[estimator] = {}
+                for n in STEPS:
+                    found[estimator][str(n)] = measure(cell, estimator, n, ITERATIONS)
+                    groups.append((f"{estimator}, {n:,} steps", found[estimator][str(n)]))
+                    bar.update()
+            long[name] = measure(cell, "pooled", LONG_STEPS, LONG_ITERATIONS)
+            groups.append((f"pooled, {LONG_STEPS:,} steps, {LONG_ITERATIONS:,} updates", long[name]))
+            bar.update()
+            tables.append(
+                f"{name}; leader's value with exact gradients {found['exact']['mean']:.3f}\n\n{rows(groups, 'estimator')}"
+            )
+    picture(results).savefig(RESULTS / "sample_efficiency.png", dpi=130)
+    (RESULTS / "sample_efficiency.md").write_text("\n".join(tables))
+    settings = {"iterations": ITERATIONS, "seeds": SEEDS, "learning rates": [cell[2] for cell in CELLS]}
+    store("sample_efficiency", {**settings, "cells": results, f"pooled, {LONG_ITERATIONS} updates of {LONG_STEPS} steps": long})
+
+
+def cells() -> None:
+    """All cells at the steps a target is set for."""
+    results: dict[str, Any] = {}
+    groups = []
+    with tqdm(total=len(ALL_CELLS) * len(BESIDE)) as bar:
+        for cell in ALL_CELLS:
+            for estimator, n in BESIDE:
+                name = f"{title(cell)}, {estimator}, {n:,} steps"
+                results[name] = measure(cell, estimator, n, ITERATIONS)
+                groups.append((name, results[name]))
+                bar.update()
+    (RESULTS / "sample_efficiency_cells.md").write_text(rows(groups, "cell, estimator"))
+    settings = {"iterations": ITERATIONS, "seeds": SEEDS, "learning rates": [cell[2] for cell in ALL_CELLS]}
+    store("sample_efficiency_cells", {**settings, "rows": results})
+
+
+PARTS = {"steps": steps, "cells": cells}
 
 
 def main() -> None:
-    results: dict[str, Any] = {}
-    long: dict[str, Any] = {}
-    with tqdm(total=len(CELLS) * (len(ESTIMATORS) * len(STEPS) + 2)) as bar:
-        for cell in CELLS:
-            title = "lambda {}, beta {:g}".format(*cell)
-            found = results[title] = {"exact": summary([exact_return(cell, seed) for seed in range(SEEDS)])}
-            bar.update()
-            for name in ESTIMATORS:
-                found[name] = {}
-                for steps in STEPS:
-                    found[name][str(steps)] = measure(cell, name, steps, ITERATIONS)
-                    bar.update()
-            long[title] = measure(cell, "pooled", LONG_STEPS, LONG_ITERATIONS)
-            bar.update()
-    picture(results).savefig(RESULTS / "sample_efficiency.png", dpi=130)
-    (RESULTS / "sample_efficiency.md").write_text(table(results, long))
-    settings = {"iterations": ITERATIONS, "seeds": SEEDS, "learning rates": [cell[2] for cell in CELLS]}
-    store("sample_efficiency", {**settings, "cells": results, f"pooled, {LONG_ITERATIONS} updates of {LONG_STEPS} steps": long})
-    print(table(results, long))
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()
 
 
 if __name__ == "__main__":

@@ -145,6 +145,7 @@ class PooledEstimator(PolicyEstimator):
 
     Only where P, q and mu do not depend on x. The follower's policy is used as the oracle tells it; where it tells no
     probabilities, the shares of actions in the new steps stand for it (those in all steps, in states not visited by the new).
+    That is far less precise: the policy changes with x, so nothing of it is pooled, and at small lambda rare actions matter.
 
     Args:
         env_steps: new steps per estimate; the last episode is finished and its steps are counted too.
