@@ -85,6 +85,11 @@ class TrajectoryOracle:
         """Environment steps the follower has used for itself."""
         return self.follower.training_steps
 
+    @property
+    def horizon(self) -> int | None:
+        """Steps after which an episode is cut; None: never."""
+        return self._layers.horizon
+
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The model's arrays at x, differentiable in x; kept until another x is asked for.
 
