@@ -93,7 +93,8 @@ def batch_estimator(
 
 def _settings(estimator: Estimator) -> dict[str, Any]:
     """What decides an estimator's numbers."""
-    settings = {name: value for name, value in vars(estimator).items() if name != "solver"}
+    settled = ("solver", "regularization", "loss")  # by binding, which only the first has seen
+    settings = {name: value for name, value in vars(estimator).items() if name not in settled}
     if isinstance(estimator, ExactEstimator):
         settings |= {"tolerance": estimator.solver.tolerance, "max_iterations": estimator.solver.max_iterations}
     return settings
