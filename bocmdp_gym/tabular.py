@@ -537,6 +537,15 @@ class ConfiguredMDPs:
         if "initial" in model.moving and not _is_wrapped(parts["initial"]):
             _check_initial(parts["initial"].detach())
 
+    def to(self, device: torch.device | str) -> ConfiguredMDPs:
+        """The same arrays on another device of torch, with their graph."""
+        moved = object.__new__(ConfiguredMDPs)
+        moved.model, moved.x, moved._arrays = self.model, self.x, {}
+        moved._parts = {name: part.to(device) for name, part in self._parts.items() if name != "transition"}
+        moved.transition = self.transition.with_values(self.transition.values.to(device))
+        moved._parts["transition"] = moved.transition
+        return moved
+
     def _full(self, name: str) -> Tensor:
         part: Tensor = self._parts[name]
         sizes = (self.model.n_contexts, self.model.n_states, self.model.n_actions)
@@ -678,6 +687,32 @@ class ConfiguredMDPs:
         if not outputs:
             return torch.zeros_like(self.x)
         return _reverse_pass(outputs, cotangents, self.x)
+
+    def batch_rows(self, name: str, contexts: npt.NDArray[np.int64]) -> Array:
+        """One context of "reward", "leader_reward" or "termination" per entry of x ``(B, d)``: ``(B, S, A)``, contiguous."""
+        values = self._parts[name].detach().numpy()
+        rows = np.empty((len(contexts), self.model.n_states, self.model.n_actions))
+        if values.ndim == 3:
+            rows[...] = values[0 if len(values) == 1 else contexts]
+        else:
+            rows[...] = values[np.arange(len(contexts)), 0 if values.shape[1] == 1 else contexts]
+        return rows
+
+    def batch_vjp(self, weights: Weights, contexts: npt.NDArray[np.int64]) -> Tensor:
+        """`vjp` of every entry of x ``(B, d)`` at once: weights ``(B, S, A)`` of rewards, one context each. ``(B, d)``."""
+        outputs, cotangents = [], []
+        for name, weight in vars(weights).items():
+            if weight is None or name not in self.model.moving or not self._parts[name].requires_grad:
+                continue
+            output: Tensor = self._parts[name]
+            for axis, size in enumerate(output.shape[2:], start=1):
+                if size == 1 and weight.shape[axis] > 1:
+                    weight = weight.sum(axis, keepdims=True)
+            full = np.zeros(output.shape)
+            full[np.arange(len(full)), 0 if output.shape[1] == 1 else contexts] = weight
+            outputs.append(output)
+            cotangents.append(torch.from_numpy(full))
+        return _reverse_pass(outputs, cotangents, self.x) if outputs else torch.zeros_like(self.x)
 
 
 class GymnasiumTables(NamedTuple):
