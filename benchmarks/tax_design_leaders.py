@@ -63,9 +63,7 @@ def _hpgd(steps: int, learning_rate: float) -> Callable[[], leaders.Leader]:
 
 
 def _zero_order() -> leaders.Leader:
-    return leaders.ZeroOrder(
-        0.1, SMOOTHING, decay=False, exact=False, env_steps=50_000, optimizer="Adam", max_gradient_norm=None
-    )
+    return leaders.ZeroOrder(0.1, SMOOTHING, decay=False, exact=False, env_steps=50_000, optimizer="Adam", max_gradient_norm=None)
 
 
 def _exact() -> leaders.Leader:
