@@ -40,20 +40,20 @@ Array = npt.NDArray[np.float64]
 Curve = list[tuple[int, float]]
 
 LAMBDA = 0.01
-SOLVES = 20_000
+SOLVES = 10_000
 BOUND = 6.0
 ENV_STEPS = 2000
 POINTS = 40
-SEEDS = tuple(range(10))
-TUNING_SEEDS = (100, 101, 102)
+SEEDS = tuple(range(5))
+TUNING_SEEDS = (100, 101)
 EVERY = SOLVES // POINTS
 
 CANDIDATES: dict[str, tuple[dict[str, float], ...]] = {
-    "HPGD": tuple({"learning_rate": rate} for rate in (0.1, 0.5, 1.0, 3.0)),
-    "ExactGradient": tuple({"learning_rate": rate} for rate in (0.1, 0.5, 1.0, 3.0)),
-    "ZeroOrder": tuple({"learning_rate": rate, "smoothing": c} for rate in (0.1, 0.5, 1.0) for c in (1.0, 5.0)),
-    "CMA-ES": tuple({"sigma": sigma} for sigma in (0.1, 0.2, 0.4)),
-    "PPO": tuple({"learning_rate": rate, "log_std_init": log_std} for rate in (1e-3, 3e-3) for log_std in (-1.0, 0.0)),
+    "HPGD": tuple({"learning_rate": rate} for rate in (0.5, 2.0)),
+    "ExactGradient": tuple({"learning_rate": rate} for rate in (0.5, 2.0)),
+    "ZeroOrder": tuple({"learning_rate": rate, "smoothing": c} for rate in (0.1, 0.5) for c in (1.0, 5.0)),
+    "CMA-ES": tuple({"sigma": sigma} for sigma in (0.1, 0.3)),
+    "PPO": tuple({"learning_rate": rate, "log_std_init": log_std} for rate in (1e-3, 3e-3) for log_std in (-1.0,)),
 }
 
 
@@ -74,7 +74,7 @@ def import_cma() -> Any:
 
 def exact_value(x: Any) -> float:
     """F(x) at the follower's optimum."""
-    return float(_MODEL.leader_return(torch.as_tensor(np.array(x)), LAMBDA))
+    return float(_MODEL.leader_return(torch.as_tensor(x), LAMBDA))
 
 
 _MODEL = small_rooms().unwrapped.model
@@ -202,8 +202,8 @@ def compare(name: str) -> dict[str, Any]:
 
 
 def search(starts: int) -> dict[str, Any]:
-    """`leaders.multistart`: three rounds of 312 iterations, both contexts each, a quarter kept."""
-    iterations, rounds, keep = 312, 3, 0.25
+    """`leaders.multistart`: three rounds of 156 iterations, both contexts each, a quarter kept."""
+    iterations, rounds, keep = 156, 3, 0.25
     runs = sum(max(1, round(starts * keep**r)) for r in range(rounds))
     leader = leaders.ExactGradient(0.1, optimizer="Adam", max_gradient_norm=None)
     values = []
@@ -266,7 +266,10 @@ def main() -> None:
     import_cma()
     results: dict[str, Any] = {"lambda": LAMBDA, "seeds": len(SEEDS), "HPGD env_steps": ENV_STEPS, "bound": BOUND}
     results["value_at_0"] = exact_value(np.zeros(_MODEL.leader_dim))
-    results["leaders"] = {name: compare(name) for name in RUNS}
+    results["leaders"] = {}
+    for name in RUNS:
+        results["leaders"][name] = row = compare(name)
+        print(name, row["setting"], row["final"], flush=True)
     results["multistart"] = [search(24), search(96)]
     store("leader_comparison", results)
     (RESULTS / "leader_comparison.md").write_text(as_table(results))
