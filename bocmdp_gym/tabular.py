@@ -28,7 +28,7 @@ from torch.autograd import Variable
 
 from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, initial_tables
-from bocmdp_gym.env import check_context_probabilities, check_discount
+from bocmdp_gym.env import check_context_probabilities, check_discount, refuse_multi_agent
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.policy_solvers import PolicySolver
@@ -82,6 +82,11 @@ class ContextArrays(NamedTuple):
     leader_continuation: Array  # (S, A), gamma_L (1 - q)
     starts: AliasTables  # for draws from `initial`
     solver: PolicySolver
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The stored row of each action, ``(A,)``."""
+        return np.arange(self.reward.shape[1]) if self.moves is None else self.moves
 
     @property
     def successors(self) -> npt.NDArray[np.int32]:
@@ -277,6 +282,11 @@ class TabularBOCMDP(BOCMDP):
             )
         self._shapes[name] = tensor.shape
         return tensor
+
+    @property
+    def factored(self) -> bool:
+        """Whether actions share rows of P (`FactoredTransitions`), which not every method can read."""
+        return self._template is not None and self._template.index is not None
 
     def check_leader(self, x: Any) -> Tensor:
         """x as a float64 tensor ``(..., d)``.
@@ -721,8 +731,9 @@ def gymnasium_tables(env: gym.Env[Any, Any]) -> GymnasiumTables:
     distribution over the others, so no value or entropy is earned after the end.
 
     Raises:
-        UnsupportedError: the environment publishes no tables.
+        UnsupportedError: the environment publishes no tables, or is a multi-agent one.
     """
+    refuse_multi_agent(env)
     base = env.unwrapped
     table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)
     if not isinstance(table, dict) or initial is None:

@@ -349,7 +349,8 @@ def monte_carlo_scores(
     ends,
     terminated,
     final_states,
-    succ,
+    succ,  # (S, M, K)
+    rows,  # (A,): the row of each action
     bonus,  # (S,) lambda H(pi(.|s))
     gamma,
     gamma_leader,
@@ -359,12 +360,13 @@ def monte_carlo_scores(
     carried_mass,
     carried_trace,
 ):
-    """Weights on log P (S, A, K) and on log mu (S,) from on-policy episodes."""
+    """Weights on log P (S, M, K), on log mu (S,) and on log (1 - q) (S, A) from on-policy episodes."""
     n_k = succ.shape[2]
     n_episodes = ends.shape[0]
     value = _follower_values(states, rewards, ends, terminated, final_states, bonus, gamma, bootstrap)
     w_transition = np.zeros(succ.shape)
     w_initial = np.zeros(bonus.shape[0])
+    w_going = np.zeros((bonus.shape[0], rows.shape[0]))
     for e in range(n_episodes):
         begin = ends[e - 1] if e > 0 else 0
         w_initial[states[begin]] += leader_value[states[begin]] / n_episodes
@@ -377,13 +379,16 @@ def monte_carlo_scores(
             if i < ends[e] - 1 or not terminated[e]:
                 following = states[i + 1] if i < ends[e] - 1 else final_states[e]
                 k = min(following, n_k - 1)  # where a dense kernel stores it
-                if succ[s, a, k] != following:
+                row = rows[a]
+                if succ[s, row, k] != following:
                     k = 0
-                    while succ[s, a, k] != following:
+                    while succ[s, row, k] != following:
                         k += 1
-                w_transition[s, a, k] += gamma * trace * value[following] + gamma_leader * mass * leader_value[following]
+                weight = gamma * trace * value[following] + gamma_leader * mass * leader_value[following]
+                w_transition[s, row, k] += weight
+                w_going[s, a] += weight
             mass *= gamma_leader
-    return w_transition, w_initial
+    return w_transition, w_initial, w_going
 
 
 # ------------------------------------------------------------------------ adaptive model design (Alg. 7, corrected)
@@ -631,6 +636,37 @@ def traces(kicks, ends, gamma, gamma_leader):
             power[i] = factor
             factor *= gamma_leader
     return trace, power
+
+
+# ------------------------------------------------------------------------------------------- counts of transitions
+
+
+@njit(cache=True)
+def count_transitions(states, actions, moves, ends, terminated, final_states, succ, transitions, visits, endings, starts):
+    """Add episodes to the counts: of successors (S, M, K), of visits and of ends per pair (S, A), of starts (S,).
+
+    Returns the first step whose successor is not among those stored, which is not counted nor any after it; -1: none.
+    """
+    n_k = succ.shape[2]
+    for e in range(ends.shape[0]):
+        begin = ends[e - 1] if e > 0 else 0
+        starts[states[begin]] += 1
+        for i in range(begin, ends[e]):
+            s, a = states[i], actions[i]
+            last = i == ends[e] - 1
+            if last and terminated[e]:
+                endings[s, a] += 1
+            else:
+                following = final_states[e] if last else states[i + 1]
+                m = a if moves.shape[0] == 0 else moves[a]
+                k = following if following < n_k and succ[s, m, following] == following else 0  # kernels that store all states
+                while k < n_k and succ[s, m, k] != following:
+                    k += 1
+                if k == n_k:
+                    return i
+                transitions[s, m, k] += 1
+            visits[s, a] += 1
+    return -1
 
 
 # --------------------------------------------------------------------------------------------- many runs at once
