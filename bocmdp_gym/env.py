@@ -298,14 +298,20 @@ def layer_rng(seed: int | None, stream: int) -> np.random.Generator:
 
 
 def refuse_multi_agent(env: Any) -> None:
-    """Refuse environments in the style of PettingZoo.
+    """Refuse environments in the style of PettingZoo, at any depth of Gymnasium's wrappers.
 
     Raises:
         UnsupportedError: a multi-agent environment.
     """
-    if any(hasattr(env, name) for name in ("possible_agents", "max_num_agents")):
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        layer = layer.env
+    names = (
+        ("possible_agents", "max_num_agents") if isinstance(layer, gym.Env) else ("possible_agents", "max_num_agents", "agents")
+    )
+    if any(hasattr(layer, name) for name in names):
         raise UnsupportedError(
-            f"{type(env).__name__} is a multi-agent environment: several followers who interact at once (Markov games) are "
+            f"{type(layer).__name__} is a multi-agent environment: several followers who interact at once (Markov games) are "
             "outside this theory, and not built yet. Many followers who do not meet are contexts of one environment."
         )
 

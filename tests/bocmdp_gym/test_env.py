@@ -182,6 +182,18 @@ def test_contexts_are_drawn_anew_in_native_copies() -> None:
     assert all(0.35 < mean < 0.65 for mean in seen)
 
 
+@pytest.mark.parametrize("env_id", ["bocmdp/FourRooms-v0", "bocmdp/TaxDesign-v0"])
+@pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
+def test_a_context_set_while_episodes_run_holds_from_the_next_autoreset(env_id: str, vectorization: str) -> None:
+    envs: Any = gym.make_vec(env_id, 3, vectorization_mode=vectorization, horizon=4)
+    envs.call("set_context", 0)
+    envs.reset(seed=0)
+    envs.call("set_context", 1)
+    zero = np.zeros_like(envs.action_space.sample())
+    contexts = [envs.step(zero)[-1]["context"].tolist() for _ in range(7)]
+    assert contexts == [[0] * 3] * 4 + [[1] * 3] * 3
+
+
 def test_native_copies_agree_with_the_single_environment() -> None:
     """The same actions lead to the same distribution of states (chi-square, fixed seed)."""
     from scipy.stats import chi2_contingency
