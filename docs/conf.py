@@ -27,5 +27,6 @@ napoleon_preprocess_types = False
 html_theme = "furo"
 html_title = "bocmdp-gym"
 html_math_renderer = "mathml"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["math.css"]
 html_show_sourcelink = False

@@ -100,15 +100,15 @@ def environment_page(entry: Entry, out: Path) -> str:
         "",
         f"![{class_name}]({name}.png)",
         "",
-        *table(("", "at the default arguments"), facts.items()),
+        *markdown(kind),
         "",
         "## Known optimum",
         "",
         *optimum(entry.id, kind),
         "",
-        *markdown(inspect.cleandoc(kind.__doc__ or "")),
-        "",
         "## Defaults",
+        "",
+        *table(("", "at the default arguments"), facts.items()),
         "",
         *table(("argument", "default"), defaults(kind)),
         "",
@@ -141,23 +141,20 @@ def picture(env: gym.Env[Any, Any], core: Any, env_id: str) -> Any:
     return env.render()
 
 
-def markdown(doc: list[str] | str) -> Iterable[str]:
+def markdown(kind: type) -> Iterable[str]:
     """An environment's docstring, whose arguments and errors become lists."""
-    listed = False
-    for line in doc.splitlines() if isinstance(doc, str) else doc:
-        if line.startswith("## "):
-            listed = line == "## Arguments"
-        if line == "Raises:":
-            listed = True
-            yield from ("## Errors", "")
+    text = inspect.cleandoc(kind.__doc__ or "").replace("\nRaises:\n", "\n## Errors\n")
+    for section in re.split(r"^(?=## )", text, flags=re.M):
+        heading, _, body = section.partition("\n")
+        if heading not in ("## Arguments", "## Errors"):
+            yield section
             continue
-        line = line.strip()
-        argument = re.match(r"(\w+(?:, \w+)*): ", line) if listed else None
-        if argument:
-            names = ", ".join(f"`{one}`" for one in argument[1].split(", "))
-            yield f"- {names}: {line[argument.end() :]}"
-        else:
-            yield f"  {line}" if listed and line and not line.startswith("#") else line
+        names = "|".join(inspect.signature(kind).parameters) if heading == "## Arguments" else r"\w+Error"
+        pieces = re.split(rf"(?:^|\s+)((?:{names})(?:, (?:{names}))*): ", " ".join(body.split()))
+        yield f"{heading}\n"
+        for one, meaning in zip(pieces[1::2], pieces[2::2], strict=True):
+            yield "- " + ", ".join(f"`{name}`" for name in one.split(", ")) + f": {meaning}"
+        yield ""
 
 
 def defaults(kind: type) -> Iterable[tuple[str, str]]:

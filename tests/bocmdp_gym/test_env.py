@@ -5,10 +5,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import bocmdp_gym
-from bocmdp_gym import ConfigurableEnv, ConfigurableWrapper, check_configurable_env, errors
+from bocmdp_gym import ConfigurableEnv, ConfigurableWrapper, check_configurable_env, configurable, errors
 from bocmdp_gym.checks import CheckError
 from tests.problems import four_rooms
 
@@ -100,6 +101,15 @@ def test_misspelt_options_and_bad_contexts() -> None:
     for x in (np.zeros(104), np.full(105, np.inf), "x"):
         with pytest.raises(errors.LeaderParameterError):
             core.set_leader(x)
+
+
+def test_x_may_be_a_tensor() -> None:
+    env = configurable(four_rooms())
+    x = torch.linspace(-1.0, 1.0, 105, dtype=torch.float64, requires_grad=True)
+    env.set_leader(x)  # warnings fail: NumPy's own conversion warns of tensors
+    assert np.array_equal(env.leader, x.detach().numpy())
+    env.reset(seed=0, options={"leader": 2 * x})
+    assert np.array_equal(env.leader, 2 * x.detach().numpy())
 
 
 def test_x_takes_effect_within_an_episode() -> None:
