@@ -719,8 +719,9 @@ def vector_step(
     packed,
     start_threshold,  # (C, S): row_tables of the initial distributions
     start_packed,
-    context_threshold,  # (1, C): row_table of the context distribution, (1, 0) if the context is fixed
+    context_threshold,  # (1, C): row_table of the context distribution
     context_packed,
+    fixed_context,  # -1: drawn from that
     horizon,
     rng,
     rewards,
@@ -778,7 +779,9 @@ def vector_step(
             needs_reset[i] = ended or cut
             restart = needs_reset[i] and mode == 1
         if restart:
-            if n_c > 0:
+            if fixed_context >= 0:
+                contexts[i] = fixed_context
+            else:
                 bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
                 u = _unit(bits) * n_c
                 slot = np.uint64(u)

@@ -28,7 +28,7 @@ from torch.autograd import Variable
 
 from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, initial_tables
-from bocmdp_gym.env import check_context_probabilities, check_discount
+from bocmdp_gym.env import check_context_probabilities, check_discount, refuse_multi_agent
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.policy_solvers import PolicySolver, check_method
@@ -82,6 +82,11 @@ class ContextArrays(NamedTuple):
     leader_continuation: Array  # (S, A), gamma_L (1 - q)
     starts: AliasTables  # for draws from `initial`
     solver: PolicySolver
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The stored row of each action, ``(A,)``."""
+        return np.arange(self.reward.shape[1]) if self.moves is None else self.moves
 
     @property
     def successors(self) -> npt.NDArray[np.int32]:
@@ -289,6 +294,11 @@ class TabularBOCMDP(BOCMDP):
             )
         self._shapes[name] = tensor.shape
         return tensor
+
+    @property
+    def factored(self) -> bool:
+        """Whether actions share rows of P (`FactoredTransitions`), which not every method can read."""
+        return self._template is not None and self._template.index is not None
 
     def check_leader(self, x: Any) -> Tensor:
         """x as a float64 tensor ``(..., d)``.
@@ -539,6 +549,15 @@ class ConfiguredMDPs:
         if "initial" in model.moving and not _is_wrapped(parts["initial"]):
             _check_initial(parts["initial"].detach())
 
+    def to(self, device: torch.device | str) -> ConfiguredMDPs:
+        """The same arrays on another device of torch, with their graph."""
+        moved = object.__new__(ConfiguredMDPs)
+        moved.model, moved.x, moved._arrays = self.model, self.x, {}
+        moved._parts = {name: part.to(device) for name, part in self._parts.items() if name != "transition"}
+        moved.transition = self.transition.with_values(self.transition.values.to(device))
+        moved._parts["transition"] = moved.transition
+        return moved
+
     def _full(self, name: str) -> Tensor:
         part: Tensor = self._parts[name]
         sizes = (self.model.n_contexts, self.model.n_states, self.model.n_actions)
@@ -681,6 +700,32 @@ class ConfiguredMDPs:
             return torch.zeros_like(self.x)
         return _reverse_pass(outputs, cotangents, self.x)
 
+    def batch_rows(self, name: str, contexts: npt.NDArray[np.int64]) -> Array:
+        """One context of "reward", "leader_reward" or "termination" per entry of x ``(B, d)``: ``(B, S, A)``, contiguous."""
+        values = self._parts[name].detach().numpy()
+        rows = np.empty((len(contexts), self.model.n_states, self.model.n_actions))
+        if values.ndim == 3:
+            rows[...] = values[0 if len(values) == 1 else contexts]
+        else:
+            rows[...] = values[np.arange(len(contexts)), 0 if values.shape[1] == 1 else contexts]
+        return rows
+
+    def batch_vjp(self, weights: Weights, contexts: npt.NDArray[np.int64]) -> Tensor:
+        """`vjp` of every entry of x ``(B, d)`` at once: weights ``(B, S, A)`` of rewards, one context each. ``(B, d)``."""
+        outputs, cotangents = [], []
+        for name, weight in vars(weights).items():
+            if weight is None or name not in self.model.moving or not self._parts[name].requires_grad:
+                continue
+            output: Tensor = self._parts[name]
+            for axis, size in enumerate(output.shape[2:], start=1):
+                if size == 1 and weight.shape[axis] > 1:
+                    weight = weight.sum(axis, keepdims=True)
+            full = np.zeros(output.shape)
+            full[np.arange(len(full)), 0 if output.shape[1] == 1 else contexts] = weight
+            outputs.append(output)
+            cotangents.append(torch.from_numpy(full))
+        return _reverse_pass(outputs, cotangents, self.x) if outputs else torch.zeros_like(self.x)
+
 
 class GymnasiumTables(NamedTuple):
     """Arrays read from an environment's published tables; see `gymnasium_tables`."""
@@ -698,8 +743,9 @@ def gymnasium_tables(env: gym.Env[Any, Any]) -> GymnasiumTables:
     distribution over the others, so no value or entropy is earned after the end.
 
     Raises:
-        UnsupportedError: the environment publishes no tables.
+        UnsupportedError: the environment publishes no tables, or is a multi-agent one.
     """
+    refuse_multi_agent(env)
     base = env.unwrapped
     table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)
     if not isinstance(table, dict) or initial is None:

@@ -37,6 +37,8 @@ xxxxxxxxxxxxx
 """
 OBSERVATIONS = ("index", "coordinates")
 DISCOUNT = 0.99
+#: One per context, for most likely paths.
+_PATH_COLOURS = ("#2668be", "#7a3fb0", "#c07a00", "#00857a")
 #: The published table's settings: slip, budget, discounts, layout, start, goals, marked cell.
 PUBLISHED = (0.44, 0.2, DISCOUNT, DISCOUNT, LAYOUT.strip("\n").split("\n"), (4, 1), [(1, 9), (11, 11)], (8, 4))
 #: Best leader returns known there, by (lambda, penalty_cost).
@@ -259,23 +261,38 @@ class FourRooms(PicturedEnv):
 
         n = len(self.goals)
         figure = Figure(figsize=(5.2 * n + 1.0, 5.2), layout="constrained")
+        axes = figure.subplots(1, n, squeeze=False)[0]
+        for context, ax in enumerate(axes):
+            shown = self.draw_result(ax, x, policies, [context])
+            ax.set_title(f"context {context}: most likely path to the goal G")
+        figure.colorbar(shown, ax=axes, label="penalty per step in the cell", shrink=0.9)
+        shares = torch.softmax(self.model.check_leader(x).detach(), 0)
+        figure.suptitle(f"Penalties: {self.penalty_budget * (1 - float(shares[-1])):.3f} of {self.penalty_budget:g} spent")
+        return figure
+
+    def draw_result(
+        self, ax: Any, x: npt.ArrayLike, policies: npt.NDArray[np.float64], contexts: Sequence[int] | None = None
+    ) -> Any:
+        """Draw the penalty map of x into matplotlib axes, and the most likely paths of ``contexts`` (None: all).
+
+        Returns what a colour bar needs.
+        """
+        contexts = range(len(self.goals)) if contexts is None else contexts
         penalties = self.penalties(x)
         image = np.full((self.grid.height, self.grid.width), np.nan)
         image[tuple(self.grid.coordinates.T)] = penalties
-        shares = torch.softmax(self.model.check_leader(x).detach(), 0)
-        axes = figure.subplots(1, n, squeeze=False)[0]
-        for context, ax in enumerate(axes):
-            ax.set_facecolor("#3a3e48")
-            shown = ax.imshow(image, cmap="Reds", vmin=0.0, vmax=max(penalties.max(), 1e-12))
-            for state, mark in self._marks(context).items():
-                row, column = self.grid.cells[state]
-                ax.text(column, row, mark, ha="center", va="center", color="#0b5d33", fontsize=15, fontweight="bold")
+        ax.set_facecolor("#3a3e48")
+        shown = ax.imshow(image, cmap="Reds", vmin=0.0, vmax=max(penalties.max(), 1e-12))
+        for state, mark in self._marks(contexts[0] if len(contexts) == 1 else None).items():
+            row, column = self.grid.cells[state]
+            ax.text(column, row, mark, ha="center", va="center", color="#0b5d33", fontsize=15, fontweight="bold")
+        for context in contexts:
             path = np.array([self.grid.cells[s] for s in self.most_likely_path(policies[context], context)])
-            ax.plot(path[:, 1], path[:, 0], color="#2668be", linewidth=2.5, alpha=0.85)
-            ax.set(xticks=[], yticks=[], title=f"context {context}: most likely path to the goal G")
-        figure.colorbar(shown, ax=axes, label="penalty per step in the cell", shrink=0.9)
-        figure.suptitle(f"Penalties: {self.penalty_budget * (1 - float(shares[-1])):.3f} of {self.penalty_budget:g} spent")
-        return figure
+            shift = 0.08 * (contexts.index(context) - (len(contexts) - 1) / 2)  # paths that share cells stay apart
+            colour = _PATH_COLOURS[context % len(_PATH_COLOURS)]
+            ax.plot(path[:, 1] + shift, path[:, 0] + shift, color=colour, linewidth=2.5, alpha=0.85)
+        ax.set(xticks=[], yticks=[])
+        return shown
 
 
 def four_rooms_vector(num_envs: int, autoreset_mode: Any = "NextStep", **kwargs: Any) -> TabularVectorEnv:

@@ -15,9 +15,20 @@ import bocmdp_gym
 from bocmdp_gym import DenseTransitions, FactoredTransitions, SuccessorTransitions, TabularBOCMDP, errors, transitions
 from bocmdp_gym.sampling import simulate
 from bocmdp_gym.soft_bellman import WarmSolver
-from followers import SoftPolicyIteration, SoftValueIteration, TrajectoryOracle
-from leaders import ExactGradient
+from followers import (
+    Follower,
+    LinearProgramming,
+    NaturalPolicyGradient,
+    SoftPolicyIteration,
+    SoftQLearning,
+    SoftValueIteration,
+    TrajectoryOracle,
+    VanillaPolicyGradient,
+)
+from leaders import HPGD, ExactGradient
+from leaders.gradients import AdaptiveModelDesignEstimator, GeometricEstimator, MonteCarloEstimator, MultilevelEstimator
 from leaders.gradients.exact import exact_weights
+from leaders.gradients.monte_carlo import scored_weights
 from tests.problems import F64, finite_difference, random_x, relative_error
 
 MOVES, ACTIONS, DIM = 4, 11, 3
@@ -176,13 +187,70 @@ def test_environments_step_by_the_index() -> None:
     assert chisquare(counts, row * counts.sum()).pvalue > 1e-3
 
 
-def test_methods_that_list_successors_say_so() -> None:
+@pytest.mark.parametrize(
+    "follower",
+    [
+        SoftValueIteration(LAMBDA),
+        SoftValueIteration(LAMBDA, iterations=7),
+        SoftQLearning(LAMBDA, iterations=3000),
+        SoftQLearning(LAMBDA, iterations=3000, sampling="pairs"),
+        VanillaPolicyGradient(LAMBDA, iterations=500),
+        NaturalPolicyGradient(LAMBDA),
+        LinearProgramming(),
+    ],
+    ids=lambda f: type(f).__name__,
+)
+def test_followers_answer_alike(follower: Follower) -> None:
+    tables = []
+    for model in _pair(7, 1)[:2]:
+        policy = TrajectoryOracle(model, follower).respond(random_x(DIM), 0, np.random.default_rng(0))
+        tables.append(policy.table)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(*tables, atol=1e-9)
+
+
+def test_monte_carlo_weights_agree() -> None:
+    """The same trajectories, weighed with either model: P, mu and q depend on x."""
+    factored, dense, _ = _pair(7, 1)
+    x, gradients = random_x(DIM), []
+    oracle = TrajectoryOracle(dense, SoftPolicyIteration(LAMBDA))
+    policy: Any = oracle.respond(x, 1, np.random.default_rng(0))
+    batch = oracle.sample(policy, 2000, np.random.default_rng(1))
+    for model in (factored, dense):
+        mdps = model.configure(x.clone().requires_grad_())
+        gradients.append(mdps.vjp(scored_weights(batch, mdps, policy.table, LAMBDA), 1))
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_monte_carlo_estimates_are_right() -> None:
+    """Within 4 standard errors of the exact gradient in every coordinate, long episodes."""
     factored, _, _ = _pair(7, 1)
-    oracle = TrajectoryOracle(factored, SoftValueIteration(LAMBDA))
-    with pytest.raises(errors.UnsupportedError, match=r"factored.*SoftPolicyIteration"):
-        oracle.respond(random_x(DIM), 0, np.random.default_rng(0))
+    x, env = random_x(DIM), bocmdp_gym.TabularEnv(_pair(7, 1)[0], horizon=None)
+    oracle = TrajectoryOracle(env, SoftPolicyIteration(LAMBDA))
+    estimates = []
+    for seed in range(30):
+        estimates.append(HPGD(env_steps=20_000).estimate(oracle, x, 0, np.random.default_rng(seed)))
+    stacked = torch.stack(estimates)
+    exact = ExactGradient().estimate(TrajectoryOracle(factored, SoftPolicyIteration(LAMBDA)), x, 0, np.random.default_rng(0))
+    error = stacked.std(0) / len(stacked) ** 0.5
+    assert bool(((stacked.mean(0) - exact).abs() < 4 * error).all())
+
+
+def test_what_needs_a_list_of_successors_is_refused_before_anything_runs() -> None:
+    factored, _, _ = _pair(7, 1)
+    with pytest.raises(errors.UnsupportedError, match=r"factored.*rollouts=None"):
+        TrajectoryOracle(factored, NaturalPolicyGradient(LAMBDA, rollouts=3, tolerance=0.1))
     oracle = TrajectoryOracle(factored, SoftPolicyIteration(LAMBDA))
-    assert ExactGradient().estimate(oracle, random_x(DIM), 0, np.random.default_rng(0)).shape == (DIM,)
+    for estimator, alternative in (
+        (GeometricEstimator(), "monte_carlo"),
+        (MultilevelEstimator(), "SoftQLearning"),
+        (AdaptiveModelDesignEstimator(), "ExactGradient"),
+    ):
+        with pytest.raises(errors.UnsupportedError, match=alternative):
+            estimator.bind(oracle)
+    multilevel = TrajectoryOracle(factored, SoftQLearning(LAMBDA, iterations=10))
+    with pytest.raises(errors.UnsupportedError, match="factored"):
+        MultilevelEstimator().bind(multilevel)
+    MultilevelEstimator(inner=MonteCarloEstimator(100)).bind(multilevel)
 
 
 @pytest.mark.parametrize(
