@@ -24,13 +24,16 @@ def side_length(states: int) -> int:
     return round(states**0.5)
 
 
-def grid_model(states: int, seed: int = 0, **options: Any) -> TabularBOCMDP:
-    """The problem on a square grid of about ``states`` cells; options go to `TabularBOCMDP`."""
+def grid_model(states: int, contexts: int = 1, seed: int = 0, **options: Any) -> TabularBOCMDP:
+    """The problem on a square grid of about ``states`` cells; options go to `TabularBOCMDP`.
+
+    Contexts share the moves and the tolls, and have their own rewards.
+    """
     n = side_length(states)
     successors, probabilities = Grid(["." * n] * n).slippery_moves(SLIP)
     rng = np.random.default_rng(seed)
-    base = torch.from_numpy(rng.random((1, n * n, 1)))
-    leader_reward = torch.from_numpy(rng.standard_normal((1, n * n, 1)))
+    base = torch.from_numpy(rng.random((contexts, n * n, 1)))
+    leader_reward = torch.from_numpy(rng.standard_normal((contexts, n * n, 1)))
 
     def reward(x: Tensor) -> Tensor:
         return base - torch.nn.functional.softplus(x)[None, :, None]

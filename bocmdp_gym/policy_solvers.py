@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import lu_factor, lu_solve
+from scipy.linalg.lapack import dgetrf, dgetrs
 from scipy.sparse import coo_matrix, csc_matrix
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.sparse.linalg import splu
@@ -112,13 +112,16 @@ class DenseSolver(PolicySolver):
     def factor(self, k: Array, prob: Array) -> None:
         system = np.empty((self.n_states, self.n_states), order="F")
         kernels.dense_system(k, self.succ, prob, system)
-        self._lu = lu_factor(system, overwrite_a=True, check_finite=False)
+        # scipy's own lu_factor checks its input for longer than LAPACK takes on a hundred states
+        self._lu, self._pivots, _ = dgetrf(system, overwrite_a=True)
 
     def solve(self, b: Array) -> Array:
-        return lu_solve(self._lu, b, check_finite=False)
+        y: Array = dgetrs(self._lu, self._pivots, b)[0]
+        return y
 
     def solve_transposed(self, b: Array) -> Array:
-        return lu_solve(self._lu, b, trans=1, check_finite=False)
+        y: Array = dgetrs(self._lu, self._pivots, b, trans=1)[0]
+        return y
 
 
 class _SparseSolver(PolicySolver):
