@@ -10,6 +10,8 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 
 #: Environment of Ray itself: nothing reported to anyone, and no warning about a default that does not concern us.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+#: Every worker process is one thread: on small matrices the thread pools of several processes only wait for each other.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 #: Bytes of shared memory of a cluster of our own: results are small.
 _OBJECT_STORE = 100 * 2**20
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from followers.ray_cluster import RayCluster
-from leaders.tasks import ONE_THREAD, Attempt, Function, attempt_task
+from followers.ray_cluster import ONE_THREAD, RayCluster
+from leaders.tasks import Attempt, Function, attempt_task
 
 
 class RayPool:

@@ -31,13 +31,12 @@ from tqdm.auto import tqdm
 
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_choice, check_count
+from followers.ray_cluster import ONE_THREAD
 
 #: What a task runs: (task, its folder) -> a JSON-able result. Importable by name, so that worker processes find it.
 Function = Callable[[Mapping[str, Any], Path], Any]
 Backend = Literal["processes", "ray", "serial"]
 RESULT = "result.json"
-#: Every worker is one thread: on small matrices the thread pools of several processes only wait for each other.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 #: Seconds a worker has to save its work when the run is interrupted.
 _GRACE = 30.0
@@ -164,10 +163,10 @@ def _run(
             key = attempt.key
             if attempt.result is not None:
                 stored[key] = json.loads(attempt.result)
-                _write(folder / key / RESULT, json.dumps({"task": tasks[key], "result": stored[key]}, indent=2) + "\n")
+                write_whole(folder / key / RESULT, json.dumps({"task": tasks[key], "result": stored[key]}, indent=2) + "\n")
                 (folder / key / "error.txt").unlink(missing_ok=True)
             else:
-                _write(folder / key / "error.txt", attempt.trace or attempt.error + "\n")
+                write_whole(folder / key / "error.txt", attempt.trace or attempt.error + "\n")
                 tried[key] += 1
                 if tried[key] <= retries:
                     outcomes.retried += 1
@@ -202,7 +201,7 @@ def _read(key: str, task: Mapping[str, Any], folder: Path) -> dict[str, Any] | N
     return found
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")

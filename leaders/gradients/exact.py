@@ -139,6 +139,9 @@ class ExactEstimator(Estimator):
     Args:
         regularization: lambda; the follower's if None.
         tolerance, max_iterations: of the soft policy iteration.
+
+    Attributes:
+        solver: solves it, warm-started per context.
     """
 
     needs_model = True
@@ -151,23 +154,23 @@ class ExactEstimator(Estimator):
         max_iterations: int = MAX_ITERATIONS,
     ):
         super().__init__(regularization)
-        self._solver = WarmSolver(tolerance, max_iterations)
+        self.solver = WarmSolver(tolerance, max_iterations)
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
-        self._solver.reset()
+        self.solver.reset()
 
     def state(self) -> dict[Any, Any]:
-        return self._solver.state()
+        return self.solver.state()
 
     def load_state(self, state: dict[Any, Any]) -> None:
-        self._solver.load_state(state)
+        self.solver.load_state(state)
 
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng
         assert self.regularization is not None
         mdps = oracle.configure(x)
-        solution = self._solver.solve(mdps, context, self.regularization)
+        solution = self.solver.solve(mdps, context, self.regularization)
         metrics = {"follower_iterations": solution.iterations, "follower_residual": solution.residual}
         if self.loss is not None:
             gradient, value = exact_loss_gradient(mdps, context, solution, self.regularization, self.loss)
