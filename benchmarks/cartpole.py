@@ -166,21 +166,20 @@ def plot(runs: list[dict[str, Any]]) -> None:
     left.legend(frameon=False, loc="lower right")
 
     positions = torch.linspace(-2.4, 2.4, 241, dtype=torch.float64)
-    paid = np.array([bonus(torch.tensor(r["x"]), positions[:, None], None, 0).numpy() for r in runs])
+    paid = np.array([bonus(torch.tensor(r["x"], dtype=torch.float64), positions[:, None], None, 0).numpy() for r in runs])
     for profile in paid:
         middle.plot(positions, profile, color=red, alpha=0.3, linewidth=1)
     middle.plot(positions, paid.mean(0), color=red, linewidth=2.2, label="bonus found, mean over seeds")
     middle.plot(positions, closeness(positions[:, None]), color=green, linestyle="--", label="the leader's closeness to the spot")
-    middle.set(xlabel="position of the cart", ylabel="per step", title="What the leader pays for", ylim=(0, 1.1))
+    middle.set(xlabel="position of the cart", ylabel="per step", title="What the leader pays for", ylim=(0, 1.35))
 
-    centres = (BINS[:-1] + BINS[1:]) / 2
     for name, colour in (("no bonus", grey), ("bonus found", red)):
         shares = np.array([r[name]["positions"] for r in runs]) / (BINS[1] - BINS[0])
         returns = np.array([r[name]["leader_return"] for r in runs])
         right.stairs(shares.mean(0), BINS, color=colour, fill=True, alpha=0.35)
         right.stairs(shares.mean(0), BINS, color=colour, linewidth=1.5, label=f"{name}: leader's return {returns.mean():.1f}")
     right.set(xlabel="position of the cart", ylabel="density of the time spent", title="Where fresh followers stand")
-    right.set_xlim(centres[0], centres[-1])
+    right.set(xlim=(BINS[0], BINS[-1]), ylim=(0, 1.4 * right.get_ylim()[1]))
     for ax in (middle, right):
         ax.axvline(SPOT, color=green, linewidth=1, label="marked spot" if ax is right else None)
         ax.legend(frameon=False, loc="upper left")

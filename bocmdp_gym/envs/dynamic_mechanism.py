@@ -469,12 +469,13 @@ class DynamicMechanism(PicturedEnv):
         for slot, ax in enumerate(axes[:-1]):
             chance = sold[..., slot, :]
             if n == 2:
-                ax.imshow((1.0 - chance.sum(-1))[..., None] * 0.9 + chance @ colours, origin="lower")
+                shown = (1.0 - chance.sum(-1))[..., None] * 0.9 + chance @ colours
+                ax.imshow(shown.swapaxes(0, 1), origin="lower")
                 ticks = np.unique(np.linspace(0, k - 1, min(k, 5)).round().astype(int))
                 labels = [f"{v:.2g}" for v in self.types[ticks]]
                 ax.set_xticks(ticks, labels)
                 ax.set_yticks(ticks, labels)
-                ax.set(xlabel="type of bidder 1", ylabel="type of bidder 0", title=f"item {slot}")
+                ax.set(xlabel="type of bidder 0", ylabel="type of bidder 1", title=f"item {slot}")
             else:
                 for i in range(n):
                     p = self.type_probabilities
