@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 #: Below this bandwidth, banded elimination beats LAPACK's dense one whatever the number of states.
 NARROW_BAND = 48
 #: From this number of states on, sparse models without a narrow band are solved by iteration.
-LARGE = 600
+LARGE = 200
 #: Newton steps are solved roughly only below this discount: the error of a rough step is its residual / (1 - discount).
 DISCOUNTED = 0.9995
 #: What `policy_solver` takes as a method.

@@ -84,7 +84,7 @@ def test_iteration_works_close_to_discount_one(discount: float) -> None:
 
 def test_choice_of_method() -> None:
     assert isinstance(policy_solver(_garnet(40)[0]), BandedSolver)
-    assert isinstance(policy_solver(_garnet(200)[0]), DenseSolver)
+    assert isinstance(policy_solver(_garnet(150)[0]), DenseSolver)
     assert isinstance(policy_solver(_garnet(2000)[0]), KrylovSolver)
     assert isinstance(policy_solver(_grid(15)[0]), BandedSolver)
     assert isinstance(policy_solver(_grid(60)[0]), KrylovSolver)
