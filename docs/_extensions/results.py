@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bocmdp_gym.envs.four_rooms import BEST_KNOWN
-
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+#: What `leaders.reproduce` left: Markdown tables with a JSON beside each.
+REPRODUCTION = RESULTS / "reproduction"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterable[str]:
@@ -277,25 +277,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
 }
 
 
-#: Table 1 of Thoma et al. (2024): by (lambda, beta), mean and standard error of HPGD, AMD and zero-order.
-PUBLISHED = {
-    (0.001, 1.0): ("0.91 ± 0.088", "0.58 ± 0.000", "0.59 ± 0.059"),
-    (0.001, 3.0): ("0.51 ± 0.006", "0.51 ± 0.000", "0.50 ± 0.005"),
-    (0.001, 5.0): ("0.46 ± 0.006", "0.46 ± 0.003", "0.46 ± 0.007"),
-    (0.003, 1.0): ("0.95 ± 0.002", "1.00 ± 0.000", "0.91 ± 0.048"),
-    (0.003, 3.0): ("0.73 ± 0.001", "0.39 ± 0.000", "0.40 ± 0.028"),
-    (0.003, 5.0): ("0.29 ± 0.003", "0.32 ± 0.000", "0.32 ± 0.002"),
-    (0.005, 1.0): ("1.17 ± 0.011", "1.28 ± 0.003", "1.15 ± 0.026"),
-    (0.005, 3.0): ("1.01 ± 0.002", "1.13 ± 0.004", "1.02 ± 0.027"),
-    (0.005, 5.0): ("0.87 ± 0.003", "0.97 ± 0.009", "0.79 ± 0.027"),
-}
-
-
-def _published() -> Iterable[str]:
-    rows = [(lam, f"{beta:g}", *values, f"{BEST_KNOWN[lam, beta]:.3f}") for (lam, beta), values in PUBLISHED.items()]
-    return table(("λ", "β", "HPGD", "AMD", "zero-order", "best known"), rows)
-
-
 def write_results(out: Path) -> None:
     """Write one Markdown file per stored result into ``out``."""
     for name, lines in TABLES.items():
@@ -303,7 +284,10 @@ def write_results(out: Path) -> None:
         machine = f"{record['processor']}, Python {record['python']}"
         footer = f"*`{record['command']}` ({machine}); stored in `benchmarks/results/{name}.json`.*"
         (out / f"{name}.md").write_text("\n".join([*lines(record["results"]), "", footer, ""]))
-    (out / "published.md").write_text("\n".join(_published()) + "\n")
+    for path in REPRODUCTION.glob("*.md"):
+        record = json.loads(path.with_suffix(".json").read_text())
+        footer = f"*`{record['command']}` ({record['machine']}); stored in `benchmarks/results/reproduction/{path.stem}.json`.*"
+        (out / path.name).write_text(f"{path.read_text()}\n{footer}\n")
     record = json.loads((RESULTS / "follower_comparison.json").read_text())
     body = (RESULTS / "follower_comparison.md").read_text()
     (out / "follower_comparison.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")
