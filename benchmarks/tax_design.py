@@ -43,7 +43,7 @@ def convergence(regularization: float) -> list[dict[str, float]]:
         policy = oracle.respond(X, CONTEXT, rng)
         value = leader_values(oracle.configure(X).arrays(CONTEXT), policy.table).leader_return  # type: ignore[attr-defined]
         assert isinstance(policy, followers.InterpolatedPolicy)
-        table = np.stack([policy.probabilities(assets) for assets in finest.model.grid])
+        table = policy.probabilities_batch(finest.model.grid[:, None])
         played = leader_values(arrays, table).leader_return
         follower = float(arrays.initial @ policy_values(arrays, table, regularization).value)
         solved.append((value, gradient, played, follower))

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import (
@@ -52,7 +53,7 @@ class Configurable(Protocol):
     discount: float
     leader_discount: float
 
-    def set_leader(self, x: npt.ArrayLike) -> None:
+    def set_leader(self, x: npt.ArrayLike | Tensor) -> None:
         """Set x, for every step and episode to come."""
 
     def set_context(self, context: Any) -> None:
@@ -147,7 +148,7 @@ class _Configuration(_Contextual):
         """The leader parameter x in force (a read-only view)."""
         return self._episode_leader
 
-    def set_leader(self, x: npt.ArrayLike) -> None:
+    def set_leader(self, x: npt.ArrayLike | Tensor) -> None:
         """Set the leader parameter x, from the next step on and through all resets.
 
         Args:
@@ -297,14 +298,20 @@ def layer_rng(seed: int | None, stream: int) -> np.random.Generator:
 
 
 def refuse_multi_agent(env: Any) -> None:
-    """Refuse environments in the style of PettingZoo.
+    """Refuse environments in the style of PettingZoo, at any depth of Gymnasium's wrappers.
 
     Raises:
         UnsupportedError: a multi-agent environment.
     """
-    if any(hasattr(env, name) for name in ("possible_agents", "max_num_agents")):
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        layer = layer.env
+    names = (
+        ("possible_agents", "max_num_agents") if isinstance(layer, gym.Env) else ("possible_agents", "max_num_agents", "agents")
+    )
+    if any(hasattr(layer, name) for name in names):
         raise UnsupportedError(
-            f"{type(env).__name__} is a multi-agent environment: several followers who interact at once (Markov games) are "
+            f"{type(layer).__name__} is a multi-agent environment: several followers who interact at once (Markov games) are "
             "outside this theory, and not built yet. Many followers who do not meet are contexts of one environment."
         )
 
@@ -353,12 +360,14 @@ def configurable(env: gym.Env[Any, Any]) -> Any:
     )
 
 
-def check_leader(x: npt.ArrayLike, space: gym.spaces.Box) -> npt.NDArray[np.float64]:
+def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArray[np.float64]:
     """A read-only float64 copy of x.
 
     Raises:
         LeaderParameterError: wrong shape, not finite, or outside ``space``.
     """
+    if isinstance(x, Tensor):  # numpy.array warns of tensors, and refuses those that require gradients
+        x = x.detach().cpu().numpy()
     try:
         value = np.array(x, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -74,6 +74,10 @@ class ConvergenceError(BOCMDPError, ArithmeticError):
     """An iteration did not reach its tolerance, or its values stopped being finite."""
 
 
+class WorkerError(BOCMDPError, RuntimeError):
+    """A worker process died with work that cannot simply be done again."""
+
+
 def suggest(name: object, known: Iterable[object]) -> str:
     """``'Did you mean ...?'`` for a misspelt name, followed by what is known."""
     options = {str(option).lower(): str(option) for option in known}

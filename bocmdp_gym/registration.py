@@ -41,7 +41,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.random_mdp:RandomMDP",
         "bocmdp_gym.envs.random_mdp:random_mdp_vector",
     ),
-    Entry("bocmdp/TaxDesign-v0", "bocmdp_gym.envs.tax_design:TaxDesign"),
+    Entry(
+        "bocmdp/TaxDesign-v0",
+        "bocmdp_gym.envs.tax_design:TaxDesign",
+        "bocmdp_gym.envs.tax_design_vector:tax_design_vector",
+    ),
 )
 
 

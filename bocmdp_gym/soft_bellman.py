@@ -17,6 +17,9 @@ Shapes: ``(..., C, S)`` and ``(..., C, S, A)`` with any leading batch dimensions
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +38,19 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 TOLERANCE = 1e-10
 MAX_ITERATIONS = 200
+
+
+_in_torch: ContextVar[bool] = ContextVar("_in_torch", default=False)
+
+
+@contextmanager
+def torch_linear_algebra() -> Iterator[None]:
+    """Solve all problems of a batch at once by torch's LU, on the CPU as on other devices, instead of one by one in kernels."""
+    token = _in_torch.set(True)
+    try:
+        yield
+    finally:
+        _in_torch.reset(token)
 
 
 class ContextSolution(NamedTuple):
@@ -132,7 +148,8 @@ class WarmSolver:
             mdps.validate()
             raise ConvergenceError(
                 f"soft policy iteration left a residual of {residual:.3g} after {iterations} steps in context {context} "
-                f"(regularization {regularization}); expected at most {self.tolerance:.3g} * max(1, max |V|)."
+                f"(regularization {regularization}); expected at most {self.tolerance:.3g} * max(1, max |V|). Raise tolerance or "
+                "max_iterations, or the regularization."
             )
         if mdps.model.discount == 1.0:
             check_bounded(np.abs(v).max(), np.abs(arrays.reward).max(), arrays.reward.shape[1], regularization)
@@ -179,7 +196,7 @@ class SoftOptimalValue(torch.autograd.Function):
         statistics: SolveStatistics,
     ) -> Tensor:
         operator = transition.with_values(values)
-        if r.device.type != "cpu":
+        if r.device.type != "cpu" or _in_torch.get():
             v = _solve_batched(r, operator, g, regularization, initial_value, tolerance, max_iterations, statistics)
         else:
             v = _solve_each(r, operator, g, regularization, initial_value, tolerance, max_iterations, statistics)
@@ -191,7 +208,8 @@ class SoftOptimalValue(torch.autograd.Function):
         if statistics.iterations >= max_iterations and statistics.residual > tolerance * max(1.0, float(v.abs().max())):
             raise ConvergenceError(
                 f"soft policy iteration stopped at residual {statistics.residual:.3g} after {max_iterations} steps; "
-                f"expected at most {tolerance:.3g}. Raise tolerance or max_iterations."
+                f"expected at most {tolerance:.3g}. Raise tolerance, max_iterations or the regularization; a "
+                "discount close to 1 may need solver='sparse-lu'."
             )
         if float(g.max()) >= 1.0:
             check_bounded(float(v.abs().max()), float(r.abs().max()), r.shape[-1], regularization)
@@ -232,7 +250,7 @@ class PolicySolve(torch.autograd.Function):
     @staticmethod
     def forward(k: Tensor, values: Tensor, b: Tensor, transition: TransitionOperator, transposed: bool) -> Tensor:
         operator = transition.with_values(values)
-        if k.device.type != "cpu":
+        if k.device.type != "cpu" or _in_torch.get():
             matrix = operator.policy_matrix(k)
             system = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device) - matrix
             return torch.linalg.solve(system.mT if transposed else system, b.unsqueeze(-1)).squeeze(-1)

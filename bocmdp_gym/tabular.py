@@ -28,10 +28,10 @@ from torch.autograd import Variable
 
 from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, initial_tables
-from bocmdp_gym.env import check_context_probabilities, check_discount
+from bocmdp_gym.env import check_context_probabilities, check_discount, refuse_multi_agent
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
 from bocmdp_gym.model import BOCMDP
-from bocmdp_gym.policy_solvers import PolicySolver
+from bocmdp_gym.policy_solvers import PolicySolver, check_method
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimal_value, soft_policy
 from bocmdp_gym.transitions import (
     PROBABILITY_TOLERANCE,
@@ -82,6 +82,11 @@ class ContextArrays(NamedTuple):
     leader_continuation: Array  # (S, A), gamma_L (1 - q)
     starts: AliasTables  # for draws from `initial`
     solver: PolicySolver
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The stored row of each action, ``(A,)``."""
+        return np.arange(self.reward.shape[1]) if self.moves is None else self.moves
 
     @property
     def successors(self) -> npt.NDArray[np.int32]:
@@ -153,7 +158,8 @@ class TabularBOCMDP(BOCMDP):
         reward: the follower's reward, ``(C, S, A)`` or any shape that broadcasts to it, such as ``(C, S, 1)``: an array, or a
             function of x (a torch tensor ``(d,)``, float64) that returns a torch tensor. So for all the arrays below.
         leader_reward: the leader's reward, ``(C, S, A)`` or broadcastable.
-        transition: P, dense ``(C or 1, S, A, S)`` or a `TransitionOperator`; conditional on the episode going on.
+        transition: P, dense ``(C or 1, S, A, S)``, a `TransitionOperator`, a scipy.sparse matrix ``(S A, S)`` or a list of A of
+            them ``(S, S)``; conditional on the episode going on. A function of x must keep its sparsity pattern.
         initial: the initial distribution, ``(C, S)``, or ``(S,)`` for all contexts.
         context_probabilities: P_xi, ``(C,)``; uniform if None.
         termination: probability that the episode ends after acting, ``(C or 1, S)`` or ``(C or 1, S, A)``; never if None.
@@ -165,6 +171,8 @@ class TabularBOCMDP(BOCMDP):
             differentiable function of x, computed once per x.
         leader_space: space of x; all of R^d if None.
         example: a valid x, to find the shapes with; the point of ``leader_space`` nearest to 0 if None.
+        solver: method for the linear systems: "banded", "dense", "krylov", "sparse-lu", or "auto", the fastest for the model's
+            structure (see `bocmdp_gym.policy_solvers`).
 
     Raises:
         ModelError: shapes do not fit, rows of P or mu do not sum to 1, NaN in an array.
@@ -192,6 +200,7 @@ class TabularBOCMDP(BOCMDP):
         parametrization: Callable[[Tensor], Any] | None = None,
         leader_space: gym.spaces.Box | None = None,
         example: npt.ArrayLike | None = None,
+        solver: str = "auto",
     ):
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.leader_dim = int(leader_dim)
@@ -210,6 +219,7 @@ class TabularBOCMDP(BOCMDP):
                 self._functions[name] = part
             else:
                 self._constants[name] = part
+        self._solver = check_method(solver)
         self._template: TransitionOperator | None = None
         self._shapes: dict[str, torch.Size] = {}  # full-rank shapes that were checked
         self.constant_arrays: dict[int, ContextArrays] = {}  # per context, where only rewards depend on x
@@ -229,6 +239,8 @@ class TabularBOCMDP(BOCMDP):
         z = self._parameters(x)
         raw = {name: function(z) for name, function in self._functions.items()} | self._constants
         transition = as_transitions(raw["transition"])
+        if "transition" in self._constants:
+            self._constants["transition"] = transition
         self.n_states, self.n_actions = transition.n_states, transition.n_actions
         contexts = [transition.n_contexts]
         for name in ("reward", "leader_reward", "initial", "termination"):
@@ -251,8 +263,13 @@ class TabularBOCMDP(BOCMDP):
                     f"{operator.n_actions} actions; expected 1 or {c}, {s} and {a}."
                 )
             if self._template is None:
-                self._template = operator
-            elif operator is not self._template and operator.same_structure(self._template):
+                operator = self._template = operator if self._solver == "auto" else operator.with_solver(self._solver)
+            elif operator is not self._template:
+                if not operator.same_structure(self._template):
+                    raise ModelError(
+                        "transition(x) returned other successor states than at the first x; expected a fixed pattern. Store "
+                        "every state that can be reached at some x, with probability 0 where it cannot."
+                    )
                 operator = self._template.with_values(operator.values)  # keeps orderings and factorisation workspaces
             return operator
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
@@ -277,6 +294,11 @@ class TabularBOCMDP(BOCMDP):
             )
         self._shapes[name] = tensor.shape
         return tensor
+
+    @property
+    def factored(self) -> bool:
+        """Whether actions share rows of P (`FactoredTransitions`), which not every method can read."""
+        return self._template is not None and self._template.index is not None
 
     def check_leader(self, x: Any) -> Tensor:
         """x as a float64 tensor ``(..., d)``.
@@ -527,6 +549,15 @@ class ConfiguredMDPs:
         if "initial" in model.moving and not _is_wrapped(parts["initial"]):
             _check_initial(parts["initial"].detach())
 
+    def to(self, device: torch.device | str) -> ConfiguredMDPs:
+        """The same arrays on another device of torch, with their graph."""
+        moved = object.__new__(ConfiguredMDPs)
+        moved.model, moved.x, moved._arrays = self.model, self.x, {}
+        moved._parts = {name: part.to(device) for name, part in self._parts.items() if name != "transition"}
+        moved.transition = self.transition.with_values(self.transition.values.to(device))
+        moved._parts["transition"] = moved.transition
+        return moved
+
     def _full(self, name: str) -> Tensor:
         part: Tensor = self._parts[name]
         sizes = (self.model.n_contexts, self.model.n_states, self.model.n_actions)
@@ -669,6 +700,32 @@ class ConfiguredMDPs:
             return torch.zeros_like(self.x)
         return _reverse_pass(outputs, cotangents, self.x)
 
+    def batch_rows(self, name: str, contexts: npt.NDArray[np.int64]) -> Array:
+        """One context of "reward", "leader_reward" or "termination" per entry of x ``(B, d)``: ``(B, S, A)``, contiguous."""
+        values = self._parts[name].detach().numpy()
+        rows = np.empty((len(contexts), self.model.n_states, self.model.n_actions))
+        if values.ndim == 3:
+            rows[...] = values[0 if len(values) == 1 else contexts]
+        else:
+            rows[...] = values[np.arange(len(contexts)), 0 if values.shape[1] == 1 else contexts]
+        return rows
+
+    def batch_vjp(self, weights: Weights, contexts: npt.NDArray[np.int64]) -> Tensor:
+        """`vjp` of every entry of x ``(B, d)`` at once: weights ``(B, S, A)`` of rewards, one context each. ``(B, d)``."""
+        outputs, cotangents = [], []
+        for name, weight in vars(weights).items():
+            if weight is None or name not in self.model.moving or not self._parts[name].requires_grad:
+                continue
+            output: Tensor = self._parts[name]
+            for axis, size in enumerate(output.shape[2:], start=1):
+                if size == 1 and weight.shape[axis] > 1:
+                    weight = weight.sum(axis, keepdims=True)
+            full = np.zeros(output.shape)
+            full[np.arange(len(full)), 0 if output.shape[1] == 1 else contexts] = weight
+            outputs.append(output)
+            cotangents.append(torch.from_numpy(full))
+        return _reverse_pass(outputs, cotangents, self.x) if outputs else torch.zeros_like(self.x)
+
 
 class GymnasiumTables(NamedTuple):
     """Arrays read from an environment's published tables; see `gymnasium_tables`."""
@@ -686,8 +743,9 @@ def gymnasium_tables(env: gym.Env[Any, Any]) -> GymnasiumTables:
     distribution over the others, so no value or entropy is earned after the end.
 
     Raises:
-        UnsupportedError: the environment publishes no tables.
+        UnsupportedError: the environment publishes no tables, or is a multi-agent one.
     """
+    refuse_multi_agent(env)
     base = env.unwrapped
     table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)
     if not isinstance(table, dict) or initial is None:

@@ -13,10 +13,11 @@ from gymnasium.vector import AutoresetMode
 
 from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, alias_tables, generator_state, initial_tables
-from bocmdp_gym.env import RESET_OPTIONS, ConfigurableEnv, _Configuration, check_context
-from bocmdp_gym.errors import ActionError, OptionError, ResetError, StateError, UnsupportedError, suggest
+from bocmdp_gym.env import ConfigurableEnv
+from bocmdp_gym.errors import ActionError, OptionError, ResetError, StateError, suggest
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, TabularBOCMDP, check_proper
+from bocmdp_gym.vector_env import NativeVectorEnv, Taken
 
 
 class TabularEnv(ConfigurableEnv):
@@ -166,11 +167,8 @@ class TabularEnv(ConfigurableEnv):
         return ActionError(f"action {action!r} is illegal; expected an integer in 0..{self._n_actions - 1}.")
 
 
-class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
-    """Many copies of a `TabularEnv`, stepped by one compiled kernel.
-
-    All copies share x; each has its own context, drawn anew at each of its resets unless `set_context` fixed it. All three
-    autoreset modes of Gymnasium are supported. Infos follow Gymnasium's vector convention (arrays with ``_key`` masks).
+class TabularVectorEnv(NativeVectorEnv):
+    """Many copies of a `TabularEnv`, stepped by one compiled kernel; see `NativeVectorEnv`.
 
     Args:
         env: the environment to copy.
@@ -178,44 +176,15 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
         autoreset_mode: "NextStep" (default), "SameStep" or "Disabled".
     """
 
+    env: TabularEnv
+
     def __init__(self, env: TabularEnv, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP):
-        self.env, self.model, self.num_envs, self.horizon = env, env.model, int(num_envs), env.horizon
-        if self.num_envs < 1:
-            raise OptionError(f"num_envs is {num_envs}; expected at least 1.")
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self._mode = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED].index(self.autoreset_mode)
-        self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}
-        self.render_mode = env.render_mode
-        self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
-        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = gym.vector.utils.batch_space(self.single_action_space, self.num_envs)
-        self._setup_configuration(
-            env.leader_space,
-            env.context_space,
-            env.discount,
-            env.leader_discount,
-            env.context_probabilities,
-            leader=env.leader,
-        )
-        n = self.num_envs
-        self._states, self._contexts = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        self._ages, self._needs_reset = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_)
-        self._final_states, self._final_contexts = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        self._prepared = False
-        self._rng_state: npt.NDArray[np.uint64] | None = None
+        super().__init__(env, num_envs, autoreset_mode)
+        self.model = env.model
+        self._states, self._final_states = np.zeros((2, self.num_envs), dtype=np.int64)
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method or read an attribute, as `gymnasium.vector.SyncVectorEnv.call`; one (equal) result per copy."""
-        attribute = getattr(self, name) if hasattr(self, name) else getattr(self.env, name)
-        result = attribute(*args, **kwargs) if callable(attribute) else attribute
-        return (result,) * self.num_envs
-
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute, once per copy."""
-        return self.call(name)
-
-    def _configured(self) -> None:
-        self._prepared = False
+    def _seeded(self) -> None:
+        self._rng_state = generator_state(self.np_random)
 
     def _prepare(self) -> None:
         mdps = self.model.configure(torch.tensor(self._leader))
@@ -225,163 +194,59 @@ class TabularVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
         self._termination_table = np.stack([a.termination for a in arrays])
         per_context = [successor_tables(a) for a in arrays]
         self._successors = AliasTables(*(np.concatenate(parts) for parts in zip(*per_context, strict=True)))
-        index = arrays[0].moves
-        self._index = np.arange(self.model.n_actions) if index is None else index
+        self._rows = arrays[0].rows
         self._starts = initial_tables(np.stack([a.initial for a in arrays]))
         assert self.context_probabilities is not None
         self._context_table = alias_tables(
             self.context_probabilities[None], np.arange(self.model.n_contexts, dtype=np.int32)[None]
         )
-        self._prepared = True
 
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every copy, or in those of ``options["reset_mask"]``.
+    def _place(self, mask: npt.NDArray[np.bool_], state: Any | None) -> None:
+        if state is not None:
+            self._states[mask] = check_state(state, self.model.n_states)
+            return
+        rows, u = self._contexts[mask], self.np_random.random(int(mask.sum())) * self.model.n_states
+        slots = u.astype(np.int64)
+        second = (u - slots >= self._starts.threshold[rows, slots]).astype(np.int64)
+        self._states[mask] = self._starts.packed[rows, slots, second].astype(np.int64)
 
-        The copies draw from one stream. A list of seeds, one per copy, seeds that stream with all its entries together, so
-        that one copy's episodes are not those of another batch with the same entry at its place.
+    def _observations(self) -> Any:
+        return self.env.observe(self._states.copy())
 
-        Raises:
-            OptionError: unknown options, or a list of other than one seed per copy.
-            UnsupportedError: x for one episode only (copies share x: use `set_leader`).
-        """
-        options = dict(options or {})
-        mask: npt.NDArray[np.bool_] = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
-        for name in options:
-            if name not in RESET_OPTIONS:
-                raise OptionError(f"unknown reset option {name!r}. {suggest(name, (*RESET_OPTIONS, 'reset_mask'))}")
-        if options.get("leader") is not None:
-            raise UnsupportedError(
-                "the copies of a native vector environment share x, so it cannot hold for one episode only; call "
-                "set_leader(x), or make_vec with vectorization_mode='sync'."
-            )
-        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
-            raise OptionError(f"reset_mask has shape {mask.shape} and type {mask.dtype}; expected ({self.num_envs},) bool.")
-        joint = _joint_seed(seed, self.num_envs)
-        if joint is not None or self._rng_state is None:
-            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(joint)
-            self._rng_state = generator_state(self.np_random)
-        if not self._prepared:
-            self._prepare()
-        context = options.get("context", self._context)
-        n = int(mask.sum())
-        if context is None:
-            assert self.context_probabilities is not None
-            contexts = self.np_random.choice(self.model.n_contexts, size=n, p=self.context_probabilities)
-        else:
-            contexts = np.full(n, check_context(context, self.context_space))
-        self._contexts[mask] = contexts
-        if options.get("state") is not None:
-            self._states[mask] = check_state(options["state"], self.model.n_states)
-        else:
-            rows, u = contexts, self.np_random.random(n) * self.model.n_states
-            slots = u.astype(np.int64)
-            second = (u - slots >= self._starts.threshold[rows, slots]).astype(np.int64)
-            self._states[mask] = self._starts.packed[rows, slots, second].astype(np.int64)
-        self._ages[mask] = 0
-        self._needs_reset[mask] = False
-        return self.env.observe(self._states.copy()), {"context": self._contexts.copy(), "_context": mask}
+    def _state_of(self, copy: int) -> Any:
+        return int(self._states[copy])
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Act in every copy.
+    def _checked_actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        n, n_actions = self.num_envs, self.model.n_actions
+        if actions.shape != (n,) or actions.dtype.kind not in "biu" or actions.min() < 0 or actions.max() >= n_actions:
+            raise ActionError(f"actions must be {n} integers in 0..{n_actions - 1}; got {actions!r}.")
+        return actions.astype(np.int64, copy=False)
 
-        Raises:
-            ActionError: an action outside the action space.
-            OptionError: a copy that needs a reset in mode "Disabled".
-            ResetError: no episode was started yet.
-        """
-        if self._rng_state is None:
-            raise ResetError("TabularVectorEnv.step was called before reset; call reset() first.")
-        if not self._prepared:
-            self._prepare()
-        n = self.num_envs
-        actions = np.asarray(actions)
-        if actions.shape != (n,) or actions.dtype.kind not in "biu" or actions.min() < 0 or actions.max() >= self.model.n_actions:
-            raise ActionError(f"actions must be {n} integers in 0..{self.model.n_actions - 1}; got {actions!r}.")
-        if self._mode == 2 and self._needs_reset.any():
-            raise OptionError(
-                f"copy {int(np.argmax(self._needs_reset))} has ended and autoreset is disabled; call "
-                "reset(options={'reset_mask': terminations | truncations}) first."
-            )
-        rewards, leader_rewards = np.empty(n), np.empty(n)
-        terminations, truncations = np.empty(n, dtype=np.bool_), np.empty(n, dtype=np.bool_)
-        resetting = self._needs_reset.copy() if self._mode == 0 else None
+    def _advance(self, actions: npt.NDArray[np.int64], taken: Taken) -> None:
         kernels.vector_step(
             self._states,
             self._ages,
             self._contexts,
             self._needs_reset,
-            actions.astype(np.int64, copy=False),
+            actions,
             self._mode,
             self._rewards_table,
             self._leader_table,
             self._termination_table,
-            self._index,
+            self._rows,
             *self._successors,
             *self._starts,
-            *(self._context_table if self._context is None else _FIXED_CONTEXT),
+            *self._context_table,
+            -1 if self._context is None else self._context,
             -1 if self.horizon is None else self.horizon,
             self._rng_state,
-            rewards,
-            leader_rewards,
-            terminations,
-            truncations,
+            *taken,
             self._final_states,
             self._final_contexts,
         )
-        all_copies = np.ones(n, dtype=np.bool_)
-        acted = all_copies if resetting is None else ~resetting
-        infos: dict[str, Any] = {"context": self._contexts.copy(), "_context": all_copies}
-        ended = terminations | truncations
-        if self._mode == 1 and ended.any():
-            # as Gymnasium: the last step of an ended copy is in final_info, the outer info is that of its reset
-            acted = ~ended
-            final_obs = np.full(n, None, dtype=object)
-            for copy, observation in zip(np.flatnonzero(ended), self.env.observe(self._final_states[ended]), strict=True):
-                final_obs[copy] = observation
-            infos |= {
-                "final_obs": final_obs,
-                "_final_obs": ended,
-                "final_info": {
-                    "leader_reward": np.where(ended, leader_rewards, 0.0),
-                    "_leader_reward": ended,
-                    "context": np.where(ended, self._final_contexts, 0),
-                    "_context": ended,
-                },
-                "_final_info": ended,
-            }
-            leader_rewards = np.where(acted, leader_rewards, 0.0)
-        infos |= {"leader_reward": leader_rewards, "_leader_reward": acted}
-        return self.env.observe(self._states.copy()), rewards, terminations, truncations, infos
 
-    def render(self) -> tuple[Any, ...] | None:
-        """A picture of every copy, if the environment has pictures."""
-        frames = []
-        for state, context in zip(self._states, self._contexts, strict=True):
-            self.env.reset(options={"leader": self._leader, "context": int(context), "state": int(state)})
-            frames.append(self.env.render())
-        return tuple(frames)
-
-
-_FIXED_CONTEXT = AliasTables(np.empty((1, 0)), np.empty((1, 0, 2), dtype=np.uint64))
-
-
-def _joint_seed(seed: int | list[int | None] | None, n: int) -> int | None:
-    """One seed to which every entry of a list matters; None where no entry is given.
-
-    Raises:
-        OptionError: other than n entries.
-    """
-    if seed is None or isinstance(seed, (int, np.integer)):
-        return seed
-    seeds = list(seed)
-    if len(seeds) != n:
-        raise OptionError(f"seed has {len(seeds)} entries; expected one number, or one per copy ({n}).")
-    if all(s is None for s in seeds):
-        return None
-    entropy = [0 if s is None else s + 1 for s in seeds]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    def _final_observations(self, ended: npt.NDArray[np.bool_]) -> Any:
+        return self.env.observe(self._final_states[ended])
 
 
 def check_horizon(horizon: Any) -> int | None:

@@ -10,6 +10,7 @@ from followers.natural_policy_gradient import NaturalPolicyGradient
 from followers.oracle import TrajectoryOracle
 from followers.policy_distance import Suboptimality, suboptimality
 from followers.policy_gradient import VanillaPolicyGradient
+from followers.ray_oracle import RayOracle
 from followers.sb3 import SB3Follower
 from followers.soft_actor_critic import SACFollower
 from followers.soft_dqn import SoftDQN, SoftDQNFollower
@@ -27,6 +28,7 @@ __all__ = [
     "LinearProgramming",
     "NaturalPolicyGradient",
     "Policy",
+    "RayOracle",
     "Run",
     "SACFollower",
     "SB3Follower",

@@ -77,7 +77,9 @@ class InterpolatedPolicy(TabularPolicy):
     Args:
         table, leader, context, value, metrics: as for `TabularPolicy`; states and actions are those of the grid.
         core: the environment, which says by ``neighbours(observation)`` which grid states are near and what they weigh, and by
-            ``joint_action(index)`` what action an action of the grid is.
+            ``joint_action(index)`` what action an action of the grid is; both take many at once.
+
+    An action is drawn by drawing a neighbour first, then an action of its row.
     """
 
     def __init__(
@@ -92,16 +94,31 @@ class InterpolatedPolicy(TabularPolicy):
     ):
         super().__init__(table, leader, context, value=value, metrics=metrics)
         self._core = core
+        cumulative = table.cumsum(-1)
+        cumulative /= cumulative[:, -1:]
+        self._cumulative = (cumulative + np.arange(len(table))[:, None]).reshape(-1)  # row s rises from s to s + 1
 
     def probabilities(self, observation: Any) -> Array:
         """Probabilities ``(A,)`` of the grid's actions for one observation."""
-        states, weights = self._core.neighbours(observation)
-        probabilities: Array = weights @ self.table[states]
+        return self.probabilities_batch(observation)
+
+    def probabilities_batch(self, observations: Any) -> Array:
+        """Those of several observations ``(N, ...)``, one row each."""
+        states, weights = self._core.neighbours(observations)
+        probabilities: Array = (weights[..., None, :] @ self.table[states])[..., 0, :]
         return probabilities
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
         """An action for one observation, as the environment takes it."""
-        return self._core.joint_action(super().act(observation, rng))
+        return self.act_batch(np.asarray(observation)[None], rng)[0]
+
+    def act_batch(self, observations: Any, rng: np.random.Generator) -> Any:
+        """Actions for several observations, one row each."""
+        states, weights = self._core.neighbours(observations)
+        state = np.where(rng.random(len(states)) < weights[:, 0], states[:, 0], states[:, 1])
+        index = np.searchsorted(self._cumulative, state + rng.random(len(states)), side="right")
+        first, n_actions = state * self.table.shape[1], self.table.shape[1]
+        return self._core.joint_action(np.clip(index - first, 0, n_actions - 1))
 
 
 class Task:

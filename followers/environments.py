@@ -19,8 +19,9 @@ from gymnasium.wrappers import (
     TimeLimit,
 )
 
-from bocmdp_gym import TabularEnv, TabularVectorEnv, configurable
+from bocmdp_gym import TabularEnv, configurable
 from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationError
+from bocmdp_gym.vector_env import NativeVectorEnv
 from bocmdp_gym.wrappers import ObserveContext
 
 #: A Gymnasium environment, or a vector environment of copies of one.
@@ -41,8 +42,9 @@ def single(env: AnyEnv) -> gym.Env[Any, Any]:
     if not isinstance(env, VectorEnv):
         return env
     base = env.unwrapped
-    if isinstance(base, TabularVectorEnv):
-        return base.env
+    if isinstance(base, NativeVectorEnv):
+        native: gym.Env[Any, Any] = base.env
+        return native
     if isinstance(base, SyncVectorEnv):
         return base.envs[0]
     if isinstance(base, AsyncVectorEnv):

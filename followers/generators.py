@@ -39,8 +39,10 @@ def isolated_torch(seed: int | None = None) -> Iterator[None]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     try:
-        if seed is not None:
-            torch.manual_seed(seed)
+        if seed is not None:  # not torch.manual_seed, which asks after every kind of device: slow, where each action is seeded
+            torch.default_generator.manual_seed(seed)
+            if cuda is not None:
+                torch.cuda.manual_seed_all(seed)
         yield
     finally:
         torch.set_rng_state(cpu)

@@ -105,8 +105,9 @@ def soft_q_learning(
     counts,  # (S, A) int64: updates of each pair so far
     reward,
     termination,
-    threshold,  # (S A, K): successor tables
+    threshold,  # (S M, K): successor tables
     packed,
+    rows,  # (A,): the row of each action
     start_threshold,  # (1, S): tables of the initial distribution
     start_packed,
     behaviour_threshold,  # (S, A): tables of the fixed part of the behaviour policy
@@ -128,6 +129,7 @@ def soft_q_learning(
     n_s = np.uint64(q.shape[0])
     n_a = np.uint64(q.shape[1])
     n_k = np.uint64(threshold.shape[1])
+    n_m = np.uint64(threshold.shape[0]) // n_s
     flat_q = q.reshape(-1)
     flat_weight = weight.reshape(-1)
     flat_counts = counts.reshape(-1)
@@ -176,7 +178,7 @@ def soft_q_learning(
             bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
             u = _unit(bits) * n_k
             slot = np.uint64(u)
-            m = sa * n_k + slot
+            m = (s * n_m + np.uint64(rows[sa - s * n_a])) * n_k + slot
             following = flat_packed[(m << _ONE) + np.uint64(u - slot >= flat_threshold[m])]
             target += gamma * value[following]
 
@@ -225,8 +227,9 @@ def policy_gradient(
     visits,
     reward,
     termination,
-    threshold,  # (S A, K): successor tables
+    threshold,  # (S M, K): successor tables
     packed,
+    rows,  # (A,): the row of each action
     start_threshold,  # (1, S): tables of the initial distribution
     start_packed,
     gamma,
@@ -246,6 +249,7 @@ def policy_gradient(
     n_s = np.uint64(theta.shape[0])
     n_a = np.uint64(theta.shape[1])
     n_k = np.uint64(threshold.shape[1])
+    n_m = np.uint64(threshold.shape[0]) // n_s
     flat_reward = reward.reshape(-1)
     flat_stop = termination.reshape(-1)
     flat_threshold = threshold.reshape(-1)
@@ -292,7 +296,7 @@ def policy_gradient(
                 bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
                 u = _unit(bits) * n_k
                 slot = np.uint64(u)
-                m = sa * n_k + slot
+                m = (s * n_m + np.uint64(rows[a])) * n_k + slot
                 s = flat_packed[(m << _ONE) + np.uint64(u - slot >= flat_threshold[m])]
             if not seeking:  # an episode that ended before T contributes nothing
                 returns[found] = ret

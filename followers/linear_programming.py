@@ -21,7 +21,6 @@ import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from bocmdp_gym import kernels
 from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.tabular import ContextArrays
@@ -146,24 +145,24 @@ class _Program:
         arrays = self._arrays
         k = np.zeros_like(reward)
         k[self._states, actions] = continuation[self._states, actions]
-        arrays.solver.factor(k, arrays.probabilities)
+        arrays.solver.factor(k, arrays.stored_probabilities)
         value = arrays.solver.solve(reward[self._states, actions])
         if not np.isfinite(value).all():
             raise ConvergenceError(
                 "linear programming met a policy whose values are not finite; check that rewards are of a reasonable size "
                 "and the discount is below 1 wherever an episode need not end."
             )
-        future = kernels.expectation(arrays.successors, arrays.probabilities, value, np.empty_like(reward))
-        return value, reward + continuation * future
+        return value, reward + continuation * arrays.expectation(value)
 
     def _program(self, reward: Array, continuation: Array, allowed: npt.NDArray[np.bool_]) -> Actions:
         """The linear program; in each state the action whose constraint carries the most weight."""
         arrays = self._arrays
         s, a = np.nonzero(allowed)
-        n_states, width = len(self._states), arrays.probabilities.shape[-1]
+        row = arrays.rows[a]
+        n_states, width = len(self._states), arrays.stored_probabilities.shape[-1]
         rows = np.repeat(np.arange(len(s)), width)
-        inflow = (continuation[s, a, None] * arrays.probabilities[s, a]).reshape(-1)
-        columns = arrays.successors[s, a].reshape(-1)
+        inflow = (continuation[s, a, None] * arrays.stored_probabilities[s, row]).reshape(-1)
+        columns = arrays.stored_successors[s, row].reshape(-1)
         matrix = coo_array((inflow, (rows, columns)), shape=(len(s), n_states))
         matrix = (matrix - coo_array((np.ones(len(s)), (np.arange(len(s)), s)), shape=matrix.shape)).tocsr()
         found = linprog(

@@ -9,12 +9,13 @@ import numpy.typing as npt
 from scipy.special import entr
 
 from bocmdp_gym.alias import AliasTables, generator_state
-from bocmdp_gym.errors import DiscountError
+from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.kernels import policy_tables
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.soft_bellman import TOLERANCE
 from followers import kernels
 from followers.base import Array, Task
+from followers.environments import AnyEnv
 from followers.evaluation import PolicyValues, policy_values
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
 from followers.softmax import SoftmaxState
@@ -82,6 +83,15 @@ class NaturalPolicyGradient(IterativeFollower):
         if self.rollouts is None:
             return NaturalPolicyGradientRun(task, self, state)
         return SampledNaturalPolicyGradientRun(task, self, self.rollouts, generator_state(rng), state)
+
+    def bind(self, env: AnyEnv, core: Any) -> None:
+        super().bind(env, core)
+        if self.rollouts is not None and core.model.factored:
+            raise UnsupportedError(
+                "natural policy gradient with rollouts draws from a list of successors for every action, and this model's "
+                "transitions are factored (FactoredTransitions); use rollouts=None, which evaluates policies exactly, or "
+                "SoftQLearning."
+            )
 
     def policy_gap(self, residual: float, discount: float) -> float:
         if discount == 1.0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -84,6 +85,17 @@ class TrajectoryOracle:
         """Environment steps the follower has used for itself."""
         return self.follower.training_steps
 
+    @property
+    def horizon(self) -> int | None:
+        """Steps after which an episode is cut; None: never."""
+        return self._layers.horizon
+
+    @property
+    def tells_states(self) -> bool:
+        """Whether trajectories carry the indices of the states visited."""
+        readable = self._plain or self.compiled or not isinstance(self.env, VectorEnv)
+        return isinstance(self.core, TabularEnv) and readable
+
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The model's arrays at x, differentiable in x; kept until another x is asked for.
 
@@ -126,6 +138,9 @@ class TrajectoryOracle:
         """The follower's policy at (x, context)."""
         self.last_response = self.follower.respond(self.task(x, context), rng)
         return self.last_response
+
+    def respond_ahead(self, x: Any, contexts: Sequence[Any], rngs: Sequence[np.random.Generator]) -> None:
+        """Say which responses `respond` will be called for next: an oracle with workers starts on them all at once."""
 
     def tabulate(self, policy: Policy) -> TabularPolicy | None:
         """A policy as a table of probabilities; None where states are no table or it does not tell all of its probabilities."""

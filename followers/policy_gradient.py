@@ -130,6 +130,7 @@ class VanillaPolicyGradientRun(Run):
             self.arrays.reward,
             self.arrays.termination,
             *self._moves,
+            self.arrays.rows,
             *self.arrays.starts,
             self.task.discount,
             self.regularization,

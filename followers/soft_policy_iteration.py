@@ -38,6 +38,7 @@ class SoftPolicyIteration(Follower):
     ):
         self.regularization: float = check_regularization(regularization)
         self.discount = None if discount is None else check_discount(discount)
+        self.tolerance, self.max_iterations = tolerance, max_iterations
         self._solver = WarmSolver(tolerance, max_iterations)
 
     def respond(self, task: Task, rng: np.random.Generator) -> TabularPolicy:

@@ -139,6 +139,7 @@ class SoftQLearningRun(Run):
             self.arrays.reward,
             self.arrays.termination,
             *self._successors,
+            self.arrays.rows,
             *self.arrays.starts,
             *self._behaviour,
             self._pairs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp, softmax
 
 from bocmdp_gym.soft_bellman import TOLERANCE
 from followers import kernels
@@ -72,6 +73,8 @@ class SoftValueIterationRun(Run):
         return self._v
 
     def _advance(self, iterations: int, tolerance: float | None) -> int:
+        if self.arrays.moves is not None:
+            return self._sweep_factored(iterations, tolerance)
         done, self._residual = kernels.soft_value_iteration(
             self.arrays.reward,
             self.arrays.continuation,
@@ -86,6 +89,22 @@ class SoftValueIterationRun(Run):
         )
         if not self._residual < np.inf:
             self._diverged(f"in sweep {self.iterations + done}")
+        return done
+
+    def _sweep_factored(self, iterations: int, tolerance: float | None) -> int:
+        """The same where actions share rows: P V per move, handed to the actions."""
+        arrays, done = self.arrays, 0
+        while done < iterations:
+            self._q = arrays.reward + arrays.continuation * arrays.expectation(self._v)
+            value = self.regularization * logsumexp(self._q / self.regularization, axis=-1)
+            self._residual = float(np.abs(value - self._v).max())
+            self._v = value
+            done += 1
+            if not self._residual < np.inf:
+                self._diverged(f"in sweep {self.iterations + done}")
+            if tolerance is not None and self._residual <= tolerance * max(1.0, float(np.abs(value).max())):
+                break
+        self._pi = softmax(self._q / self.regularization, axis=-1)
         return done
 
     def _assess(self) -> tuple[Array, float]:

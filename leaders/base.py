@@ -20,6 +20,7 @@ from leaders.gradients import (
     GeometricEstimator,
     MonteCarloEstimator,
     MultilevelEstimator,
+    PooledEstimator,
     ZeroOrderEstimator,
 )
 from leaders.updates import OptimizerFactory, Update
@@ -55,6 +56,7 @@ _ESTIMATORS: dict[str, tuple[type[Estimator], tuple[str, ...]]] = {
     "critic": (CriticEstimator, ("env_steps", "hidden", "error_groups")),
     "geometric": (GeometricEstimator, ("samples", "sampling_distribution", "error_groups")),
     "multilevel": (MultilevelEstimator, ("levels", "samples", "runs")),
+    "pooled": (PooledEstimator, ("env_steps", "share_contexts")),
 }
 
 
@@ -63,10 +65,11 @@ class HPGD(Leader):
 
     Args:
         learning_rate: step size.
-        env_steps: environment steps per gradient (monte_carlo, critic; 10,000 if None).
+        env_steps: environment steps per gradient (monte_carlo, pooled, critic; 10,000 if None).
         estimator: where gradients come from; any other `Estimator` composes with an update as ``Leader(estimator, update)``:
 
             - "monte_carlo", that of the paper's experiments: on-policy steps, small variance;
+            - "pooled", for dynamics that do not depend on x: exact on the model that all steps so far have shown;
             - "critic", for problems that are no tables: values fitted by regression, the environment's model in a surrogate;
             - "geometric", Algorithms 1, 2 and 5 literally: unbiased draws, for discounts well below 1;
             - "multilevel", randomised numbers of the follower's iterations (section C.2), for followers that can be stopped.
@@ -74,6 +77,7 @@ class HPGD(Leader):
         levels: the follower makes 2^levels iterations in effect (multilevel; 10 if None).
         runs: follower runs averaged per gradient (multilevel; 1 if None).
         bootstrap_truncated: continue episodes cut by a time limit as the average visit to their last state (monte_carlo).
+        share_contexts: count transitions of all contexts together, which must be the same ones (pooled).
         sampling_distribution: nu of Algorithm 1, ``(S,)`` (geometric, with a general loss); uniform if None.
         hidden: widths of the fitted values' hidden layers (critic); see `leaders.gradients.CriticEstimator`.
         error_groups: split each gradient's sample into this many groups and report a standard error; 0 or None: none.
@@ -94,6 +98,7 @@ class HPGD(Leader):
         levels: int | None = None,
         runs: int | None = None,
         bootstrap_truncated: bool | None = None,
+        share_contexts: bool | None = None,
         sampling_distribution: npt.ArrayLike | None = None,
         hidden: Sequence[int] | None = None,
         error_groups: int | None = None,
@@ -110,6 +115,7 @@ class HPGD(Leader):
             "levels": levels,
             "runs": runs,
             "bootstrap_truncated": bootstrap_truncated,
+            "share_contexts": share_contexts,
             "sampling_distribution": sampling_distribution,
             "hidden": hidden,
             "error_groups": error_groups,

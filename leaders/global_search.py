@@ -7,6 +7,7 @@ distribution, runs them all for a while, keeps the best share, and repeats (succ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import gymnasium as gym
@@ -39,10 +40,12 @@ class MultistartResult:
     Attributes:
         best: the result of the winning start's last round.
         starts: all of them, best first.
+        seconds: wall-clock time.
     """
 
     best: Result
     starts: list[Start]
+    seconds: float
 
 
 def multistart(
@@ -80,6 +83,7 @@ def multistart(
             f"starts {starts}, rounds {rounds}, iterations {iterations}, keep {keep}, scale {scale}; expected positive numbers "
             "and keep in (0, 1]."
         )
+    began = perf_counter()
     rng = generator(seed)
     core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)
     space = core.leader_space
@@ -112,4 +116,5 @@ def multistart(
             bar.set_postfix_str(f"best leader return {max(returns):.4f}")
     order = sorted(range(starts), key=lambda i: -returns[i])
     winner: Any = results[order[0]]
-    return MultistartResult(winner, [Start(torch.tensor(points[i]), x[i], returns[i], done[i]) for i in order])
+    ranked = [Start(torch.tensor(points[i]), x[i], returns[i], done[i]) for i in order]
+    return MultistartResult(winner, ranked, perf_counter() - began)

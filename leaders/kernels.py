@@ -11,7 +11,21 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels import _ROUNDS, _settle, fork, uniform
+from bocmdp_gym.kernels import (
+    _ROUNDS,
+    _settle,
+    adjoint,
+    banded_factor,
+    banded_policy_iteration,
+    banded_solve,
+    banded_solve_transposed,
+    expectation,
+    fork,
+    monte_carlo_weights,
+    policy_tables,
+    simulate,
+    uniform,
+)
 
 # ------------------------------------------------------------------- unbiased single-sample estimates (MATH.md 3.4)
 
@@ -335,7 +349,8 @@ def monte_carlo_scores(
     ends,
     terminated,
     final_states,
-    succ,
+    succ,  # (S, M, K)
+    rows,  # (A,): the row of each action
     bonus,  # (S,) lambda H(pi(.|s))
     gamma,
     gamma_leader,
@@ -345,12 +360,13 @@ def monte_carlo_scores(
     carried_mass,
     carried_trace,
 ):
-    """Weights on log P (S, A, K) and on log mu (S,) from on-policy episodes."""
+    """Weights on log P (S, M, K), on log mu (S,) and on log (1 - q) (S, A) from on-policy episodes."""
     n_k = succ.shape[2]
     n_episodes = ends.shape[0]
     value = _follower_values(states, rewards, ends, terminated, final_states, bonus, gamma, bootstrap)
     w_transition = np.zeros(succ.shape)
     w_initial = np.zeros(bonus.shape[0])
+    w_going = np.zeros((bonus.shape[0], rows.shape[0]))
     for e in range(n_episodes):
         begin = ends[e - 1] if e > 0 else 0
         w_initial[states[begin]] += leader_value[states[begin]] / n_episodes
@@ -363,13 +379,16 @@ def monte_carlo_scores(
             if i < ends[e] - 1 or not terminated[e]:
                 following = states[i + 1] if i < ends[e] - 1 else final_states[e]
                 k = min(following, n_k - 1)  # where a dense kernel stores it
-                if succ[s, a, k] != following:
+                row = rows[a]
+                if succ[s, row, k] != following:
                     k = 0
-                    while succ[s, a, k] != following:
+                    while succ[s, row, k] != following:
                         k += 1
-                w_transition[s, a, k] += gamma * trace * value[following] + gamma_leader * mass * leader_value[following]
+                weight = gamma * trace * value[following] + gamma_leader * mass * leader_value[following]
+                w_transition[s, row, k] += weight
+                w_going[s, a] += weight
             mass *= gamma_leader
-    return w_transition, w_initial
+    return w_transition, w_initial, w_going
 
 
 # ------------------------------------------------------------------------ adaptive model design (Alg. 7, corrected)
@@ -617,3 +636,237 @@ def traces(kicks, ends, gamma, gamma_leader):
             power[i] = factor
             factor *= gamma_leader
     return trace, power
+
+
+# ------------------------------------------------------------------------------------------- counts of transitions
+
+
+@njit(cache=True)
+def count_transitions(states, actions, moves, ends, terminated, final_states, succ, transitions, visits, endings, starts):
+    """Add episodes to the counts: of successors (S, M, K), of visits and of ends per pair (S, A), of starts (S,).
+
+    Returns the first step whose successor is not among those stored, which is not counted nor any after it; -1: none.
+    """
+    n_k = succ.shape[2]
+    for e in range(ends.shape[0]):
+        begin = ends[e - 1] if e > 0 else 0
+        starts[states[begin]] += 1
+        for i in range(begin, ends[e]):
+            s, a = states[i], actions[i]
+            last = i == ends[e] - 1
+            if last and terminated[e]:
+                endings[s, a] += 1
+            else:
+                following = final_states[e] if last else states[i + 1]
+                m = a if moves.shape[0] == 0 else moves[a]
+                k = following if following < n_k and succ[s, m, following] == following else 0  # kernels that store all states
+                while k < n_k and succ[s, m, k] != following:
+                    k += 1
+                if k == n_k:
+                    return i
+                transitions[s, m, k] += 1
+            visits[s, a] += 1
+    return -1
+
+
+# --------------------------------------------------------------------------------------------- many runs at once
+#
+# One call does what a single run's follower and estimator do in one iteration, for some of B runs: those in ``rows``, whose
+# context is this one. Arrays of runs are (B, S, A) and (B, S); nothing but a run's own row is read or written, so threads may
+# share them, and which runs share a call changes no number. No call holds Python's lock.
+
+
+@njit(cache=True, nogil=True)
+def monte_carlo_runs(
+    rows,  # (R,) int64
+    reward,  # (B, S, A) and leader_reward: at each run's x
+    leader_reward,
+    continuation,  # (S, A) gamma (1 - q), and so on: this context's, the same in all runs
+    termination,
+    succ,
+    prob,
+    position,  # the order of `BandedSolver`, and its bandwidth
+    band,
+    start_threshold,
+    start_packed,
+    lam,
+    gamma,
+    gamma_leader,
+    tolerance,
+    max_iterations,
+    horizon,
+    budget,
+    bootstrap,
+    generators,  # (B, 4) uint64, one per run
+    values,  # (B, S): V* of each run's last solve in this context, overwritten with the new one
+    residuals,  # (B,), iterations (B,), steps (B,), w_reward (B, S, A), w_leader (B, S, A): results
+    iterations,
+    steps,
+    w_reward,
+    w_leader,
+):
+    """Soft policy iteration, ``budget`` steps of its policy, and their Monte-Carlo weights (`monte_carlo_weights`)."""
+    n_s, n_a, n_k = prob.shape
+    q = np.empty((n_s, n_a))
+    pi = np.empty((n_s, n_a))
+    lu = np.empty((n_s, 2 * band + 1))
+    threshold = np.empty((n_s, n_a * n_k))
+    packed = np.empty((n_s, n_a * n_k, 2), np.uint64)
+    no_threshold = np.empty((0, 0))
+    no_packed = np.empty((0, 0, 2), np.uint64)
+    no_index = np.empty(0, np.int64)
+    no_starts = np.empty((0, 2), np.int64)
+    capacity = budget + horizon
+    states = np.empty(capacity, np.int32)
+    actions = np.empty(capacity, np.int32)
+    rewards = np.empty(capacity)
+    leader_rewards = np.empty(capacity)
+    ends = np.empty(capacity, np.int64)
+    terminated = np.empty(capacity, np.bool_)
+    final_states = np.empty(capacity, np.int32)
+    carry = np.empty(2, np.int64)
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        residual, iteration = banded_policy_iteration(
+            reward[b], continuation, succ, prob, lam, position, band, tolerance, max_iterations, values[b], q, pi, lu
+        )
+        residuals[b] = residual
+        iterations[b] = iteration
+        if iteration >= max_iterations or not residual < np.inf:
+            continue
+        policy_tables(pi, succ, prob, threshold, packed)
+        carry[0] = -1
+        carry[1] = 0
+        n_steps, n_episodes = simulate(
+            threshold,
+            packed,
+            no_threshold,
+            no_packed,
+            no_index,
+            start_threshold,
+            start_packed,
+            no_starts,
+            succ,
+            prob,
+            reward[b],
+            leader_reward[b],
+            termination,
+            horizon,
+            budget,
+            carry,
+            generators[b],
+            states,
+            actions,
+            rewards,
+            leader_rewards,
+            ends,
+            terminated,
+            final_states,
+        )
+        n = np.int64(n_steps)
+        e = np.int64(n_episodes)
+        steps[b] = n
+        w_r, w_rbar, _, _, _, _ = monte_carlo_weights(
+            states[:n],
+            actions[:n],
+            leader_rewards[:n],
+            ends[:e],
+            terminated[:e],
+            final_states[:e],
+            n_s,
+            n_a,
+            gamma,
+            gamma_leader,
+            lam,
+            bootstrap,
+        )
+        w_reward[b] = w_r
+        w_leader[b] = w_rbar
+
+
+@njit(cache=True)
+def _policy_sum(pi, w, out):
+    """out(s) = sum_a pi(s, a) w(s, a)."""
+    for s in range(pi.shape[0]):
+        total = 0.0
+        for a in range(pi.shape[1]):
+            total += pi[s, a] * w[s, a]
+        out[s] = total
+
+
+@njit(cache=True)
+def _scaled(pi, w, out):
+    """out(s, a) = pi(s, a) w(s, a)."""
+    for s in range(pi.shape[0]):
+        for a in range(pi.shape[1]):
+            out[s, a] = pi[s, a] * w[s, a]
+
+
+@njit(cache=True, nogil=True)
+def exact_runs(
+    rows,  # as in `monte_carlo_runs`
+    reward,
+    leader_reward,
+    continuation,
+    leader_continuation,
+    succ,
+    prob,
+    position,
+    band,
+    initial,
+    lam,
+    same_discount,
+    tolerance,
+    max_iterations,
+    values,
+    residuals,
+    iterations,
+    returns,  # (B,): F_xi
+    w_reward,
+    w_leader,
+):
+    """Soft policy iteration, and the exact weights of the rewards (`leaders.gradients.exact`)."""
+    n_s, n_a, _ = prob.shape
+    q = np.empty((n_s, n_a))
+    pi = np.empty((n_s, n_a))
+    k = np.empty((n_s, n_a))
+    future = np.empty((n_s, n_a))
+    lu = np.empty((n_s, 2 * band + 1))
+    rhs = np.empty(n_s)
+    value = np.empty(n_s)
+    visits = np.empty(n_s)
+    pushed = np.empty(n_s)
+    u = np.empty(n_s)
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        residual, iteration = banded_policy_iteration(
+            reward[b], continuation, succ, prob, lam, position, band, tolerance, max_iterations, values[b], q, pi, lu
+        )
+        residuals[b] = residual
+        iterations[b] = iteration
+        if iteration >= max_iterations or not residual < np.inf:
+            continue
+        _scaled(pi, leader_continuation, k)
+        banded_factor(k, succ, prob, position, band, lu)
+        _policy_sum(pi, leader_reward[b], rhs)
+        banded_solve(lu, position, band, rhs, value)
+        expectation(succ, prob, value, future)
+        banded_solve_transposed(lu, position, band, initial, visits)
+        total = 0.0
+        for s in range(n_s):
+            total += initial[s] * value[s]
+            for a in range(n_a):
+                advantage = leader_reward[b, s, a] + leader_continuation[s, a] * future[s, a] - value[s]
+                w = visits[s] * pi[s, a] * advantage / lam
+                w_reward[b, s, a] = w
+                future[s, a] = continuation[s, a] * w
+                w_leader[b, s, a] = visits[s] * pi[s, a]
+        returns[b] = total
+        if not same_discount:
+            _scaled(pi, continuation, k)
+            banded_factor(k, succ, prob, position, band, lu)
+        adjoint(succ, prob, future, pushed)
+        banded_solve_transposed(lu, position, band, pushed, u)
+        for s in range(n_s):
+            for a in range(n_a):
+                w_reward[b, s, a] += u[s] * pi[s, a]

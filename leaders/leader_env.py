@@ -7,12 +7,11 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
 from followers import Follower, TrajectoryOracle
-from leaders.loop import Evaluator
+from leaders.gradients.exact import policy_return
 
 Array = npt.NDArray[np.float64]
 MODES = ("set", "step")
@@ -29,8 +28,10 @@ class LeaderEnv(gym.Env[Any, Any]):
     ``Box(-1, 1, (d,), float32)``: the current x, rescaled.
 
     ## Rewards
-    F(x) after the follower responded: exact where the model is tabular and the follower has a lambda (``value="exact"``), or the
-    mean discounted leader return of ``env_steps`` steps in one drawn context (``"sampled"``).
+    F(x) after the follower responded: that of its responses in all contexts, from the tabular model's arrays
+    (``value="exact"``), or the mean discounted leader return of ``env_steps`` steps in one drawn context (``"sampled"``). An
+    exact follower starts afresh for every value, so that equal actions pay equally to the bit; one that learns goes on from
+    what it has learnt.
 
     ## Episode start and end
     Starts at the middle of ``bounds``. ``mode="set"``: terminates after one action. ``mode="step"``: truncated after ``horizon``
@@ -45,8 +46,9 @@ class LeaderEnv(gym.Env[Any, Any]):
         follower_solves: how often a follower has responded so far.
 
     Raises:
-        OptionError: bounds that are not finite or empty, an unknown mode or value.
-        UnsupportedError: exact values asked of a problem that has none.
+        OptionError: bounds that are not finite, empty or outside ``leader_space``; an unknown mode or value.
+        UnsupportedError: exact values asked of a problem without a tabular model, or (by `value`) of a follower whose policies
+            tell no probabilities.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -69,19 +71,21 @@ class LeaderEnv(gym.Env[Any, Any]):
         self.low, self.high = (np.broadcast_to(np.asarray(b, dtype=np.float64), space.shape).copy() for b in (low, high))
         if not (np.isfinite(self.low).all() and np.isfinite(self.high).all() and (self.low < self.high).all()):
             raise OptionError("bounds are not finite, or low >= high somewhere; expected bounds=(low, high), e.g. (-3.0, 3.0).")
+        if (self.low < space.low).any() or (self.high > space.high).any():
+            raise OptionError(
+                f"bounds reach outside the leader_space of {type(self.oracle.core).__name__}, {space}; expected bounds inside it."
+            )
         if mode not in MODES:
             raise OptionError(f"unknown mode {mode!r}. {suggest(mode, MODES)}")
         if value not in ("exact", "sampled"):
             raise OptionError(f"unknown value {value!r}. {suggest(value, ('exact', 'sampled'))}")
         if not step_size > 0 or horizon < 1 or env_steps < 1:
             raise OptionError(f"step_size {step_size}, horizon {horizon}, env_steps {env_steps}; expected positive numbers.")
-        self._evaluate: Evaluator | None = None
-        if value == "exact":
-            if not isinstance(self.oracle.model, TabularBOCMDP) or follower.regularization is None:
-                raise UnsupportedError(
-                    "exact values need a tabular model and a follower with a regularization; use value='sampled'."
-                )
-            self._evaluate = Evaluator(self.oracle, follower.regularization)
+        if value == "exact" and not isinstance(self.oracle.model, TabularBOCMDP):
+            raise UnsupportedError(
+                f"exact values need a tabular model, and {type(self.oracle.core).__name__} has none; use value='sampled'."
+            )
+        self._is_exact = value == "exact"
         self.mode, self.step_size, self.horizon, self.env_steps = mode, float(step_size), int(horizon), int(env_steps)
         self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.observation_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
@@ -97,15 +101,29 @@ class LeaderEnv(gym.Env[Any, Any]):
 
     def value(self, x: npt.ArrayLike) -> float:
         """The leader's value at x: the objective for black-box methods."""
-        if self._evaluate is not None:
-            self.follower_solves += self.oracle.core.model.n_contexts
-            self._evaluate.load_state({})  # no warm starts: equal actions must give equal rewards, to the bit
-            return self._evaluate(torch.tensor(np.asarray(x, dtype=np.float64)))
+        if self._is_exact:
+            return self._exact_value(x)
         context = self.oracle.sample_context(self.np_random)
         policy = self.oracle.respond(x, context, self.np_random)
         self.follower_solves += 1
         batch = self.oracle.sample(policy, self.env_steps, self.np_random)
         return float(batch.discounted_returns(self.oracle.core.leader_discount, leader=True).mean())
+
+    def _exact_value(self, x: npt.ArrayLike) -> float:
+        """E_xi of the leader's return of the follower's responses."""
+        if self.oracle.follower.exact:
+            self.oracle.follower.reset()
+        total, probabilities = 0.0, self.oracle.core.model.context_probabilities
+        for context, probability in enumerate(probabilities):
+            policy = self.oracle.respond(x, context, self.np_random)
+            self.follower_solves += 1
+            tabulated = self.oracle.tabulate(policy)
+            if tabulated is None:
+                raise UnsupportedError(
+                    f"exact values need action probabilities, and {type(policy).__name__} has none; use value='sampled'."
+                )
+            total += float(probability) * policy_return(self.oracle.configure(x).arrays(context), tabulated.table)
+        return total
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start at the middle of the bounds."""

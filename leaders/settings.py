@@ -27,7 +27,7 @@ from followers import (
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 
 LeaderName = Literal["hpgd", "exact", "amd", "zero-order"]
-EstimatorName = Literal["monte_carlo", "geometric", "critic", "multilevel"]
+EstimatorName = Literal["monte_carlo", "pooled", "geometric", "critic", "multilevel"]
 FollowerName = Literal[
     "soft-policy-iteration",
     "soft-value-iteration",
@@ -56,11 +56,16 @@ FOLLOWER_STEPS: dict[str, int] = {
 
 
 #: Which leaders take an option that is not everybody's.
-_SAMPLED = ("hpgd with the monte_carlo estimator", "hpgd with the critic estimator")
+_SAMPLED = (
+    "hpgd with the monte_carlo estimator",
+    "hpgd with the pooled estimator",
+    "hpgd with the critic estimator",
+)
 _DRAWN = ("hpgd with the geometric estimator", "hpgd with the multilevel estimator")
 _OWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "env_steps": (*_SAMPLED, "zero-order"),
     "bootstrap_truncated": _SAMPLED[:1],
+    "share_contexts": _SAMPLED[1:2],
     "samples": _DRAWN,
     "levels": _DRAWN[1:],
     "sweeps": ("amd",),
@@ -76,8 +81,9 @@ class RunSettings:
     """Who chooses x: hpgd learns from trajectories of the follower; exact climbs the exact hypergradient of the model; amd is
     adaptive model design; zero-order compares returns at nearby x."""
     estimator: EstimatorName | None = None
-    """Where hpgd's gradients come from: monte_carlo, the default (the paper's experiments), geometric (Algorithms 2, 5), critic
-    (fitted values, also for problems that are no tables), multilevel (random numbers of a soft-q-learning follower's updates)."""
+    """Where hpgd's gradients come from: monte_carlo, the default (the paper's experiments), pooled (exact on the model that all
+    steps so far have shown; for dynamics that do not depend on x), geometric (Algorithms 2, 5), critic (fitted values, also for
+    problems that are no tables), multilevel (random numbers of a soft-q-learning follower's updates)."""
     follower: FollowerName = "soft-policy-iteration"
     """Who responds: planners (soft-policy-iteration is exact; linear-programming ignores the regularization), tabular learners,
     or neural learners of Stable-Baselines3."""
@@ -112,6 +118,8 @@ class RunSettings:
     """Factor on the learning rate: constant, inverse-sqrt, linear or cosine."""
     bootstrap_truncated: bool | None = None
     """Continue episodes that the time limit cut as the average visit to their last state (hpgd); the paper does not."""
+    share_contexts: bool | None = None
+    """Count transitions of all contexts together, where they are the same ones (hpgd with the pooled estimator)."""
     evaluate_every: int = 100
     """Iterations between exact evaluations of the leader's return, which are logged to progress.csv and TensorBoard."""
     out: Path | None = None

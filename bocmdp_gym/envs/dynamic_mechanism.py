@@ -5,16 +5,16 @@ The mechanism asks for types and runs a policy of the allocation MDP: a state is
 to nobody or to an unserved bidder. With weights w_i > 0 and boosts b(s, a) (the leader's x) the policy is the best, up to
 entropy, for the affine welfare
 
-    r(s, a) = sum_i w_i v_i 1{a serves i} + b(s, a) ,       U(pi) = E sum gamma^t r ,      U_-i: the same MDP without bidder i.
+    r(s, a) = sum_i w_i v_i 1{a serves i} + b(s, a) ,       U(pi) = E sum gamma^t r ,      U(-i): the same MDP without bidder i.
 
 Write J = U + lambda E sum gamma^t H(pi(.|s_t)) for what pi maximises. Bidder i pays what it costs the others,
 
-    p_i = (J_-i - (J - w_i V_i)) / w_i ,        V_i = E sum gamma^t v_i 1{a serves i} .
+    p_i = (J(-i) - (J - w_i V_i)) / w_i ,        V_i = E sum gamma^t v_i 1{a serves i} .
 
-Its utility V_i - p_i is J at its true type over w_i, less J_-i / w_i, on which its report has no influence: truth-telling is
+Its utility V_i - p_i is J at its true type over w_i, less J(-i) / w_i, on which its report has no influence: truth-telling is
 optimal, exactly and at any lambda (`outcome`, `misreport_gain`, `revenue`). Taking part is worth it, exactly as lambda -> 0: the
 policy without i can be played with i there, except for the fined actions below, which add at most
-lambda log(1 + n exp(-10 / lambda)) per period to J_-i (1e-14 at lambda = 0.3, but 0.001 at lambda = 1.5).
+lambda log(1 + n exp(-10 / lambda)) per period to J(-i) (1e-14 at lambda = 0.3, but 0.001 at lambda = 1.5).
 
 As a BO-CMDP: contexts are type profiles with everyone present, and profiles of the others without bidder i. Revenue is a
 signed leader's value over these MDPs: rbar = -sum_i (r - w_i v_i 1{a serves i}) / w_i with everyone present, rbar = r / w_i

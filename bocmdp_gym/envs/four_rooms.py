@@ -14,7 +14,7 @@ from torch import Tensor
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.grid import Grid
-from bocmdp_gym.options import check_choice, check_number
+from bocmdp_gym.options import check_choice, check_count, check_number
 from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
@@ -37,6 +37,8 @@ xxxxxxxxxxxxx
 """
 OBSERVATIONS = ("index", "coordinates")
 DISCOUNT = 0.99
+#: One per context, for most likely paths.
+_PATH_COLOURS = ("#2668be", "#7a3fb0", "#c07a00", "#00857a")
 #: The published table's settings: slip, budget, discounts, layout, start, goals, marked cell.
 PUBLISHED = (0.44, 0.2, DISCOUNT, DISCOUNT, LAYOUT.strip("\n").split("\n"), (4, 1), [(1, 9), (11, 11)], (8, 4))
 #: Best leader returns known there, by (lambda, penalty_cost).
@@ -86,7 +88,10 @@ class FourRooms(PicturedEnv):
     ## Arguments
     slip_probability: 1/3 in the paper's text; its published table was made with 0.44.
     penalty_cost: the paper's beta >= 0. penalty_budget: total penalty, > 0.
-    start, goals, waypoint: cells ``[row, column]`` counted from 0, goals a list of them. layout: rows, ``x`` is a wall.
+    start, goals, waypoint: cells ``[row, column]`` counted from 0, goals a list of them; ``start=None`` starts anywhere, all
+    cells equally likely. layout: rows, ``x`` is a wall.
+    scale: every cell of the layout becomes ``scale`` x ``scale`` cells (100: 1.04 million states). The named cells are counted
+    in the layout before; each becomes the middle of its block. Penalties are spread thinner, over more cells.
     horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L.
     observation: "index" or "coordinates". render_mode: "ansi", "rgb_array" or "human".
 
@@ -106,7 +111,7 @@ class FourRooms(PicturedEnv):
         slip_probability: float = 1 / 3,
         penalty_cost: float = 1.0,
         penalty_budget: float = 0.2,
-        start: Sequence[int] = (4, 1),
+        start: Sequence[int] | None = (4, 1),
         goals: Sequence[Sequence[int]] = ((1, 9), (11, 11)),
         waypoint: Sequence[int] = (8, 4),
         layout: str | Sequence[str] = LAYOUT,
@@ -115,6 +120,7 @@ class FourRooms(PicturedEnv):
         discount: float = DISCOUNT,
         leader_discount: float | None = None,
         render_mode: str | None = None,
+        scale: int = 1,
     ):
         self.penalty_budget = check_number("penalty_budget", penalty_budget, above=0.0)
         self.penalty_cost = check_number("penalty_cost", penalty_cost, 0.0, note=" (the paper's beta)")
@@ -123,13 +129,20 @@ class FourRooms(PicturedEnv):
             raise OptionError(f"goals is {goals!r}; expected a list of cells [row, column].")
         if len(goals) == 0:
             raise OptionError("goals is empty; expected at least one cell [row, column].")
-        self.grid = Grid(layout)
-        self.start = self.grid.state(start, "start")
-        self.goals = [self.grid.state(goal, f"goal {i}") for i, goal in enumerate(goals)]
-        self.waypoint = self.grid.state(waypoint, "waypoint")
+        small, scale = Grid(layout), check_count("scale", scale)
+        self.grid = small if scale == 1 else small.scaled(scale)
+
+        def middle(cell: Any, name: str) -> int:
+            row, column = small.coordinates[small.state(cell, name)]
+            return self.grid.state((row * scale + scale // 2, column * scale + scale // 2), name)
+
+        self.start = None if start is None else middle(start, "start")
+        self.goals = [middle(goal, f"goal {i}") for i, goal in enumerate(goals)]
+        self.waypoint = middle(waypoint, "waypoint")
         super().__init__(self._make_model(slip_probability, discount, leader_discount), horizon, render_mode)
-        cells = self.grid.cells
-        places = (cells[self.start], [cells[goal] for goal in self.goals], cells[self.waypoint])
+        where = self.grid.coordinates.tolist()
+        start_cell = None if self.start is None else tuple(where[self.start])
+        places = (start_cell, [tuple(where[goal]) for goal in self.goals], tuple(where[self.waypoint]))
         discounts = (self.discount, self.leader_discount)
         self._settings = (slip_probability, self.penalty_budget, *discounts, self.grid.rows, *places)
         self._coordinates_observed = observation == "coordinates"
@@ -147,8 +160,9 @@ class FourRooms(PicturedEnv):
         cost = self.penalty_cost * self.penalty_budget * goal_reward
         leader_base = -cost
         leader_base[:, self.waypoint] += 1.0
-        initial = torch.zeros(n_states, dtype=torch.float64)
-        initial[self.start] = 1.0
+        initial = torch.full((n_states,), 1.0 / n_states if self.start is None else 0.0, dtype=torch.float64)
+        if self.start is not None:
+            initial[self.start] = 1.0
 
         def reward(shares: Tensor) -> Tensor:
             return torch.addcmul(goal_reward, penalised, shares[:-1], value=-1.0)
@@ -203,9 +217,7 @@ class FourRooms(PicturedEnv):
         if not self._coordinates_observed:
             return observations
         cells = np.rint(np.asarray(observations) * self._scale).astype(np.int64)
-        lookup = np.full((self.grid.height, self.grid.width), -1)
-        lookup[tuple(self.grid.coordinates.T)] = np.arange(len(self.grid))
-        return lookup[cells[..., 0], cells[..., 1]]
+        return self.grid.index[cells[..., 0], cells[..., 1]]
 
     # pictures
 
@@ -219,15 +231,19 @@ class FourRooms(PicturedEnv):
 
     def _marks(self, context: int | None) -> dict[int, str]:
         goals = {goal: "G" if context is None or i == context else "g" for i, goal in enumerate(self.goals)}
-        return {self.waypoint: "+", self.start: "S", **goals}
+        start = {} if self.start is None else {self.start: "S"}
+        return {self.waypoint: "+", **start, **goals}
 
     def _heat(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         penalties = self.penalties(x)
         return penalties / max(penalties.max(), 1e-12) * min(1.0, len(self.grid) * penalties.max() / self.penalty_budget / 4)
 
     def most_likely_path(self, policy: npt.NDArray[np.float64], context: int) -> list[int]:
-        """States from the start, each the likeliest successor under ``policy`` (S, A), until the goal or a repetition."""
-        path = [self.start]
+        """States from the start (0 if that is anywhere), each the likeliest successor under ``policy`` (S, A).
+
+        It ends at the goal, or before a repetition.
+        """
+        path = [self.start or 0]
         successors = self.grid.slippery_moves(0.0)[0]
         while path[-1] != self.goals[context] and len(path) <= len(self.grid):
             state = path[-1]
@@ -245,23 +261,38 @@ class FourRooms(PicturedEnv):
 
         n = len(self.goals)
         figure = Figure(figsize=(5.2 * n + 1.0, 5.2), layout="constrained")
+        axes = figure.subplots(1, n, squeeze=False)[0]
+        for context, ax in enumerate(axes):
+            shown = self.draw_result(ax, x, policies, [context])
+            ax.set_title(f"context {context}: most likely path to the goal G")
+        figure.colorbar(shown, ax=axes, label="penalty per step in the cell", shrink=0.9)
+        shares = torch.softmax(self.model.check_leader(x).detach(), 0)
+        figure.suptitle(f"Penalties: {self.penalty_budget * (1 - float(shares[-1])):.3f} of {self.penalty_budget:g} spent")
+        return figure
+
+    def draw_result(
+        self, ax: Any, x: npt.ArrayLike, policies: npt.NDArray[np.float64], contexts: Sequence[int] | None = None
+    ) -> Any:
+        """Draw the penalty map of x into matplotlib axes, and the most likely paths of ``contexts`` (None: all).
+
+        Returns what a colour bar needs.
+        """
+        contexts = range(len(self.goals)) if contexts is None else contexts
         penalties = self.penalties(x)
         image = np.full((self.grid.height, self.grid.width), np.nan)
         image[tuple(self.grid.coordinates.T)] = penalties
-        shares = torch.softmax(self.model.check_leader(x).detach(), 0)
-        axes = figure.subplots(1, n, squeeze=False)[0]
-        for context, ax in enumerate(axes):
-            ax.set_facecolor("#3a3e48")
-            shown = ax.imshow(image, cmap="Reds", vmin=0.0, vmax=max(penalties.max(), 1e-12))
-            for state, mark in self._marks(context).items():
-                row, column = self.grid.cells[state]
-                ax.text(column, row, mark, ha="center", va="center", color="#0b5d33", fontsize=15, fontweight="bold")
+        ax.set_facecolor("#3a3e48")
+        shown = ax.imshow(image, cmap="Reds", vmin=0.0, vmax=max(penalties.max(), 1e-12))
+        for state, mark in self._marks(contexts[0] if len(contexts) == 1 else None).items():
+            row, column = self.grid.cells[state]
+            ax.text(column, row, mark, ha="center", va="center", color="#0b5d33", fontsize=15, fontweight="bold")
+        for context in contexts:
             path = np.array([self.grid.cells[s] for s in self.most_likely_path(policies[context], context)])
-            ax.plot(path[:, 1], path[:, 0], color="#2668be", linewidth=2.5, alpha=0.85)
-            ax.set(xticks=[], yticks=[], title=f"context {context}: most likely path to the goal G")
-        figure.colorbar(shown, ax=axes, label="penalty per step in the cell", shrink=0.9)
-        figure.suptitle(f"Penalties: {self.penalty_budget * (1 - float(shares[-1])):.3f} of {self.penalty_budget:g} spent")
-        return figure
+            shift = 0.08 * (contexts.index(context) - (len(contexts) - 1) / 2)  # paths that share cells stay apart
+            colour = _PATH_COLOURS[context % len(_PATH_COLOURS)]
+            ax.plot(path[:, 1] + shift, path[:, 0] + shift, color=colour, linewidth=2.5, alpha=0.85)
+        ax.set(xticks=[], yticks=[])
+        return shown
 
 
 def four_rooms_vector(num_envs: int, autoreset_mode: Any = "NextStep", **kwargs: Any) -> TabularVectorEnv:

@@ -133,6 +133,23 @@ class Economy:
         """What a move adds to the assets on average, ``(M,)``."""
         return (1.0 - rates[0]) * self._move_earned - self._move_total
 
+    def tables(self, x: Array) -> tuple[Array, Array, Array]:
+        """What the simulator reads at x: utility ``(C, A)``, welfare ``(A,)`` and savings ``(A,)`` of joint actions."""
+        rates = self.rates(torch.tensor(x))
+        return self.utility(rates).numpy(), self.welfare(rates).numpy(), self.savings(rates).numpy()[self.index]
+
+    @property
+    def centre(self) -> float:
+        """The mean of the first assets before truncation: 0, or what of the range is nearest to it."""
+        return min(max(0.0, self.low), self.high)
+
+    def truncated_normal(self, mean: npt.ArrayLike, std: float, u: npt.ArrayLike) -> Array:
+        """N(mean, std^2) truncated to the asset range, of uniform numbers by inversion."""
+        mean = np.asarray(mean)
+        low, high = ndtr((self.low - mean) / std), ndtr((self.high - mean) / std)
+        values: Array = np.clip(mean + std * ndtri(low + u * (high - low)), self.low, self.high)
+        return values
+
     def mean(self, assets: Tensor, savings: Tensor) -> Tensor:
         """m(s, a), the centre of the next assets."""
         return torch.clamp(assets + savings, self.low, self.high)
@@ -179,7 +196,7 @@ class TaxModel(TabularBOCMDP):
         edges = torch.from_numpy(np.concatenate([self.grid[:1], (self.grid[1:] + self.grid[:-1]) / 2, self.grid[-1:]]))
         assets = torch.from_numpy(self.grid).unsqueeze(-1)
         utility = torch.from_numpy(asset_utility(self.grid)).unsqueeze(-1)
-        centre = torch.tensor(min(max(0.0, economy.low), economy.high), dtype=torch.float64)
+        centre = torch.tensor(economy.centre, dtype=torch.float64)
 
         def transition(rates: Tensor) -> FactoredTransitions:
             mean = economy.mean(assets, economy.savings(rates))
@@ -349,39 +366,38 @@ class TaxDesign(Pictures, ConfigurableEnv):
     # the grid's policies in the continuous problem
 
     def neighbours(self, observation: Any) -> tuple[npt.NDArray[np.int64], Array]:
-        """The grid states next to an observation, below and above, and their linear weights."""
+        """The grid states next to observations ``(..., 1)``, below and above, and their linear weights, both ``(..., 2)``."""
         economy, last = self.economy, len(self.model.grid) - 1
-        position = (float(np.asarray(observation).item()) - economy.low) / (economy.high - economy.low) * last
-        below = min(max(int(position), 0), last - 1)
-        share = min(max(position - below, 0.0), 1.0)
-        return np.array([below, below + 1]), np.array([1.0 - share, share])
+        assets = np.asarray(observation, dtype=np.float64)
+        position = (assets - economy.low) / (economy.high - economy.low) * last
+        below = np.clip(position.astype(np.int64), 0, last - 1)
+        share = np.clip(position - below, 0.0, 1.0)
+        return np.concatenate([below, below + 1], -1), np.concatenate([1.0 - share, share], -1)
 
-    def joint_action(self, index: int) -> npt.NDArray[np.int64]:
-        """The MultiDiscrete action of the model's action ``index``."""
-        return np.array(np.unravel_index(index, self.economy.nvec))
+    def joint_action(self, index: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The MultiDiscrete action of the model's action ``index``, or those of several, one per row."""
+        return np.array(np.unravel_index(index, self.economy.nvec)).T
 
     # playing
 
     def _configured(self) -> None:
         self._tables = None
 
-    def _prepare(self) -> tuple[Array, Array, Array]:
-        """At the x in force: utility ``(C, A)``, welfare ``(A,)``, savings ``(A,)``."""
-        rates = self.economy.rates(torch.tensor(self._episode_leader))
-        savings = self.economy.savings(rates).numpy()[self.economy.index]
-        self._tables = (self.economy.utility(rates).numpy(), self.economy.welfare(rates).numpy(), savings)
-        return self._tables
-
     def _reset(self, state: Any | None) -> tuple[Array, dict[str, Any]]:
         if state is None:
-            self._assets = self._draw(min(max(0.0, self.economy.low), self.economy.high), self.initial_std)
+            self._assets = self._draw(self.economy.centre, self.initial_std)
         else:
-            self._assets = self._check_state(state)
+            self._assets = self.check_state(state)
         self._age = 0
         self._path, self._actions = [self._assets], []
         return self._observation(), {}
 
-    def _check_state(self, state: Any) -> float:
+    def check_state(self, state: Any) -> float:
+        """Assets as a float.
+
+        Raises:
+            StateError: no number in the asset range.
+        """
         try:
             assets = float(np.asarray(state, dtype=np.float64).item())
         except (TypeError, ValueError):
@@ -393,10 +409,7 @@ class TaxDesign(Pictures, ConfigurableEnv):
         return assets
 
     def _draw(self, mean: float, std: float) -> float:
-        """A draw of N(mean, std^2) truncated to the asset range, by inversion."""
-        low, high = ndtr((self.economy.low - mean) / std), ndtr((self.economy.high - mean) / std)
-        value = mean + std * float(ndtri(low + self.np_random.random() * (high - low)))
-        return min(max(value, self.economy.low), self.economy.high)
+        return float(self.economy.truncated_normal(mean, std, self.np_random.random()))
 
     def _observation(self) -> Array:
         return np.array([self._assets])
@@ -407,7 +420,9 @@ class TaxDesign(Pictures, ConfigurableEnv):
         Raises:
             ActionError: an action outside the action space.
         """
-        utility, welfare, savings = self._tables or self._prepare()
+        if self._tables is None:
+            self._tables = self.economy.tables(self._episode_leader)
+        utility, welfare, savings = self._tables
         given = np.asarray(action)
         if given.shape != (len(self.economy.nvec),) or not ((given >= 0) & (given < self.economy.nvec)).all():
             raise ActionError(f"action {action!r} is illegal; expected an element of {self.action_space}.")

@@ -26,14 +26,15 @@ class ObserveContext(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordCons
 
     Raises:
         NotConfigurableError: no layer of ``env`` has a leader parameter.
+        UnsupportedError: a multi-agent environment.
     """
 
     context_observed = True
 
     def __init__(self, env: gym.Env[Any, Any]):
+        self._core = configurable(env)
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.ObservationWrapper.__init__(self, env)
-        self._core = configurable(env)
         boxes: list[Any] = [flatten_space(env.observation_space), flatten_space(self._core.context_space)]
         dtype = np.float64 if any(box.dtype == np.float64 for box in boxes) else np.float32
         self.observation_space = gym.spaces.Box(

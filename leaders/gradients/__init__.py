@@ -7,6 +7,7 @@ from leaders.gradients.exact import ExactEstimator, exact_weights
 from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
 from leaders.gradients.multilevel import MultilevelEstimator
+from leaders.gradients.pooled import PooledEstimator
 from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MonteCarloEstimator",
     "MultilevelEstimator",
     "PolicyEstimator",
+    "PooledEstimator",
     "ZeroOrderEstimator",
     "exact_weights",
     "geometric_loss_weights",

@@ -83,6 +83,11 @@ class AdaptiveModelDesignEstimator(Estimator):
         super().bind(oracle, loss)
         assert isinstance(oracle.model, TabularBOCMDP)
         model = oracle.model
+        if model.factored:
+            raise UnsupportedError(
+                "AMD sweeps a list of successors for every action, and this model's transitions are factored "
+                "(FactoredTransitions); use ExactGradient, which climbs along the same gradient."
+            )
         numbers = model.n_states * model.n_actions * model.leader_dim
         if numbers > _MOST_NUMBERS:
             raise UnsupportedError(

@@ -183,14 +183,17 @@ def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Ar
     return tabulated.table
 
 
-def add_scores(weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array) -> None:
-    """Put weights on log P ``(S, A, K)`` and log mu ``(S,)`` into ``weights``, as weights on the stored values.
+def add_scores(
+    weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array, w_going: Array
+) -> None:
+    """Put weights on log P ``(S, M, K)`` and log mu ``(S,)`` into ``weights``, as weights on the stored values.
 
-    Where q depends on x, going on has probability (1 - q) P: a weight W on log P is also one of -W / (1 - q) on q.
+    Where q depends on x, going on has probability (1 - q) P: a weight W on log P, summed per action in ``w_going`` ``(S, A)``,
+    is also one of -W / (1 - q) on q.
     """
     if "transition" in moving:
-        weights.transition = kernels.score_weights(arrays.successors, arrays.probabilities, w_transition)
+        weights.transition = kernels.score_weights(arrays.stored_successors, arrays.stored_probabilities, w_transition)
     if "termination" in moving:
-        weights.termination = -w_transition.sum(-1) / np.where(arrays.termination < 1.0, 1.0 - arrays.termination, 1.0)
+        weights.termination = -w_going / np.where(arrays.termination < 1.0, 1.0 - arrays.termination, 1.0)
     if "initial" in moving:
         weights.initial = w_initial / np.where(arrays.initial > 0.0, arrays.initial, 1.0)

@@ -55,10 +55,13 @@ def policy_return(arrays: ContextArrays, policy: Array) -> float:
 
 
 def _adjoint_weights(
-    mdps: ConfiguredMDPs, arrays: ContextArrays, solution: ContextSolution, w: Array, leader: LeaderValues | None
+    mdps: ConfiguredMDPs, arrays: ContextArrays, pi: Array, follower: Array | None, w: Array, leader: LeaderValues | None
 ) -> Weights:
-    """The four weights from the sensitivity w(s, a) to Q*(s, a); ``leader`` None for a general loss."""
-    pi, g = solution.policy, arrays.continuation
+    """The four weights from the sensitivity w(s, a) to Q*(s, a); ``leader`` None for a general loss.
+
+    ``follower``: the follower's values V ``(S,)``, which are read where P or q depends on x.
+    """
+    g = arrays.continuation
     if leader is None or mdps.model.discount != mdps.model.leader_discount:
         arrays.solver.factor(pi * g, arrays.stored_probabilities)
     reward = w + arrays.solver.solve_transposed(arrays.adjoint(g * w))[:, None] * pi
@@ -67,12 +70,14 @@ def _adjoint_weights(
         weights.leader_reward = leader.visitation[:, None] * pi
         weights.initial = leader.value
     if "transition" in mdps.model.moving:
-        weights.transition = arrays.outer(g * reward, solution.value)
+        assert follower is not None
+        weights.transition = arrays.outer(g * reward, follower)
         if weights.leader_reward is not None and leader is not None:
             discounted = arrays.leader_continuation * weights.leader_reward
             weights.transition += arrays.outer(discounted, leader.value)
     if "termination" in mdps.model.moving:
-        weights.termination = -mdps.model.discount * reward * arrays.expectation(solution.value)
+        assert follower is not None
+        weights.termination = -mdps.model.discount * reward * arrays.expectation(follower)
         if weights.leader_reward is not None and leader is not None:
             weights.termination -= mdps.model.leader_discount * weights.leader_reward * arrays.expectation(leader.value)
     return weights
@@ -89,11 +94,25 @@ def exact_weights(
         solution: the follower's optimum there.
         regularization: lambda.
     """
-    arrays = mdps.arrays(context)
-    leader = leader_values(arrays, solution.policy)
+    return policy_weights(mdps, mdps.arrays(context), solution.policy, regularization, solution.value)
+
+
+def policy_weights(
+    mdps: ConfiguredMDPs, arrays: ContextArrays, policy: Array, regularization: float, follower: Array | None = None
+) -> tuple[Weights, LeaderValues]:
+    """The same from arrays of one context that need not be the model's own, and a policy ``(S, A)`` taken for optimal there.
+
+    Args:
+        mdps: the model at x; it says what depends on x.
+        arrays: one context's MDP.
+        policy: the follower's.
+        regularization: lambda.
+        follower: the follower's values V ``(S,)``; needed where P or q depends on x.
+    """
+    leader = leader_values(arrays, policy)
     advantage = leader.q - leader.value[:, None]
-    w = leader.visitation[:, None] * solution.policy * advantage / regularization
-    return _adjoint_weights(mdps, arrays, solution, w, leader), leader
+    w = leader.visitation[:, None] * policy * advantage / regularization
+    return _adjoint_weights(mdps, arrays, policy, follower, w, leader), leader
 
 
 def exact_loss_gradient(
@@ -109,7 +128,7 @@ def exact_loss_gradient(
         by_policy = sensitivity.numpy()
         mean = (solution.policy * by_policy).sum(-1, keepdims=True)
         w = solution.policy * (by_policy - mean) / regularization
-        weights = _adjoint_weights(mdps, mdps.arrays(context), solution, w, None)
+        weights = _adjoint_weights(mdps, mdps.arrays(context), solution.policy, solution.value, w, None)
         gradient = gradient + mdps.vjp(weights, context)
     return gradient, float(value.detach())
 
@@ -120,6 +139,9 @@ class ExactEstimator(Estimator):
     Args:
         regularization: lambda; the follower's if None.
         tolerance, max_iterations: of the soft policy iteration.
+
+    Attributes:
+        solver: solves it, warm-started per context.
     """
 
     needs_model = True
@@ -132,23 +154,23 @@ class ExactEstimator(Estimator):
         max_iterations: int = MAX_ITERATIONS,
     ):
         super().__init__(regularization)
-        self._solver = WarmSolver(tolerance, max_iterations)
+        self.solver = WarmSolver(tolerance, max_iterations)
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
-        self._solver.reset()
+        self.solver.reset()
 
     def state(self) -> dict[Any, Any]:
-        return self._solver.state()
+        return self.solver.state()
 
     def load_state(self, state: dict[Any, Any]) -> None:
-        self._solver.load_state(state)
+        self.solver.load_state(state)
 
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng
         assert self.regularization is not None
         mdps = oracle.configure(x)
-        solution = self._solver.solve(mdps, context, self.regularization)
+        solution = self.solver.solve(mdps, context, self.regularization)
         metrics = {"follower_iterations": solution.iterations, "follower_residual": solution.residual}
         if self.loss is not None:
             gradient, value = exact_loss_gradient(mdps, context, solution, self.regularization, self.loss)

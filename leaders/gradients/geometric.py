@@ -91,7 +91,7 @@ def geometric_weights(
         generator_state(rng),
     )
     weights = Weights(reward=w_reward, leader_reward=w_leader)
-    add_scores(weights, model.moving, arrays, w_transition, w_initial)
+    add_scores(weights, model.moving, arrays, w_transition, w_initial, w_transition.sum(-1))
     return weights, steps
 
 
@@ -133,7 +133,7 @@ def geometric_loss_weights(
         generator_state(rng),
     )
     weights = Weights(reward=w_reward)
-    add_scores(weights, set(model.moving) - {"initial"}, arrays, w_transition, arrays.initial)
+    add_scores(weights, set(model.moving) - {"initial"}, arrays, w_transition, arrays.initial, w_transition.sum(-1))
     return weights, steps
 
 
@@ -171,6 +171,11 @@ class GeometricEstimator(PolicyEstimator):
         super().bind(oracle, loss)
         assert isinstance(oracle.model, TabularBOCMDP)
         model, nu = oracle.model, self.sampling_distribution
+        if model.factored:
+            raise UnsupportedError(
+                "the geometric estimator draws from a list of successors for every action, and this model's transitions are "
+                'factored (FactoredTransitions); use HPGD(estimator="monte_carlo"), ExactGradient or ZeroOrder.'
+            )
         if model.discount == 1.0 or (loss is None and model.leader_discount == 1.0):
             raise UnsupportedError(
                 f"geometric horizons need discounts below 1; this model has discount {model.discount} and leader_discount "

@@ -32,6 +32,7 @@ from leaders.gradients.base import (
     SCORED,
     Array,
     Estimate,
+    Loss,
     PolicyEstimator,
     add_scores,
     check_groups,
@@ -110,21 +111,22 @@ def scored_weights(
         batch, model.n_states, model.n_actions, *discounts, regularization, bootstrap_truncated
     )
     bonus = np.zeros(model.n_states) if policy is None else -regularization * xlogy(policy, policy).sum(-1)
-    w_transition, w_initial = score_kernels.monte_carlo_scores(
+    w_transition, w_initial, w_going = score_kernels.monte_carlo_scores(
         batch.states,
         batch.actions,
         batch.rewards,
         batch.ends,
         batch.terminated,
         batch.final_states,
-        arrays.successors,
+        arrays.stored_successors,
+        arrays.rows,
         bonus,
         *discounts,
         bootstrap_truncated,
         *carried,
     )
     weights = Weights(reward=w_r, leader_reward=w_rbar)
-    add_scores(weights, model.moving, arrays, w_transition, w_initial)
+    add_scores(weights, model.moving, arrays, w_transition, w_initial, w_going)
     return weights
 
 
@@ -152,6 +154,14 @@ class MonteCarloEstimator(PolicyEstimator):
         self.env_steps = check_count("env_steps", env_steps)
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
         self.bootstrap_truncated = bootstrap_truncated
+
+    def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
+        super().bind(oracle, loss)
+        if not oracle.tells_states:
+            raise UnsupportedError(
+                f"the Monte-Carlo estimator averages by state, and trajectories of {type(oracle.core).__name__}, as seen here, "
+                'tell no states; use HPGD(estimator="critic"), or play the model itself, bocmdp_gym.TabularEnv(env.model).'
+            )
 
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator

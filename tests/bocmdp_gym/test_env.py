@@ -5,10 +5,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import bocmdp_gym
-from bocmdp_gym import ConfigurableEnv, ConfigurableWrapper, check_configurable_env, errors
+from bocmdp_gym import ConfigurableEnv, ConfigurableWrapper, check_configurable_env, configurable, errors
 from bocmdp_gym.checks import CheckError
 from tests.problems import four_rooms
 
@@ -102,6 +103,15 @@ def test_misspelt_options_and_bad_contexts() -> None:
             core.set_leader(x)
 
 
+def test_x_may_be_a_tensor() -> None:
+    env = configurable(four_rooms())
+    x = torch.linspace(-1.0, 1.0, 105, dtype=torch.float64, requires_grad=True)
+    env.set_leader(x)  # warnings fail: NumPy's own conversion warns of tensors
+    assert np.array_equal(env.leader, x.detach().numpy())
+    env.reset(seed=0, options={"leader": 2 * x})
+    assert np.array_equal(env.leader, 2 * x.detach().numpy())
+
+
 def test_x_takes_effect_within_an_episode() -> None:
     env = four_rooms()
     core = bocmdp_gym.configurable(env)
@@ -170,6 +180,18 @@ def test_contexts_are_drawn_anew_in_native_copies() -> None:
         seen.append(info["context"].mean())
     assert len(set(seen)) > 2
     assert all(0.35 < mean < 0.65 for mean in seen)
+
+
+@pytest.mark.parametrize("env_id", ["bocmdp/FourRooms-v0", "bocmdp/TaxDesign-v0"])
+@pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
+def test_a_context_set_while_episodes_run_holds_from_the_next_autoreset(env_id: str, vectorization: str) -> None:
+    envs: Any = gym.make_vec(env_id, 3, vectorization_mode=vectorization, horizon=4)
+    envs.call("set_context", 0)
+    envs.reset(seed=0)
+    envs.call("set_context", 1)
+    zero = np.zeros_like(envs.action_space.sample())
+    contexts = [envs.step(zero)[-1]["context"].tolist() for _ in range(7)]
+    assert contexts == [[0] * 3] * 4 + [[1] * 3] * 3
 
 
 def test_native_copies_agree_with_the_single_environment() -> None:

@@ -147,8 +147,6 @@ def _drive(envs: gym.vector.VectorEnv[Any, Any, Any], mode: AutoresetMode, steps
 @pytest.mark.parametrize("vectorization", ["sync", "async", "vector_entry_point"])
 @pytest.mark.parametrize("env_id", IDS)
 def test_x_and_context_persist_through_autoreset(env_id: str, vectorization: str, mode: AutoresetMode) -> None:
-    if vectorization == "vector_entry_point" and gym.spec(env_id).vector_entry_point is None:
-        pytest.skip("no native vector environment")
     horizon = {"horizon": 5}
     if vectorization == "vector_entry_point":
         keywords: dict[str, Any] = {"autoreset_mode": mode, **horizon}

@@ -181,6 +181,21 @@ def test_interpolation_error() -> None:
     assert changed[1] <= 0.002 * leader_return
 
 
+def test_actions_between_grid_points_are_drawn_from_the_mixture() -> None:
+    """100,000 draws at one point (chi-square), one at a time (20,000) and many at once."""
+    env = TaxDesign(**SMALL, grid_size=21)
+    policy = TrajectoryOracle(env, SoftPolicyIteration(0.5)).respond(X, 0, np.random.default_rng(0))
+    observation, rng = np.array([3.7]), np.random.default_rng(1)
+    drawn = policy.act_batch(np.tile(observation, (100_000, 1)), rng)  # type: ignore[attr-defined]
+    single = np.stack([policy.act(observation, rng) for _ in range(20_000)])
+    for actions in (drawn, single):
+        counts = np.bincount(env.model.joint_actions(actions), minlength=env.model.n_actions)
+        expected = policy.probabilities(observation) * len(actions)
+        often = expected >= 10
+        assert chisquare(counts[often], expected[often] * counts[often].sum() / expected[often].sum()).pvalue > 1e-3
+        assert abs(counts[~often].sum() - expected[~often].sum()) <= 4 * expected[~often].sum() ** 0.5 + 1
+
+
 def test_a_table_plays_the_continuous_simulator() -> None:
     """Sampled leader return against the model's, within 4 standard errors and 1% for the grid."""
     env = gym.make("bocmdp/TaxDesign-v0", **SMALL, grid_size=161, horizon=120)

@@ -1,4 +1,4 @@
-"""Factored transitions against dense ones made of the same numbers."""
+"""Factored and sparse transitions against dense ones made of the same numbers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array, diags_array, random_array
 from scipy.stats import chisquare
 from torch import Tensor
 
 import bocmdp_gym
-from bocmdp_gym import DenseTransitions, FactoredTransitions, TabularBOCMDP, errors
+from bocmdp_gym import DenseTransitions, FactoredTransitions, SuccessorTransitions, TabularBOCMDP, errors, transitions
 from bocmdp_gym.sampling import simulate
 from bocmdp_gym.soft_bellman import WarmSolver
-from followers import SoftPolicyIteration, SoftValueIteration, TrajectoryOracle
-from leaders import ExactGradient
+from followers import (
+    Follower,
+    LinearProgramming,
+    NaturalPolicyGradient,
+    SoftPolicyIteration,
+    SoftQLearning,
+    SoftValueIteration,
+    TrajectoryOracle,
+    VanillaPolicyGradient,
+)
+from leaders import HPGD, ExactGradient
+from leaders.gradients import AdaptiveModelDesignEstimator, GeometricEstimator, MonteCarloEstimator, MultilevelEstimator
 from leaders.gradients.exact import exact_weights
+from leaders.gradients.monte_carlo import scored_weights
 from tests.problems import F64, finite_difference, random_x, relative_error
 
 MOVES, ACTIONS, DIM = 4, 11, 3
@@ -175,13 +187,70 @@ def test_environments_step_by_the_index() -> None:
     assert chisquare(counts, row * counts.sum()).pvalue > 1e-3
 
 
-def test_methods_that_list_successors_say_so() -> None:
+@pytest.mark.parametrize(
+    "follower",
+    [
+        SoftValueIteration(LAMBDA),
+        SoftValueIteration(LAMBDA, iterations=7),
+        SoftQLearning(LAMBDA, iterations=3000),
+        SoftQLearning(LAMBDA, iterations=3000, sampling="pairs"),
+        VanillaPolicyGradient(LAMBDA, iterations=500),
+        NaturalPolicyGradient(LAMBDA),
+        LinearProgramming(),
+    ],
+    ids=lambda f: type(f).__name__,
+)
+def test_followers_answer_alike(follower: Follower) -> None:
+    tables = []
+    for model in _pair(7, 1)[:2]:
+        policy = TrajectoryOracle(model, follower).respond(random_x(DIM), 0, np.random.default_rng(0))
+        tables.append(policy.table)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(*tables, atol=1e-9)
+
+
+def test_monte_carlo_weights_agree() -> None:
+    """The same trajectories, weighed with either model: P, mu and q depend on x."""
+    factored, dense, _ = _pair(7, 1)
+    x, gradients = random_x(DIM), []
+    oracle = TrajectoryOracle(dense, SoftPolicyIteration(LAMBDA))
+    policy: Any = oracle.respond(x, 1, np.random.default_rng(0))
+    batch = oracle.sample(policy, 2000, np.random.default_rng(1))
+    for model in (factored, dense):
+        mdps = model.configure(x.clone().requires_grad_())
+        gradients.append(mdps.vjp(scored_weights(batch, mdps, policy.table, LAMBDA), 1))
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_monte_carlo_estimates_are_right() -> None:
+    """Within 4 standard errors of the exact gradient in every coordinate, long episodes."""
     factored, _, _ = _pair(7, 1)
-    oracle = TrajectoryOracle(factored, SoftValueIteration(LAMBDA))
-    with pytest.raises(errors.UnsupportedError, match=r"factored.*SoftPolicyIteration"):
-        oracle.respond(random_x(DIM), 0, np.random.default_rng(0))
+    x, env = random_x(DIM), bocmdp_gym.TabularEnv(_pair(7, 1)[0], horizon=None)
+    oracle = TrajectoryOracle(env, SoftPolicyIteration(LAMBDA))
+    estimates = []
+    for seed in range(30):
+        estimates.append(HPGD(env_steps=20_000).estimate(oracle, x, 0, np.random.default_rng(seed)))
+    stacked = torch.stack(estimates)
+    exact = ExactGradient().estimate(TrajectoryOracle(factored, SoftPolicyIteration(LAMBDA)), x, 0, np.random.default_rng(0))
+    error = stacked.std(0) / len(stacked) ** 0.5
+    assert bool(((stacked.mean(0) - exact).abs() < 4 * error).all())
+
+
+def test_what_needs_a_list_of_successors_is_refused_before_anything_runs() -> None:
+    factored, _, _ = _pair(7, 1)
+    with pytest.raises(errors.UnsupportedError, match=r"factored.*rollouts=None"):
+        TrajectoryOracle(factored, NaturalPolicyGradient(LAMBDA, rollouts=3, tolerance=0.1))
     oracle = TrajectoryOracle(factored, SoftPolicyIteration(LAMBDA))
-    assert ExactGradient().estimate(oracle, random_x(DIM), 0, np.random.default_rng(0)).shape == (DIM,)
+    for estimator, alternative in (
+        (GeometricEstimator(), "monte_carlo"),
+        (MultilevelEstimator(), "SoftQLearning"),
+        (AdaptiveModelDesignEstimator(), "ExactGradient"),
+    ):
+        with pytest.raises(errors.UnsupportedError, match=alternative):
+            estimator.bind(oracle)
+    multilevel = TrajectoryOracle(factored, SoftQLearning(LAMBDA, iterations=10))
+    with pytest.raises(errors.UnsupportedError, match="factored"):
+        MultilevelEstimator().bind(multilevel)
+    MultilevelEstimator(inner=MonteCarloEstimator(100)).bind(multilevel)
 
 
 @pytest.mark.parametrize(
@@ -205,3 +274,124 @@ def test_bad_rows_are_named() -> None:
     values[2, 1, 0] = 0.5
     with pytest.raises(errors.ModelError, match=r"sums to .* at state 2, move 1, context 0"):
         FactoredTransitions(values, [0, 1, 1]).validate()
+
+
+def _sparse_pattern(states: int = 30, actions: int = 3) -> Any:
+    """A random sparse kernel ``(S A, S)`` with rows of different lengths."""
+    matrix = random_array((states * actions, states), density=0.1, rng=np.random.default_rng(0), format="csr")
+    matrix = csr_array(matrix + csr_array((np.full(len(rows := np.arange(states * actions)), 0.1), (rows, rows % states))))
+    matrix = csr_array(diags_array(1.0 / matrix.sum(1)) @ matrix)
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _sparse_model(transition: Any, **options: Any) -> TabularBOCMDP:
+    rng = np.random.default_rng(1)
+    return TabularBOCMDP(
+        reward=rng.random((1, 30, 3)),
+        leader_reward=rng.random((1, 30, 3)),
+        transition=transition,
+        initial=np.full(30, 1 / 30),
+        leader_dim=DIM,
+        discount=0.9,
+        **options,
+    )
+
+
+def test_scipy_matrices_are_transitions() -> None:
+    matrix = _sparse_pattern()
+    dense = matrix.toarray().reshape(1, 30, 3, 30)
+    expected = _sparse_model(dense).leader_return(np.zeros(DIM), LAMBDA)
+    unsorted = csr_array((matrix.data[::-1], matrix.indices[::-1], matrix.indptr[-1] - matrix.indptr[::-1]), shape=matrix.shape)[
+        ::-1
+    ]
+    for form in (matrix, matrix.tocoo(), unsorted, [csr_array(dense[0, :, a]) for a in range(3)]):
+        model = _sparse_model(form)
+        assert isinstance(model.configure(np.zeros(DIM)).transition, SuccessorTransitions)
+        torch.testing.assert_close(model.leader_return(np.zeros(DIM), LAMBDA), expected, rtol=1e-10, atol=0)
+
+
+def test_sparse_function_of_x_has_derivatives_with_respect_to_its_entries() -> None:
+    """P(x) given by its stored numbers only, against the same function written out in full."""
+    matrix = _sparse_pattern()
+    pattern = SuccessorTransitions.from_sparse(matrix)
+    rows = torch.from_numpy(np.repeat(np.arange(90), np.diff(matrix.indptr)))
+    columns = torch.from_numpy(matrix.indices.astype(np.int64))
+    direction = torch.randn(matrix.nnz, DIM, generator=torch.Generator().manual_seed(0), dtype=F64)
+
+    def entries(x: Tensor) -> Tensor:
+        weight = torch.from_numpy(matrix.data) * torch.exp(direction @ x)
+        return weight / weight.new_zeros(90).index_add(0, rows, weight)[rows]
+
+    def written_out(x: Tensor) -> Tensor:
+        full = torch.zeros(90 * 30, dtype=F64).index_add(0, rows * 30 + columns, entries(x))
+        return full.reshape(1, 30, 3, 30)
+
+    x = random_x(DIM)
+    sparse = _sparse_model(lambda z: pattern.with_entries(entries(z)), solver="krylov")
+    dense = _sparse_model(written_out)
+    gradients, hessians = [], []
+    for model in (sparse, dense):
+
+        def value(z: Tensor, m: TabularBOCMDP = model) -> Tensor:
+            return m.leader_return(z, LAMBDA, tolerance=1e-13)
+
+        z = x.clone().requires_grad_()
+        value(z).backward()
+        assert z.grad is not None
+        gradients.append(z.grad)
+        hessians.append(torch.func.jacrev(torch.func.jacrev(value))(x))
+    assert relative_error(*gradients) <= 1e-9
+    assert relative_error(*hessians) <= 1e-8
+    mdps = sparse.configure(x.clone().requires_grad_())
+    weights, _ = exact_weights(mdps, 0, WarmSolver(1e-13).solve(mdps, 0, LAMBDA), LAMBDA)
+    assert weights.transition is not None
+    assert weights.transition.shape == (30, 3, np.diff(matrix.indptr).max())
+    assert relative_error(mdps.vjp(weights, 0), gradients[1]) <= 1e-8
+
+
+def test_compiled_products_are_the_ordinary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P v and P^T w, their gradients and second derivatives, with batches and with contexts."""
+    rng = np.random.default_rng(0)
+    for contexts, lead in ((1, ()), (2, (3,))):
+        succ = rng.integers(0, 20, (contexts, 20, 3, 2))
+        values = torch.from_numpy(rng.random((*lead, contexts, 20, 3, 2))).requires_grad_()
+        v, w = (torch.from_numpy(rng.random((5, 1, 2, 20, *tail)[2 - len(lead) :])).requires_grad_() for tail in ((), (3,)))
+        operator = SuccessorTransitions(succ, values)
+        results = []
+        for size in (0, 10**9):
+            monkeypatch.setattr(transitions, "COMPILED_SIZE", size)
+            products = operator.expectation(v), operator.adjoint(w)
+            total = (products[0] ** 3).sum() + (products[1] ** 3).sum()
+            first = torch.autograd.grad(total, (values, v, w), create_graph=True)
+            second = torch.autograd.grad(sum((g**2).sum() for g in first), (values, v, w))
+            results.append((*products, *first, *second))
+        for compiled, ordinary in zip(*results, strict=True):
+            torch.testing.assert_close(compiled, ordinary)
+
+
+def test_sparse_faults_are_named() -> None:
+    matrix = _sparse_pattern()
+    with pytest.raises(errors.ModelError, match=r"transition row sums to 0\.5 at state 2, action 1"):
+        _sparse_model(csr_array(diags_array(np.where(np.arange(90) == 7, 0.5, 1.0)) @ matrix))
+    with pytest.raises(errors.ModelError, match=r"transition matrix 0 has shape \(89, 30\)"):
+        _sparse_model(csr_array(matrix[:89]))
+    with pytest.raises(errors.ModelError, match="expected one scipy"):
+        _sparse_model([matrix, matrix])
+    pattern = SuccessorTransitions.from_sparse(matrix)
+    with pytest.raises(errors.ModelError, match=f"2 entries were given; expected {matrix.nnz}"):
+        pattern.with_entries(torch.ones(2, dtype=F64))
+    twice = csr_array((np.full(4, 0.5), [1, 1, 0, 1], [0, 2, 4]), shape=(2, 2))
+    with pytest.raises(errors.ModelError, match="unsorted or repeated column indices"):
+        SuccessorTransitions.from_sparse(twice).with_entries(torch.ones(4, dtype=F64))
+
+
+def test_a_pattern_that_moves_with_x_is_named() -> None:
+    succ = np.zeros((30, 3, 1), dtype=np.int32)
+
+    def transition(x: Tensor) -> SuccessorTransitions:
+        return SuccessorTransitions(succ + int(x[0] > 0.5), torch.ones(30, 3, 1, dtype=F64))
+
+    model = _sparse_model(transition)
+    with pytest.raises(errors.ModelError, match="other successor states than at the first x; expected a fixed pattern"):
+        model.leader_return(np.ones(DIM), LAMBDA)

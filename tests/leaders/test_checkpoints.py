@@ -38,8 +38,8 @@ class StopError(Exception):
 
 
 def _leader(kind: str) -> leaders.Leader:
-    if kind in ("monte_carlo", "geometric"):
-        return leaders.HPGD(estimator=kind, **({"env_steps": 500} if kind == "monte_carlo" else {"samples": 300}))
+    if kind in ("monte_carlo", "pooled", "geometric"):
+        return leaders.HPGD(estimator=kind, **({"samples": 300} if kind == "geometric" else {"env_steps": 500}))
     if kind == "amd":
         return leaders.AMD(sweeps=5)
     if kind == "zero-order":
@@ -100,8 +100,9 @@ FOLLOWERS: dict[str, Callable[[], followers.Follower]] = {
 @pytest.mark.parametrize(
     ("kind", "follower"),
     [
-        *((kind, "exact") for kind in ("monte_carlo", "geometric", "amd", "zero-order", "SGD", "Adam", "NAdam")),
+        *((kind, "exact") for kind in ("monte_carlo", "pooled", "geometric", "amd", "zero-order", "SGD", "Adam", "NAdam")),
         *(("monte_carlo", name) for name in FOLLOWERS if name != "exact"),
+        ("pooled", "q-learning"),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, follower: str, tmp_path: Path) -> None:

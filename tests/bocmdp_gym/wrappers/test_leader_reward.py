@@ -216,12 +216,6 @@ def test_dictionary_observations() -> None:
 # bad input: one clear named error each
 
 
-class Herd:
-    """In the style of PettingZoo."""
-
-    possible_agents = ("a", "b")
-
-
 class Purses(gym.Env[Any, Any]):
     """Rewards with two numbers."""
 
@@ -237,10 +231,6 @@ class Purses(gym.Env[Any, Any]):
 
 def test_environments_out_of_reach_are_refused() -> None:
     arguments = (spot_bonus, 2, spot_reward, 0.9)
-    with pytest.raises(errors.UnsupportedError, match=r"several followers who interact at once \(Markov games\)"):
-        LeaderReward(Herd(), *arguments)  # type: ignore[arg-type]
-    with pytest.raises(errors.UnsupportedError, match=r"several followers who interact at once \(Markov games\)"):
-        bocmdp_gym.configurable(Herd())  # type: ignore[arg-type]
     with pytest.raises(errors.UnsupportedError, match="rewards it cannot reach"):
         LeaderReward(gym.make_vec("CartPole-v1", 2), *arguments)  # type: ignore[arg-type]
     with pytest.raises(errors.UnsupportedError, match=r"expected a gymnasium\.Env"):

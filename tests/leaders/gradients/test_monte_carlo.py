@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import followers
+import leaders
 from bocmdp_gym import TabularBOCMDP, TabularEnv, errors
+from bocmdp_gym.envs import TaxDesign
 from leaders.gradients import Estimate, ExactEstimator, MonteCarloEstimator, monte_carlo_weights
 from leaders.gradients.monte_carlo import scored_weights
 from tests.problems import random_model, random_x, relative_error
@@ -234,3 +236,12 @@ def test_small_batches_agree_with_a_literal_reading(bootstrap: bool) -> None:
     w_r, w_rbar = _literal_weights(batch, 5, 3, 0.9, 0.8, 0.5, bootstrap)
     np.testing.assert_allclose(weights.reward, w_r, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(weights.leader_reward, w_rbar, rtol=1e-7, atol=1e-9)
+
+
+def test_environments_without_states_are_refused_before_anything_runs() -> None:
+    """Tax design has a tabular model and continuous observations; the model itself can be played."""
+    env, follower = TaxDesign(grid_size=11), followers.SoftPolicyIteration(0.3)
+    with pytest.raises(errors.UnsupportedError, match=r"estimator=\"critic\".*TabularEnv"):
+        leaders.optimize(env, leaders.HPGD(), follower, 1)
+    result = leaders.optimize(TabularEnv(env.model), leaders.HPGD(env_steps=2000), follower, 1)
+    assert bool(torch.isfinite(result.x).all())

@@ -1,0 +1,309 @@
+"""Tables of ``benchmarks/results`` for the pages: read from the stored JSON, with the command and the machine that made it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bocmdp_gym.envs.four_rooms import BEST_KNOWN
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterable[str]:
+    """A Markdown table."""
+    header = list(header)
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
+
+
+def _outer_loop(r: dict[str, Any]) -> Iterable[str]:
+    published = r["published code, LU"]
+    rows = [
+        (name, f"{1e-3 * one['microseconds']:.3g} ms", f"{one['lu']:.1f}", f"{published['HPGD']:,}" if "HPGD" in name else "")
+        for name, one in r.items()
+        if isinstance(one, dict) and "lu" in one
+    ]
+    yield from table(("one outer iteration", "time", "in LU", "published code, in LU"), rows)
+    full, steps = r["HPGD, 10,000 iterations"], r["env.step per second"]
+    vector = r["vector env steps per second, 1,024 copies"]
+    yield ""
+    yield from table(
+        ("besides", ""),
+        [
+            ("the compiled sampler, per step", f"{r['sampler, ns per step']:.1f} ns"),
+            (
+                "10,000 iterations of HPGD with 10,000 steps each",
+                f"{full['seconds']:.1f} s, at most {full['peak_memory_MB']:.0f} MB",
+            ),
+            *((f"steps per second of `{name}`, one copy", f"{rate:,.0f}") for name, rate in steps.items()),
+            ("steps per second of 1,024 copies, native", f"{vector['vector_entry_point']:,.0f}"),
+            ("steps per second of 1,024 copies, sync", f"{vector['sync']:,.0f}"),
+        ],
+    )
+
+
+def _estimators(r: dict[str, Any]) -> Iterable[str]:
+    rows = [(name, f"{1e-3 * o['microseconds']:.3g} ms", f"{o['lu']:.1f}") for name, o in r.items() if isinstance(o, dict)]
+    yield from table(("one outer iteration", "time", "in LU"), rows)
+    yield ""
+    yield f"One draw of the geometric estimator takes {r['geometric draw, microseconds']:.2f} µs."
+
+
+def _monte_carlo_bias(r: dict[str, Any]) -> Iterable[str]:
+    def entry(one: dict[str, float]) -> str:
+        return f"{one['error_of_mean']:.3g} ± {one['standard_error_of_mean']:.1g}"
+
+    for where, kinds in r.items():
+        yield f"**{where}**"
+        yield ""
+        columns = list(kinds.values())
+        rows = [(f"{row[0]['env_steps']:,}", *map(entry, row)) for row in zip(*columns, strict=True)]
+        yield from table(("steps", *(f"error of the mean, {kind}" for kind in kinds)), rows)
+        yield ""
+
+
+def _multilevel(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (
+            o["levels"],
+            f"{o['iterations']:.1f}",
+            f"{o['plain_iterations']:.0f}",
+            f"{o['relative_variance']:.3g}",
+            f"{o['plain_relative_variance']:.3g}",
+            f"{o['plain_relative_bias']:.2%}",
+            f"{o['deviation_in_standard_errors']:.1f}",
+        )
+        for o in r["rows"]
+    ]
+    header = ("K", "iterations", "plain", "relative variance", "plain", "bias of both", "deviation of the means, in s.e.")
+    yield from table(header, rows)
+    yield ""
+    yield f"Iterations grow by {r['iterations_per_level']:.2f} per level."
+
+
+def _convergence(r: dict[str, Any]) -> Iterable[str]:
+    rows = [(f"{o['T']:,}", f"{o['squared_norm']:.4f} ± {o['standard_error']:.4f}") for o in r["rate"]["rows"]]
+    yield from table(("T", "mean squared gradient norm"), rows)
+    yield ""
+    yield f"The fitted exponent of T is {r['rate']['slope']:.2f}."
+    yield ""
+    floor = [("optimum" if o["sweeps"] < 0 else o["sweeps"], f"{o['delta']:.2g}", f"{o['squared_norm']:.3g}") for o in r["floor"]]
+    yield from table(("sweeps of the follower", "delta", "squared gradient norm it ends with"), floor)
+
+
+def _tax_design(r: dict[str, Any]) -> Iterable[str]:
+    for lam, rows in r["convergence"].items():
+        yield f"**λ = {lam}**, errors relative to the finest grid:"
+        yield ""
+        yield from table(
+            ("grid points", "value", "gradient", "leader, played between points", "follower's loss there", "seconds"),
+            [
+                (
+                    o["grid_size"],
+                    f"{o['error_of_value']:.2%}",
+                    f"{o['error_of_gradient']:.2%}",
+                    f"{o['interpolation_leader']:.3%}",
+                    f"{o['interpolation_follower']:.4%}",
+                    f"{o['seconds']:.2f}",
+                )
+                for o in rows
+            ],
+        )
+        yield ""
+    best = [
+        (
+            lam,
+            f"{o['leader_return_321']:.2f}",
+            f"{o['leader_return_321_without_taxes']:.2f}",
+            ", ".join(f"{100 * rate:.1f} %" for rate in o["rates"]),
+            f"{min(o['from_starts']):.2f} to {max(o['from_starts']):.2f}",
+        )
+        for lam, o in r["optimum"].items()
+    ]
+    yield from table(("λ", "leader's return", "without taxes", "income tax, VAT 1 to 3", "from 10 starts, coarse grid"), best)
+
+
+def _accuracy(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (
+            i,
+            f"{c['uniform']:.3f}",
+            ", ".join(f"{s['untrained']:.3f}" for s in c["seeds"]),
+            ", ".join(f"{s['trained']:.4f}" for s in c["seeds"]),
+        )
+        for i, c in enumerate(r["contexts"])
+    ]
+    yield from table(("context", "uniform policy", "untrained, per seed", "trained, per seed"), rows)
+    yield ""
+    yield f"λ = {r['regularization']}, {r['training_steps']:,} training steps."
+
+
+def _hpgd(r: dict[str, Any]) -> Iterable[str]:
+    rows = []
+    for name, o in r["runs"].items():
+        mean = [sum(s[key] for s in o["seeds"]) / len(o["seeds"]) for key in ("initial", "final", "training_steps", "seconds")]
+        gain = f"{o['mean gain']:.3f} ± {o['standard error']:.3f}"
+        rows.append((name, f"{mean[0]:.3f}", f"{mean[1]:.3f}", gain, f"{mean[2]:,.0f}", f"{mean[3]:.0f}"))
+    yield from table(("follower", "leader's return before", "after", "gain", "training steps", "seconds"), rows)
+    yield ""
+    yield f"λ = {r['regularization']}, {r['iterations']} outer iterations, means over {len(o['seeds'])} seeds."
+
+
+def _overhead(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (name, f"{o['bare, CPU seconds']:.3f}", f"{o['follower, CPU seconds']:.3f}", f"{o['median ratio']:.3f}")
+        for name, o in r.items()
+        if isinstance(o, dict)
+    ]
+    yield from table(("algorithm", "bare, CPU s", "as a follower, CPU s", "median ratio"), rows)
+
+
+def _returns(r: dict[str, Any]) -> Iterable[str]:
+    rows = []
+    for where, o in r.items():
+        if isinstance(o, dict):
+            shares = [", ".join(f"{share:.4f}" for share in o[f"{name}, share of the optimum"]) for name in ("PPO", "DQN")]
+            rows.append((where, f"{o['optimum']:.4f}", f"{o['uniform, share of the optimum']:.3f}", *shares))
+    yield from table(("", "optimal return", "share reached by the uniform policy", "by PPO, per seed", "by DQN, per seed"), rows)
+
+
+def _soft_q_learning(r: dict[str, Any]) -> Iterable[str]:
+    four_rooms = r["Four-Rooms, 104 states x 4 actions, ns per update"]
+    kinds = list(next(iter(four_rooms.values())))
+    rows = [(kind, *(f"{times[kind]:.1f}" for times in four_rooms.values())) for kind in kinds]
+    yield from table(("ns per update on Four-Rooms", *four_rooms), rows)
+    yield ""
+    yield from table(("ns per update on random models", ""), ((k, f"{v:.1f}") for k, v in r["random, ns per update"].items()))
+
+
+def _follower_rates(r: dict[str, Any]) -> Iterable[str]:
+    rows = []
+    for problem, kinds in r["soft value iteration (E.4) and natural policy gradient (E.7)"].items():
+        for kind, o in kinds.items():
+            shown = [f"{o[k]:.3f}" if o[k] is not None else "too fast to fit" for k in ("Q", "policy", "bound")]
+            rows.append((problem, kind, *shown))
+    yield from table(("problem", "follower", "rate of Q", "rate of the policy", "proven bound"), rows)
+    yield ""
+    learnt = [
+        (name, f"{o['exponent of T']:.2f}", f"{o['exponent of log T / T']:.2f}")
+        for name, o in r["soft Q-learning (E.5)"].items()
+        if isinstance(o, dict) and "exponent of T" in o
+    ]
+    yield from table(("soft Q-learning: squared policy gap", "exponent of T", "exponent of log T / T (proven: 1)"), learnt)
+
+
+def _peers(r: dict[str, Any]) -> Iterable[str]:
+    def seconds(o: dict[str, Any], name: str) -> str:
+        return f"{o[f'{name}_seconds']:.3g} s ({o[f'{name}_processor_seconds']:.3g} s)"
+
+    rows = [
+        (
+            o["problem"],
+            f"{o['states']:,}",
+            seconds(o, "soft"),
+            f"{seconds(o, o['fastest_peer'])}, {o['fastest_peer'].replace('_', ' ')}",
+            f"{o['ratio']:.2f}",
+            f"{o['processor_ratio']:.2f}",
+            f"{o['lu']:,.0f}",
+        )
+        for o in r["rows"]
+    ]
+    header = ("problem", "states", "soft solve", "best of DiscreteDP", "ratio", "ratio of processor time", "soft solve in LU")
+    yield from table(header, rows)
+
+
+def _scaling(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (
+            f"{o['states']:,}",
+            f"{o['seconds']:.3g} s",
+            f"{o['processor_seconds']:.3g} s",
+            f"{o['peak_gigabytes']:.2f} GB",
+            f"{o['finite_difference_error']:.1g}",
+        )
+        for o in r["states"]
+    ]
+    yield from table(("states", "wall time", "processor time", "peak memory", "error against finite differences"), rows)
+    slopes = r["slopes"]
+    yield ""
+    yield (
+        f"From a thousand states on, time grows like the number of states to the power {slopes['seconds']:.2f} (processor time: "
+        f"{slopes['processor_seconds']:.2f})."
+    )
+    yield ""
+    contexts = [
+        (
+            o["family"],
+            f"{o['contexts']:,}",
+            *(f"{o[f'{k}_seconds']:.3g} s ({o[f'{k}_processor_seconds']:.3g} s)" for k in ("cold", "warm")),
+        )
+        for o in r["contexts"]
+    ]
+    yield from table(("100 states", "contexts", "cold start", "warm start"), contexts)
+
+
+def _linear_solvers(r: dict[str, Any]) -> Iterable[str]:
+    names = [key.removesuffix(" seconds") for key in r["rows"][0] if key.endswith(" seconds")]
+
+    def entry(o: dict[str, Any], name: str) -> str:
+        time = o[f"{name} seconds"]
+        return "" if time is None else f"{1e3 * time:.3g}"
+
+    rows = [(o["problem"], f"{o['states']:,}", *(entry(o, n) for n in names), o["automatic"]) for o in r["rows"]]
+    yield from table(("ms of processor time", "states", *names, "automatic choice"), rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
+    "outer_loop": _outer_loop,
+    "estimators": _estimators,
+    "monte_carlo_bias": _monte_carlo_bias,
+    "multilevel": _multilevel,
+    "convergence": _convergence,
+    "tax_design": _tax_design,
+    "neural_followers_accuracy": _accuracy,
+    "neural_followers_hpgd": _hpgd,
+    "neural_followers_overhead": _overhead,
+    "neural_followers_returns": _returns,
+    "soft_q_learning": _soft_q_learning,
+    "follower_rates": _follower_rates,
+    "peers": _peers,
+    "scaling": _scaling,
+    "linear_solvers": _linear_solvers,
+}
+
+
+#: Table 1 of Thoma et al. (2024): by (lambda, beta), mean and standard error of HPGD, AMD and zero-order.
+PUBLISHED = {
+    (0.001, 1.0): ("0.91 ± 0.088", "0.58 ± 0.000", "0.59 ± 0.059"),
+    (0.001, 3.0): ("0.51 ± 0.006", "0.51 ± 0.000", "0.50 ± 0.005"),
+    (0.001, 5.0): ("0.46 ± 0.006", "0.46 ± 0.003", "0.46 ± 0.007"),
+    (0.003, 1.0): ("0.95 ± 0.002", "1.00 ± 0.000", "0.91 ± 0.048"),
+    (0.003, 3.0): ("0.73 ± 0.001", "0.39 ± 0.000", "0.40 ± 0.028"),
+    (0.003, 5.0): ("0.29 ± 0.003", "0.32 ± 0.000", "0.32 ± 0.002"),
+    (0.005, 1.0): ("1.17 ± 0.011", "1.28 ± 0.003", "1.15 ± 0.026"),
+    (0.005, 3.0): ("1.01 ± 0.002", "1.13 ± 0.004", "1.02 ± 0.027"),
+    (0.005, 5.0): ("0.87 ± 0.003", "0.97 ± 0.009", "0.79 ± 0.027"),
+}
+
+
+def _published() -> Iterable[str]:
+    rows = [(lam, f"{beta:g}", *values, f"{BEST_KNOWN[lam, beta]:.3f}") for (lam, beta), values in PUBLISHED.items()]
+    return table(("λ", "β", "HPGD", "AMD", "zero-order", "best known"), rows)
+
+
+def write_results(out: Path) -> None:
+    """Write one Markdown file per stored result into ``out``."""
+    for name, lines in TABLES.items():
+        record = json.loads((RESULTS / f"{name}.json").read_text())
+        machine = f"{record['processor']}, Python {record['python']}"
+        footer = f"*`{record['command']}` ({machine}); stored in `benchmarks/results/{name}.json`.*"
+        (out / f"{name}.md").write_text("\n".join([*lines(record["results"]), "", footer, ""]))
+    (out / "published.md").write_text("\n".join(_published()) + "\n")
+    record = json.loads((RESULTS / "follower_comparison.json").read_text())
+    body = (RESULTS / "follower_comparison.md").read_text()
+    (out / "follower_comparison.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")

@@ -1,0 +1,60 @@
+"""A connection to Ray (the extra ``distributed``): to a cluster by its address, or to one of our own on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from bocmdp_gym.errors import OptionError, UnsupportedError
+
+#: Environment of Ray itself: nothing reported to anyone, and no warning about a default that does not concern us.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+#: Every worker process is one thread: on small matrices the thread pools of several processes only wait for each other.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+#: Bytes of shared memory of a cluster of our own: results are small.
+_OBJECT_STORE = 100 * 2**20
+
+
+class RayCluster:
+    """Ray, connected until `close`; a connection that was there before is used as it is, and left open.
+
+    Args:
+        workers: cores of a cluster of our own; all of this machine's if None.
+        address: of a running cluster ("auto": the one this machine belongs to); None: one of our own on this machine.
+
+    Attributes:
+        ray: the module.
+        size: cores of the cluster.
+
+    Raises:
+        UnsupportedError: Ray is not installed.
+        OptionError: no cluster answers at that address.
+    """
+
+    def __init__(self, workers: int | None = None, address: str | None = None):
+        os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+        try:
+            import ray
+        except ImportError as error:
+            raise UnsupportedError(
+                "Ray is not installed; install the extra that brings it: pip install 'bocmdp-gym[distributed]'. Without it, "
+                "tasks run in processes on this machine."
+            ) from error
+        self.ray: Any = ray
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+            if address is None:
+                ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+            else:
+                try:
+                    ray.init(address=address, **quiet)
+                except (ConnectionError, ValueError) as error:
+                    raise OptionError(f"no Ray cluster answers at {address!r}: {error}") from error
+        self.size = max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def close(self) -> None:
+        """Disconnect; a cluster of our own stops."""
+        if self._ours:
+            self.ray.shutdown()

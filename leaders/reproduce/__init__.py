@@ -1,0 +1,1 @@
+"""The paper's experiments on Four-Rooms, run again: ``python -m leaders.reproduce --help``."""

@@ -1,0 +1,290 @@
+"""Many runs of `leaders.train` at once: over environments, leaders, followers, seeds and hyper-parameters.
+
+Every combination is one run in a folder of its own. Runs go to processes on this machine, or to Ray. The same command after an
+interruption goes on where it was: what is finished is not run again, what was interrupted resumes from its checkpoint.
+
+What to run is said in a file (TOML or JSON), by options, or by both; options win:
+
+    environments = ["four-rooms"]       # names of `python -m leaders.train`
+    leaders = ["hpgd", "exact"]
+    seeds = 10                          # 0 to 9; or a list of seeds
+    [settings]                          # any option of leaders.train, the same in every run
+    iterations = 2000
+    [grid]                              # lists of values, every combination of which is run
+    regularization = [0.001, 0.003]
+    [[cases]]                           # settings that go together: each case once per combination
+    learning_rate = 0.5
+    schedule = "cosine"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from bocmdp_gym.errors import BOCMDPError, OptionError, suggest
+from bocmdp_gym.options import check_count
+from leaders.env_settings import settings_from_summary
+from leaders.runs import SUMMARY
+from leaders.settings import RunSettings
+from leaders.sweep_table import write_tables
+from leaders.tasks import Backend, Outcomes, run_tasks
+from leaders.train import train
+from leaders.typed_settings import settings_from_values
+
+#: Settings that say where and how a run is kept, not what it is: the sweep decides on them.
+_OURS = ("out", "overwrite", "resume", "progress")
+#: The mean of the sampled returns is taken over this share of the iterations, the last ones.
+_LAST = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What to run: every environment with every leader, follower, case, grid point and seed.
+
+    Attributes:
+        environments: names of `ENVIRONMENTS`.
+        leaders, followers: names as on the command line; empty: those of the settings.
+        seeds: seeds of the runs.
+        settings: of every run.
+        grid: values by name of a setting; every combination is run.
+        cases: settings that go together; each is run with every combination.
+
+    Raises:
+        OptionError: a list that is empty or no list.
+    """
+
+    environments: Sequence[str] = ("four-rooms",)
+    leaders: Sequence[str] = ()
+    followers: Sequence[str] = ()
+    seeds: Sequence[int] = (0,)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    cases: Sequence[Mapping[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds if isinstance(self.seeds, Sequence) else ():
+            check_count("a seed", seed, 0)
+        lists = {"environments": self.environments, "leaders": self.leaders, "followers": self.followers, "seeds": self.seeds}
+        for name, values in (lists | {"cases": self.cases} | dict(self.grid)).items():
+            if isinstance(values, (str, Mapping)) or not isinstance(values, Sequence):
+                raise OptionError(f"{name} is {values!r}; expected a list.")
+            if not values and name not in ("leaders", "followers", "cases"):
+                raise OptionError(f"{name} is an empty list; expected at least one value.")
+        for name, table in {"settings": self.settings, "grid": self.grid, **{f"case {c!r}": c for c in self.cases}}.items():
+            if not isinstance(table, Mapping):
+                raise OptionError(f"{name} is {table!r}; expected names with values.")
+
+    def runs(self) -> list[RunSettings]:
+        """The settings of every run, seeds innermost.
+
+        Raises:
+            OptionError, UnsupportedError, ...: settings that cannot work, as in `leaders.train`.
+        """
+        axes: list[list[dict[str, Any]]] = [[{"environment": name} for name in self.environments]]
+        axes += [[{"leader": name} for name in self.leaders]] if self.leaders else []
+        axes += [[{"follower": name} for name in self.followers]] if self.followers else []
+        axes += [[dict(case) for case in self.cases]] if self.cases else []
+        axes += [[{name: value} for value in values] for name, values in self.grid.items()]
+        axes.append([{"seed": seed} for seed in self.seeds])
+        runs = []
+        for combination in itertools.product(*axes):
+            values = dict(self.settings)
+            for part in combination:
+                twice = [name for name in part if name in values]
+                if twice:
+                    raise OptionError(f"the sweep sets {twice[0]!r} twice; leave it to one of settings, lists, cases and grid.")
+                values |= part
+            for name in _OURS:
+                if name in values:
+                    raise OptionError(f"a sweep decides on {name!r} itself; leave it out.")
+            runs.append(settings_from_values(values.pop("environment"), values))
+        for settings in runs:
+            settings.make_leader()
+        for settings in {json.dumps([s.env_id, s.env_options()], default=str): s for s in runs}.values():
+            settings.make_env().close()
+        return runs
+
+
+def task_of(settings: RunSettings) -> tuple[str, dict[str, Any]]:
+    """The key and the task of a run: the same for equal settings, whatever else a sweep holds."""
+    task = json.loads(json.dumps(settings.fingerprint() | {"checkpoint_every": settings.checkpoint_every}, default=str))
+    digest = hashlib.sha256(json.dumps(settings.fingerprint(), sort_keys=True, default=str).encode()).hexdigest()
+    return f"{settings.name}-{settings.leader}-{settings.seed}-{digest[:10]}", task
+
+
+def run_task(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """One run in its folder; one that is finished there is only read, one that was interrupted goes on."""
+    values = dict(task)
+    settings = replace(settings_from_values(values.pop("environment"), values), out=folder, resume=True, progress=False)
+    path = folder / SUMMARY
+    if not path.exists():
+        train(settings)
+    summary = json.loads(path.read_text())
+    if settings_from_summary(summary).fingerprint() != settings.fingerprint():
+        raise OptionError(f"{path} is of a run with other settings; use another folder, or delete this one.")
+    with np.load(folder / "history.npz") as history:
+        sampled = history["sampled_return"][-max(1, round(_LAST * settings.iterations)) :]
+    found = {name: summary[name] for name in ("leader_return", "env_steps", "seconds")}
+    return found | {"sampled_return": float(sampled.mean())}
+
+
+def sweep(
+    plan: Sweep,
+    out: Path | str,
+    *,
+    backend: Backend = "processes",
+    workers: int | None = None,
+    retries: int = 2,
+    progress: bool = True,
+    address: str | None = None,
+) -> Outcomes:
+    """Run a plan, and write its tables to ``out``: results.csv and results.md (a row per setting), runs.csv (a row per run).
+
+    Args:
+        plan: what to run.
+        out: the sweep's folder; each run has one in it.
+        backend, workers, retries, progress, address: see `leaders.tasks.run_tasks`.
+
+    Raises:
+        BOCMDPError: settings that cannot work, before anything runs.
+    """
+    out = Path(out)
+    tasks = dict(task_of(settings) for settings in plan.runs())
+    outcomes = run_tasks(tasks, run_task, out, backend, workers, retries, progress, address)
+    write_tables(tasks, outcomes, out)
+    return outcomes
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The fields of a `Sweep` from a TOML or JSON file; a number of ``seeds`` is the list 0, 1, ...
+
+    Raises:
+        OptionError: no such file, not TOML or JSON, or a field that a sweep does not have.
+    """
+    try:
+        text = path.read_text()
+        values: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise OptionError(f"cannot read the sweep {path}: {error.strerror}.") from error
+    except ValueError as error:  # of both formats
+        raise OptionError(f"{path} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}.") from error
+    known = [f.name for f in fields(Sweep)]
+    if not isinstance(values, dict):
+        raise OptionError(f"{path} holds {type(values).__name__}; expected an object with fields among {', '.join(known)}.")
+    for name in values:
+        if name not in known:
+            raise OptionError(f"{path} has a field {name!r}. {suggest(name, known)}")
+    if isinstance(values.get("seeds"), int):
+        values["seeds"] = list(range(check_count("seeds", values["seeds"])))
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """Run many settings and seeds, and put what they find into one table."""
+
+    file: Annotated[Path | None, tyro.conf.Positional] = None
+    """What to run, as TOML or JSON: environments, leaders, followers, seeds, settings, grid, cases; the options below win."""
+    out: Path = Path("runs/sweep")
+    """The sweep's folder. Start again with the same one to go on."""
+    environments: tuple[str, ...] | None = None
+    """Names of environments, as in leaders.train; four-rooms if not given."""
+    leaders: tuple[str, ...] | None = None
+    """Names of leaders."""
+    followers: tuple[str, ...] | None = None
+    """Names of followers."""
+    seeds: int | None = None
+    """Number of seeds: 0, 1, ...; one if not given."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: any option of leaders.train, the same in every run, such as iterations=500."""
+    grid: tuple[str, ...] = ()
+    """NAME=VALUE,VALUE,...: values every combination of which is run, such as regularization=0.001,0.003."""
+    backend: Backend = "processes"
+    """processes on this machine, ray, or serial (no other process)."""
+    address: str | None = None
+    """Address of a running Ray cluster, or auto; with --backend ray one is started on this machine if not given."""
+    workers: int | None = None
+    """Runs at a time; one per core if not given."""
+    retries: int = 2
+    """Further attempts at a run whose worker died or that failed."""
+    progress: bool = True
+    """Show a progress bar, with the time left."""
+
+    def plan(self) -> Sweep:
+        """The file's plan, with what the options change of it.
+
+        Raises:
+            OptionError: as `read_plan` and `Sweep`, or an option that is not of the form NAME=VALUE.
+        """
+        values = {} if self.file is None else read_plan(self.file)
+        for name in ("environments", "leaders", "followers"):
+            if getattr(self, name) is not None:
+                values[name] = list(getattr(self, name))
+        if self.seeds is not None:
+            values["seeds"] = list(range(check_count("seeds", self.seeds)))
+        given = dict(_named(text, "set") for text in self.set)
+        grid = {name: _listed(text) for name, text in (_named(text, "grid") for text in self.grid)}
+        values["settings"] = {n: v for n, v in values.get("settings", {}).items() if n not in grid}
+        values["settings"] |= {name: _value(text) for name, text in given.items()}
+        values["grid"] = {n: v for n, v in values.get("grid", {}).items() if n not in given} | grid
+        return Sweep(**values)
+
+
+def _named(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise OptionError(f"--{option} {text!r} is not of the form NAME=VALUE.")
+    return name.replace("-", "_"), value
+
+
+def _value(text: str) -> Any:
+    """A value as TOML writes it; anything else is a string, and none is None."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _listed(text: str) -> list[Any]:
+    """Values between commas, those within brackets together."""
+    listed = _value(f"[{text}]")
+    return listed if isinstance(listed, list) else [_value(part) for part in text.split(",")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line.
+
+    Returns the exit status: 0, 1 if runs failed, 2 for settings that cannot work, 130 after Ctrl-C.
+    """
+    chosen = tyro.cli(SweepSettings, args=arguments, prog="python -m leaders.sweep", description=__doc__)
+    running = {name: getattr(chosen, name) for name in ("backend", "address", "workers", "retries", "progress")}
+    try:
+        outcomes = sweep(chosen.plan(), chosen.out, **running)
+    except BOCMDPError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on from what is in {chosen.out}/", file=sys.stderr)
+        return 130
+    print((chosen.out / "results.md").read_text(), end="")
+    finished, ran = len(outcomes.results), len(outcomes.ran)
+    total = finished + len(outcomes.failures)
+    print(f"\n{finished} of {total} runs finished, {total - ran} of them before this start; see {chosen.out}/")
+    return 1 if outcomes.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

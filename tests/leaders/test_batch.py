@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+import followers
+from bocmdp_gym.errors import ConvergenceError, OptionError, UnsupportedError
+from leaders import AMD, HPGD, Constraint, ExactGradient, Leader, Result, optimize
+from leaders import loop as loop_module
+from leaders.batch import DeviceBatch, ExactBatch, MonteCarloBatch
+from leaders.checkpoints import Checkpoints
+from leaders.gradients import MonteCarloEstimator
+from leaders.loop import Progress
+from leaders.updates import Update
+from tests.problems import four_rooms, overflowing_model, random_model, small_rooms
+
+SEEDS = [0, 7, 3, 12, 5]
+COLUMNS = ("sampled_return", "gradient_norm", "env_steps", "follower_iterations", "follower_residual", "leader_return")
+REWARDS = ("reward", "leader_reward")
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The batch estimators that were made: their classes, None where runs went one after another."""
+    made: list[Any] = []
+    original = loop_module.batch_estimator
+
+    def spy(*args: Any) -> Any:
+        batch = original(*args)
+        made.append(type(batch) if batch is not None else None)
+        return batch
+
+    monkeypatch.setattr(loop_module, "batch_estimator", spy)
+    return made
+
+
+def follower(regularization: float = 0.05) -> followers.SoftPolicyIteration:
+    return followers.SoftPolicyIteration(regularization)
+
+
+def assert_equal_runs(runs: list[Result], alone: list[Result], tolerance: float = 0.0) -> None:
+    assert len(runs) == len(alone)
+    for run, other in zip(runs, alone, strict=True):
+        for name in ("x", "x0", "x_random"):
+            torch.testing.assert_close(getattr(run, name), getattr(other, name), rtol=tolerance, atol=tolerance)
+        assert (run.env_steps, run.iterations) == (other.env_steps, other.iterations)
+        assert run.leader_return == pytest.approx(other.leader_return, rel=tolerance, abs=tolerance)
+        assert run.history.columns == other.history.columns
+        for name in set(run.history.columns) - {"seconds"}:
+            exact = name in ("context", "env_steps") or tolerance == 0.0
+            np.testing.assert_allclose(run.history[name], other.history[name], rtol=0 if exact else tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("leader", "options"),
+    [
+        (partial(HPGD, 0.5, 500), {}),
+        (partial(HPGD, 0.05, 300, bootstrap_truncated=True, optimizer="Adam"), {"contexts": 2}),
+        (partial(ExactGradient, 1.0), {}),
+        (partial(ExactGradient, 1.0, optimizer="RMSprop", schedule="cosine"), {"contexts": "all"}),
+    ],
+)
+def test_each_seed_s_run_is_that_seed_s_run_alone(
+    leader: Any, options: dict[str, Any], threads: int, batches: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal bits where rewards are elementwise functions of softmax(x), whatever the number of threads."""
+    monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
+    options = {"evaluate_every": 5, **options}
+    runs = optimize(small_rooms(), leader(), follower(), 12, seed=SEEDS, **options)
+    assert batches == [ExactBatch if leader.func is ExactGradient else MonteCarloBatch]
+    alone = [optimize(small_rooms(), leader(), follower(), 12, seed=seed, **options) for seed in SEEDS]
+    assert_equal_runs(runs, alone)
+    assert len({run.x.numpy().tobytes() for run in runs}) == len(SEEDS)
+
+
+@pytest.mark.parametrize("leader", [partial(HPGD, 0.1, 400), partial(ExactGradient, 0.5)])
+@pytest.mark.parametrize("moving", [("reward",), ("leader_reward",), REWARDS])
+def test_functions_with_matrix_products_agree_to_rounding(leader: Any, moving: tuple[str, ...], batches: list[Any]) -> None:
+    """Three contexts with successors and ends of their own, two discounts, nine actions."""
+    model = random_model(4, moving=moving, actions=9, successors=2)
+    assert model.discount != model.leader_discount
+    runs = optimize(model, leader(), follower(0.3), 10, seed=SEEDS, contexts=2)
+    assert None not in batches
+    alone = [optimize(model, leader(), follower(0.3), 10, seed=seed, contexts=2) for seed in SEEDS]
+    assert_equal_runs(runs, alone, tolerance=1e-9)
+
+
+def test_the_paper_s_problem_runs_at_once(batches: list[Any]) -> None:
+    runs = optimize(four_rooms(), HPGD(0.5, 2000), follower(1e-3), 15, seed=SEEDS)
+    alone = [optimize(four_rooms(), HPGD(0.5, 2000), follower(1e-3), 15, seed=seed) for seed in SEEDS[:2]]
+    assert batches == [MonteCarloBatch]
+    assert_equal_runs(runs[:2], alone)
+
+
+def test_step_sizes_are_compared_at_once(batches: list[Any]) -> None:
+    rates = [0.01, 0.03, 0.1, 1.0]
+    runs = optimize(small_rooms(), [ExactGradient(rate) for rate in rates], follower(), 10, seed=[4] * 4)
+    alone = [optimize(small_rooms(), ExactGradient(rate), follower(), 10, seed=4) for rate in rates]
+    assert batches == [ExactBatch]
+    assert_equal_runs(runs, alone)
+
+
+@pytest.mark.parametrize(
+    ("leader", "made", "options"),
+    [
+        (partial(HPGD, 0.1, 100), followers.SoftPolicyIteration, {}),  # transitions depend on x
+        (partial(ExactGradient, 0.1), followers.SoftPolicyIteration, {"loss": lambda x, policy, context: x.square().sum()}),
+        (partial(AMD, 0.1, 5), followers.SoftPolicyIteration, {}),
+        (partial(HPGD, 0.1, 100, error_groups=2), followers.SoftPolicyIteration, {"contexts": 2}),
+        (partial(HPGD, 0.1, 100), partial(followers.SoftQLearning, iterations=20), {"contexts": 2}),
+    ],
+)
+def test_everything_else_runs_one_after_another(leader: Any, made: Any, options: dict[str, Any], batches: list[Any]) -> None:
+    moving = REWARDS if "error_groups" in leader.keywords or isinstance(made, partial) else (*REWARDS, "transition")
+    model = random_model(2, moving=moving)
+    runs = optimize(model, leader(), made(0.3), 3, seed=SEEDS[:4], **options)
+    assert set(batches) <= {None}
+    alone = [optimize(model, leader(), made(0.3), 3, seed=seed, **options) for seed in SEEDS[:4]]
+    assert_equal_runs(runs, alone)
+
+
+def test_a_few_runs_are_faster_one_after_another(batches: list[Any]) -> None:
+    optimize(small_rooms(), ExactGradient(0.1), follower(), 2, seed=range(3))
+    assert batches == [None]
+
+
+def test_leaders_that_differ_in_their_estimates_run_one_after_another(batches: list[Any]) -> None:
+    budgets = (100, 100, 100, 200)
+    runs = optimize(small_rooms(), [HPGD(0.1, steps) for steps in budgets], follower(), 3, seed=[1] * 4)
+    assert batches == [None]
+    alone = [optimize(small_rooms(), HPGD(0.1, steps), follower(), 3, seed=1) for steps in budgets]
+    assert_equal_runs(runs, alone)
+
+
+def test_callbacks_are_told_which_run_it_is() -> None:
+    seen: list[Progress] = []
+    for seeds in ([5, 6], [5, 6, 7, 8]):
+        optimize(small_rooms(), ExactGradient(0.1), follower(0.3), 4, seed=seeds, evaluate_every=3, callback=seen.append)
+    assert [(p.run, p.iteration) for p in seen[:4]] == [(0, 0), (0, 3), (1, 0), (1, 3)]  # one after another
+    assert [(p.run, p.iteration) for p in seen[4:]] == [(run, t) for t in (0, 3) for run in range(4)]  # at once
+
+
+def test_constraints_belong_to_each_run(batches: list[Any]) -> None:
+    constraint = Constraint("participation", "follower", at_least=1.0)
+    model = random_model(moving=REWARDS)
+    options: dict[str, Any] = {"constraints": [constraint], "x0": np.full(5, 0.4)}
+    runs = optimize(model, ExactGradient(0.1), follower(0.3), 6, seed=SEEDS, **options)
+    assert batches == [ExactBatch]
+    alone = [optimize(model, ExactGradient(0.1), follower(0.3), 6, seed=seed, **options) for seed in SEEDS]
+    assert_equal_runs(runs, alone, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("contexts", [1, 2, "all"])
+@pytest.mark.parametrize("successors", [None, 2])
+def test_batched_lu_agrees_with_the_kernels(contexts: Any, successors: int | None, batches: list[Any]) -> None:
+    """What runs on a GPU, on the CPU's tensors: transitions, ends and rewards move with x."""
+    moving = (*REWARDS, "transition", "initial", "termination")
+    model = random_model(3, moving=moving, successors=successors)
+    options: dict[str, Any] = {"contexts": contexts, "evaluate_every": 4}
+    runs = optimize(model, ExactGradient(0.3), follower(0.1), 12, seed=SEEDS, device="cpu", **options)
+    assert batches == [DeviceBatch]
+    alone = [optimize(model, ExactGradient(0.3), follower(0.1), 12, seed=seed, **options) for seed in SEEDS]
+    for run, other in zip(runs, alone, strict=True):
+        torch.testing.assert_close(run.x, other.x, rtol=1e-9, atol=1e-9)
+        for name in ("sampled_return", "gradient_norm", "leader_return"):
+            np.testing.assert_allclose(run.history[name], other.history[name], rtol=1e-7)
+    one = optimize(model, ExactGradient(0.3), follower(0.1), 12, seed=SEEDS[1], device="cpu", **options)
+    torch.testing.assert_close(one.x, runs[1].x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("leader", "options", "message"),
+    [
+        (HPGD(), {"device": "cpu"}, "device='cpu' is for ExactGradient"),
+        (ExactGradient(), {"device": "cpu", "loss": lambda x, policy, context: x.sum()}, "not for a general loss"),
+        (ExactGradient(), {"device": "abacus"}, "cannot use device 'abacus'"),
+        (ExactGradient(), {"seed": []}, "expected a whole number"),
+        (ExactGradient(), {"seed": "twelve"}, "expected a whole number"),
+        (ExactGradient(), {"seed": [0, -1]}, "seed is -1"),
+        ([ExactGradient()] * 2, {"seed": [0, 1, 2]}, "2 leaders for 3 seeds"),
+        ([ExactGradient()], {"seed": [0], "checkpoints": Checkpoints("nowhere")}, "leaders.sweep"),
+    ],
+)
+def test_what_cannot_work_is_refused(leader: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((OptionError, UnsupportedError), match=message):
+        optimize(small_rooms(), leader, follower(), 3, **options)
+
+
+def test_a_run_that_fails_is_named() -> None:
+    class Broken(Update):
+        def step(self, x: Any, gradient: Any) -> float:
+            return super().step(x, gradient * (float("nan") if float(x.detach()[0]) == 0.5 else 1.0))
+
+    def start(update: Update) -> Leader:
+        return Leader(MonteCarloEstimator(100), update)
+
+    with pytest.raises(ConvergenceError, match="iteration 0 of run 1"):
+        optimize(
+            random_model(moving=REWARDS),
+            [start(Update(0.1)), start(Broken(0.1)), start(Update(0.1)), start(Update(0.1))],
+            follower(0.3),
+            3,
+            seed=[0] * 4,
+            x0=np.full(5, 0.5),
+        )
+    with pytest.raises(ConvergenceError, match="in context 0 of run 0"):
+        optimize(overflowing_model(), ExactGradient(), follower(0.3), 3, seed=SEEDS, x0=[1.0])
