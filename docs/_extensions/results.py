@@ -258,6 +258,18 @@ def _linear_solvers(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("ms of processor time", "states", *names, "automatic choice"), rows)
 
 
+def _batches(r: dict[str, Any]) -> Iterable[str]:
+    runs = {name: one for name, one in r.items() if isinstance(one, dict)}
+    rows = [
+        (size, *(f"{one['ratio'][size]:.2f} ({one['processor_time_ratio'][size]:.2f})" for one in runs.values()))
+        for size in next(iter(runs.values()))["ratio"]
+    ]
+    yield from table(("seeds at once", *runs), rows)
+    yield ""
+    loads = " and ".join(f"{r[f'load average at the {when}']:.0f}" for when in ("start", "end"))
+    yield f"On {r['threads']} threads; load average of the machine {loads}: it did other work at the same time."
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "estimators": _estimators,
@@ -274,6 +286,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "peers": _peers,
     "scaling": _scaling,
     "linear_solvers": _linear_solvers,
+    "batches": _batches,
 }
 
 
