@@ -14,7 +14,7 @@ test slow: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check slow bench format clean
+.PHONY: help install demo test check docs slow bench reproduce format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -31,13 +31,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Run the main job: HPGD on Four-Rooms, results in runs/demo.
 	$(BIN)/python -m leaders.train four-rooms --leader hpgd --regularization 0.001 --penalty-cost 1 --iterations 10000 --seed 0 --out runs/demo --overwrite
 
-test: check  ## Run the checks, the tests and the notebooks: the gate for every change.
+test: check docs  ## Run the checks, the tests, the notebooks and the documentation: the gate for every change.
 	$(BIN)/python -m pytest -n auto tests $(if $(NOTEBOOKS),--nbmake --nbmake-timeout=600 $(NOTEBOOKS))
 
 check: $(STAMP)  ## Run the linter, the format check and the type checker.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## Build the documentation, warnings as errors: docs/_build/html/index.html.
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 slow: $(STAMP)  ## Run the long studies that make test leaves out.
 	$(BIN)/python -m pytest -n auto -m slow
@@ -49,10 +52,14 @@ bench: $(STAMP)  ## Run every benchmark.
 		$(BIN)/python -m "$$module"; \
 	done
 
+reproduce: $(STAMP)  ## Run the paper's table and figures again: runs/reproduce; go on after an interruption.
+	$(BIN)/python -m leaders.reproduce table1
+	$(BIN)/python -m leaders.reproduce figures
+
 format: $(STAMP)  ## Format the code and mend what the linter can mend.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 clean:  ## Remove caches and build output; .venv and runs stay.
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache docs/_build
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache docs/_build docs/_generated
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

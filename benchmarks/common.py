@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import platform
 import sys
@@ -50,6 +51,17 @@ def store(name: str, results: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(results, indent=2))
+    return path
+
+
+def store_table(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Write rows with the same keys to ``results/name.csv``."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     return path
 
 

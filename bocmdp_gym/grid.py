@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 ARROWS = "↑→↓←"
 WALL = "x"
 CELL_PIXELS = 36
+#: Longest side of a picture, in pixels; cells of larger grids are drawn smaller.
+PICTURE_PIXELS = 1440
 
 
 class Grid:
@@ -36,14 +39,25 @@ class Grid:
             raise LayoutError(f"layout rows have lengths {sorted(widths)}; expected rows of one length, walls written {WALL!r}.")
         self.rows = rows
         self.height, self.width = len(rows), widths.pop()
-        self.cells = [(i, j) for i in range(self.height) for j in range(self.width) if rows[i][j] != WALL]
-        if not self.cells:
+        free = np.array([[char != WALL for char in row] for row in rows])
+        if not free.any():
             raise LayoutError(f"the layout has no free cell: every character is {WALL!r}.")
-        self.index = {cell: state for state, cell in enumerate(self.cells)}
-        self.coordinates = np.array(self.cells, dtype=np.int64)
+        self.coordinates = np.argwhere(free)
+        #: the state of every cell ``(height, width)``, -1 for walls
+        self.index = np.full(free.shape, -1)
+        self.index[free] = np.arange(len(self.coordinates))
+
+    @cached_property
+    def cells(self) -> list[tuple[int, int]]:
+        """(row, column) of every state."""
+        return [(i, j) for i, j in self.coordinates.tolist()]
+
+    def scaled(self, factor: int) -> Grid:
+        """The grid with ``factor`` x ``factor`` cells in the place of each."""
+        return Grid(["".join(char * factor for char in row) for row in self.rows for _ in range(factor)])
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return len(self.coordinates)
 
     def state(self, cell: Any, name: str) -> int:
         """The state of a free cell ``[row, column]``.
@@ -57,9 +71,9 @@ class Grid:
             raise LayoutError(f"{name} is {cell!r}; expected [row, column], counted from 0.") from None
         if not (0 <= row < self.height and 0 <= column < self.width):
             raise LayoutError(f"{name} {[row, column]} is off the {self.height} x {self.width} grid.")
-        if (row, column) not in self.index:
+        if self.index[row, column] < 0:
             raise LayoutError(f"{name} {[row, column]} lies inside a wall; choose a free cell.")
-        return self.index[row, column]
+        return int(self.index[row, column])
 
     def slippery_moves(self, slip_probability: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
         """Successors and probabilities, each ``(S, 4, 4)``: the chosen direction, or each other with a third of the slip.
@@ -70,10 +84,10 @@ class Grid:
             OptionError: a slip probability outside [0, 1].
         """
         slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
-        targets = np.array(
-            [[self.index.get((i + di, j + dj), s) for di, dj in MOVES] for s, (i, j) in enumerate(self.cells)],
-            dtype=np.int32,
-        )
+        surrounded = np.pad(self.index, 1, constant_values=-1)
+        neighbours = (self.coordinates[:, None] + np.array(MOVES) + 1).transpose(2, 0, 1)
+        targets = surrounded[tuple(neighbours)].astype(np.int32)
+        targets = np.where(targets < 0, np.arange(len(self), dtype=np.int32)[:, None], targets)
         probabilities = np.full((4, 4), slip_probability / 3.0)
         np.fill_diagonal(probabilities, 1.0 - slip_probability)
         shape = (len(self), 4, 4)
@@ -101,10 +115,10 @@ class Grid:
 
         ``arrows`` ``(S, 4)``: how likely each action is, drawn as lines from the middle of the cells, as long as likely.
         """
-        size = CELL_PIXELS
+        size = max(1, min(CELL_PIXELS, PICTURE_PIXELS // max(self.height, self.width)))
         image = Image.new("RGB", (self.width * size, self.height * size), (58, 62, 72))
         draw = ImageDraw.Draw(image)
-        font = ImageFont.load_default(size=size * 0.6)
+        font = ImageFont.load_default(size=max(6.0, size * 0.6))
         for state, (row, column) in enumerate(self.cells):
             box = (column * size + 1, row * size + 1, (column + 1) * size - 1, (row + 1) * size - 1)
             level = 0.0 if heat is None else float(np.clip(heat[state], 0.0, 1.0))

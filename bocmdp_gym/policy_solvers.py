@@ -8,19 +8,28 @@ it is factored for one weight array k = pi gamma (1 - q) and then solves for any
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import lu_factor, lu_solve
-from scipy.sparse import coo_matrix
+from scipy.linalg.lapack import dgetrf, dgetrs
+from scipy.sparse import coo_matrix, csc_matrix
 from scipy.sparse.csgraph import reverse_cuthill_mckee
+from scipy.sparse.linalg import splu
 
 from bocmdp_gym import kernels
+from bocmdp_gym.errors import ConvergenceError, ModelError, OptionError, suggest
 
 Array = npt.NDArray[np.float64]
 
 #: Below this bandwidth, banded elimination beats LAPACK's dense one whatever the number of states.
 NARROW_BAND = 48
+#: From this number of states on, sparse models without a narrow band are solved by iteration.
+LARGE = 200
+#: Newton steps are solved roughly only below this discount: the error of a rough step is its residual / (1 - discount).
+DISCOUNTED = 0.9995
+#: What `policy_solver` takes as a method.
+METHODS = ("auto", "banded", "dense", "krylov", "sparse-lu")
 
 
 class PolicySolver(ABC):
@@ -53,10 +62,14 @@ class PolicySolver(ABC):
             if not residual > tolerance * max(1.0, np.abs(v_new).max()) or iteration == max_iterations:
                 break
             self.factor(pi * g, prob)
-            v[:] = self.solve(rhs)
+            self._newton_step(v, v_new, rhs, residual, lam, tolerance)
         if residual == residual:
             v[:] = v_new
         return q, pi, residual, iteration
+
+    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, tolerance: float) -> None:
+        """Overwrite ``v`` with (I - K)^-1 rhs = v + (I - K)^-1 (v_new - v), as exactly as the next step can use."""
+        v[:] = self.solve(rhs)
 
     def _backup(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, q: Array, pi: Array, rhs: Array, v_new: Array
@@ -99,13 +112,167 @@ class DenseSolver(PolicySolver):
     def factor(self, k: Array, prob: Array) -> None:
         system = np.empty((self.n_states, self.n_states), order="F")
         kernels.dense_system(k, self.succ, prob, system)
-        self._lu = lu_factor(system, overwrite_a=True, check_finite=False)
+        # scipy's own lu_factor checks its input for longer than LAPACK takes on a hundred states
+        self._lu, self._pivots, _ = dgetrf(system, overwrite_a=True)
 
     def solve(self, b: Array) -> Array:
-        return lu_solve(self._lu, b, check_finite=False)
+        y: Array = dgetrs(self._lu, self._pivots, b)[0]
+        return y
 
     def solve_transposed(self, b: Array) -> Array:
-        return lu_solve(self._lu, b, trans=1, check_finite=False)
+        y: Array = dgetrs(self._lu, self._pivots, b, trans=1)[0]
+        return y
+
+
+class _SparseSolver(PolicySolver):
+    """I - K by rows, each with its distinct successors only."""
+
+    def __init__(self, succ: npt.NDArray[np.int32], position: npt.NDArray[np.int64]):
+        super().__init__(succ)
+        if succ.shape[1] * succ.shape[2] >= np.iinfo(np.uint16).max:
+            raise ModelError(
+                f"a state stores {succ.shape[1] * succ.shape[2]} successors over its actions; expected fewer than "
+                f"{np.iinfo(np.uint16).max} for a sparse solver. Use solver='dense'."
+            )
+        self.position = position
+        self._indptr, self._columns, self._diagonal, self._slot = kernels.row_structure(succ, position)
+        self._data = np.empty(len(self._columns))
+
+    def factor(self, k: Array, prob: Array) -> None:
+        kernels.assemble(k, prob, self.position, self._indptr, self._diagonal, self._slot, self._data)
+
+
+class SparseLUSolver(_SparseSolver):
+    """SuperLU in a minimum degree order, without row exchanges (I - K is an M-matrix, which needs none).
+
+    On an S-cell grid the factors hold some 30 S numbers at S = 10^4 and grow faster than S.
+
+    Raises:
+        ConvergenceError: the system is singular, or its factors do not fit into memory.
+    """
+
+    def factor(self, k: Array, prob: Array) -> None:
+        super().factor(k, prob)
+        transposed = csc_matrix((self._data, self._columns, self._indptr), shape=(self.n_states, self.n_states))
+        try:
+            self._lu = splu(transposed, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        except (RuntimeError, MemoryError) as error:
+            raise ConvergenceError(
+                f"the sparse LU factorisation of {self.n_states} states failed: {error} Use solver='krylov', or lower the "
+                "discount if it is close to 1."
+            ) from error
+
+    def solve(self, b: Array) -> Array:
+        return self._solve(b, "T")
+
+    def solve_transposed(self, b: Array) -> Array:
+        return self._solve(b, "N")
+
+    def _solve(self, b: Array, trans: str) -> Array:
+        ordered = np.empty(self.n_states)
+        ordered[self.position] = b
+        x: Array = self._lu.solve(ordered, trans)[self.position]
+        return x
+
+
+class KrylovSolver(_SparseSolver):
+    """BiCGSTAB with an incomplete factorisation; time and memory of the order of S.
+
+    The factorisation is DILU, one number per state and on a grid the same as ILU(0), and the product with the preconditioned
+    matrix Eisenstat's; the formulas are in `kernels.dilu` and `kernels.bicgstab` (van der Vorst, "Bi-CGSTAB", SIAM J. Sci. Stat.
+    Comput. 13, 1992; Eisenstat, "Efficient Implementation of a Class of Preconditioned Conjugate Gradient Methods", SIAM J. Sci.
+    Stat. Comput. 2, 1981). I - K is an M-matrix, so the factorisation exists.
+
+    Newton steps of a policy iteration are solved as roughly as the next one allows: to a tenth of the residual of the soft
+    Bellman equation, and more exactly once that residual is below lambda, where Newton's method is quadratic. Other solves, and
+    all where the discount is `DISCOUNTED` or above, go to `TOLERANCE`. Should the iteration not get there, `SparseLUSolver` takes
+    over for that system.
+
+    Args:
+        max_iterations: BiCGSTAB steps allowed per system.
+    """
+
+    #: Bound on max |b - (I - K) y| / (max |b| + max |y|).
+    TOLERANCE = 1e-13
+
+    def __init__(self, succ: npt.NDArray[np.int32], position: npt.NDArray[np.int64], max_iterations: int = 2000):
+        super().__init__(succ, position)
+        self.max_iterations = max_iterations
+        self._inverse = np.empty(self.n_states)  # 1 / D of the preconditioner
+        self._rows: tuple[Any, ...] | None = None
+        self._transposed_rows: tuple[Any, ...] | None = None
+        self._direct: SparseLUSolver | None = None
+
+    def factor(self, k: Array, prob: Array) -> None:
+        super().factor(k, prob)
+        kernels.dilu(self._indptr, self._columns, self._diagonal, self._data, self._inverse)
+        self._weights = (k, prob)
+        self._is_discounted = float(k.sum(-1).max()) < DISCOUNTED
+        self._is_scaled = [False, False]
+        self._is_direct = False
+
+    def solve(self, b: Array) -> Array:
+        return self._solve(b, False)
+
+    def solve_transposed(self, b: Array) -> Array:
+        return self._solve(b, True)
+
+    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, tolerance: float) -> None:
+        enough = max(0.03 * tolerance * max(1.0, float(np.abs(v_new).max())), min(0.1, residual / lam) * residual)
+        v += self._solve(v_new - v, False, enough if self._is_discounted else 0.0)
+
+    def _solve(self, b: Array, transposed: bool, absolute: float = 0.0) -> Array:
+        if self._is_direct and self._direct is not None:
+            return self._direct.solve_transposed(b) if transposed else self._direct.solve(b)
+        indptr, columns, diagonal, _, scaled = self._structure(transposed)
+        ordered, x = np.empty(self.n_states), np.empty(self.n_states)
+        ordered[self.position] = b
+        residual, goal, iterations = kernels.bicgstab(
+            indptr,
+            columns,
+            diagonal,
+            scaled,
+            self._inverse,
+            ordered,
+            self.TOLERANCE,
+            absolute,
+            self.max_iterations,
+            self._work,
+            x,
+        )
+        if not residual <= goal:
+            return self._solve_directly(b, transposed, residual, iterations)
+        solution: Array = x[self.position]
+        return solution
+
+    def _structure(self, transposed: bool) -> tuple[Any, ...]:
+        """(indptr, columns, diagonal, source, scaled numbers) of I - K or its transpose."""
+        if self._rows is None:
+            self._work = np.empty((8, self.n_states))
+            source = np.empty(0, np.int64)
+            self._rows = (self._indptr, self._columns, self._diagonal, source, np.empty_like(self._data))
+        if transposed and self._transposed_rows is None:
+            structure = kernels.transposed_structure(self._indptr, self._columns)
+            self._transposed_rows = (*structure, np.empty_like(self._data))
+        chosen = self._transposed_rows if transposed else self._rows
+        assert chosen is not None
+        if not self._is_scaled[transposed]:
+            kernels.scale_rows(chosen[0], self._data, chosen[3], self._inverse, chosen[4])
+            self._is_scaled[transposed] = True
+        return chosen
+
+    def _solve_directly(self, b: Array, transposed: bool, residual: float, iterations: int) -> Array:
+        try:
+            if self._direct is None:
+                self._direct = SparseLUSolver(self.succ, self.position)
+            self._direct.factor(*self._weights)
+        except ConvergenceError as error:
+            raise ConvergenceError(
+                f"BiCGSTAB left a residual of {residual:.3g} after {iterations} steps on a system of {self.n_states} states, and "
+                f"{error}"
+            ) from error
+        self._is_direct = True
+        return self._solve(b, transposed)
 
 
 class FactoredSolver(PolicySolver):
@@ -136,6 +303,9 @@ class FactoredSolver(PolicySolver):
     def solve_transposed(self, b: Array) -> Array:
         return self.inner.solve_transposed(b)
 
+    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, tolerance: float) -> None:
+        self.inner._newton_step(v, v_new, rhs, residual, lam, tolerance)
+
     def _backup(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, q: Array, pi: Array, rhs: Array, v_new: Array
     ) -> float:
@@ -155,15 +325,44 @@ def bandwidth_order(succ: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64],
     return position, int(np.abs(position[rows] - position[columns]).max(initial=0))
 
 
-def policy_solver(succ: npt.NDArray[np.int32], index: npt.NDArray[np.int64] | None = None) -> PolicySolver:
-    """The fastest solver for one context's successor structure ``(S, M, K)``; ``index``: the move of each action, if M != A."""
+def check_method(method: str) -> str:
+    """A method of `METHODS`.
+
+    Raises:
+        OptionError: it is none of them.
+    """
+    if method not in METHODS:
+        raise OptionError(f"solver is {method!r}; expected the name of a method. {suggest(method, METHODS)}")
+    return method
+
+
+def policy_solver(succ: npt.NDArray[np.int32], index: npt.NDArray[np.int64] | None = None, method: str = "auto") -> PolicySolver:
+    """The solver for one context's successor structure ``(S, M, K)``; ``index``: the move of each action, if M != A.
+
+    Args:
+        succ: successors.
+        index: moves.
+        method: one of `METHODS`; ``"auto"`` takes the fastest.
+
+    Raises:
+        OptionError: an unknown method.
+    """
+    check_method(method)
     if index is not None:
-        return FactoredSolver(policy_solver(succ), index)
+        return FactoredSolver(policy_solver(succ, method=method), index)
     n_states = succ.shape[0]
-    if n_states <= NARROW_BAND:
-        return BandedSolver(succ, np.arange(n_states), n_states - 1)
-    if succ.shape[1] * succ.shape[2] < n_states:  # otherwise a row may touch every state, and no order helps
-        position, band = bandwidth_order(succ)
-        if band <= max(NARROW_BAND, n_states // 4):
-            return BandedSolver(succ, position, band)
+    stored = succ.shape[1] * succ.shape[2]
+    if method == "dense" or (method == "auto" and n_states > NARROW_BAND and stored >= n_states):
+        return DenseSolver(succ)  # a row may touch every state, and no order helps
+    position, band = np.arange(n_states), n_states - 1
+    if n_states > NARROW_BAND:
+        band = int(kernels.bandwidth(succ))
+        if band > 2.0 * n_states**0.5 or n_states < LARGE:
+            position, band = bandwidth_order(succ)
+    if method == "sparse-lu":
+        return SparseLUSolver(succ, position)
+    if method == "krylov" or (method == "auto" and n_states >= LARGE and band > NARROW_BAND):
+        return KrylovSolver(succ, position)
+    if method == "banded" or band <= max(NARROW_BAND, n_states // 4):
+        return BandedSolver(succ, position, band)
     return DenseSolver(succ)

@@ -148,7 +148,8 @@ class WarmSolver:
             mdps.validate()
             raise ConvergenceError(
                 f"soft policy iteration left a residual of {residual:.3g} after {iterations} steps in context {context} "
-                f"(regularization {regularization}); expected at most {self.tolerance:.3g} * max(1, max |V|)."
+                f"(regularization {regularization}); expected at most {self.tolerance:.3g} * max(1, max |V|). Raise tolerance or "
+                "max_iterations, or the regularization."
             )
         if mdps.model.discount == 1.0:
             check_bounded(np.abs(v).max(), np.abs(arrays.reward).max(), arrays.reward.shape[1], regularization)
@@ -207,7 +208,8 @@ class SoftOptimalValue(torch.autograd.Function):
         if statistics.iterations >= max_iterations and statistics.residual > tolerance * max(1.0, float(v.abs().max())):
             raise ConvergenceError(
                 f"soft policy iteration stopped at residual {statistics.residual:.3g} after {max_iterations} steps; "
-                f"expected at most {tolerance:.3g}. Raise tolerance or max_iterations."
+                f"expected at most {tolerance:.3g}. Raise tolerance, max_iterations or the regularization; a "
+                "discount close to 1 may need solver='sparse-lu'."
             )
         if float(g.max()) >= 1.0:
             check_bounded(float(v.abs().max()), float(r.abs().max()), r.shape[-1], regularization)

@@ -31,7 +31,7 @@ from bocmdp_gym.alias import AliasTables, initial_tables
 from bocmdp_gym.env import check_context_probabilities, check_discount, refuse_multi_agent
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
 from bocmdp_gym.model import BOCMDP
-from bocmdp_gym.policy_solvers import PolicySolver
+from bocmdp_gym.policy_solvers import PolicySolver, check_method
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimal_value, soft_policy
 from bocmdp_gym.transitions import (
     PROBABILITY_TOLERANCE,
@@ -158,7 +158,8 @@ class TabularBOCMDP(BOCMDP):
         reward: the follower's reward, ``(C, S, A)`` or any shape that broadcasts to it, such as ``(C, S, 1)``: an array, or a
             function of x (a torch tensor ``(d,)``, float64) that returns a torch tensor. So for all the arrays below.
         leader_reward: the leader's reward, ``(C, S, A)`` or broadcastable.
-        transition: P, dense ``(C or 1, S, A, S)`` or a `TransitionOperator`; conditional on the episode going on.
+        transition: P, dense ``(C or 1, S, A, S)``, a `TransitionOperator`, a scipy.sparse matrix ``(S A, S)`` or a list of A of
+            them ``(S, S)``; conditional on the episode going on. A function of x must keep its sparsity pattern.
         initial: the initial distribution, ``(C, S)``, or ``(S,)`` for all contexts.
         context_probabilities: P_xi, ``(C,)``; uniform if None.
         termination: probability that the episode ends after acting, ``(C or 1, S)`` or ``(C or 1, S, A)``; never if None.
@@ -170,6 +171,8 @@ class TabularBOCMDP(BOCMDP):
             differentiable function of x, computed once per x.
         leader_space: space of x; all of R^d if None.
         example: a valid x, to find the shapes with; the point of ``leader_space`` nearest to 0 if None.
+        solver: method for the linear systems: "banded", "dense", "krylov", "sparse-lu", or "auto", the fastest for the model's
+            structure (see `bocmdp_gym.policy_solvers`).
 
     Raises:
         ModelError: shapes do not fit, rows of P or mu do not sum to 1, NaN in an array.
@@ -197,6 +200,7 @@ class TabularBOCMDP(BOCMDP):
         parametrization: Callable[[Tensor], Any] | None = None,
         leader_space: gym.spaces.Box | None = None,
         example: npt.ArrayLike | None = None,
+        solver: str = "auto",
     ):
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.leader_dim = int(leader_dim)
@@ -215,6 +219,7 @@ class TabularBOCMDP(BOCMDP):
                 self._functions[name] = part
             else:
                 self._constants[name] = part
+        self._solver = check_method(solver)
         self._template: TransitionOperator | None = None
         self._shapes: dict[str, torch.Size] = {}  # full-rank shapes that were checked
         self.constant_arrays: dict[int, ContextArrays] = {}  # per context, where only rewards depend on x
@@ -234,6 +239,8 @@ class TabularBOCMDP(BOCMDP):
         z = self._parameters(x)
         raw = {name: function(z) for name, function in self._functions.items()} | self._constants
         transition = as_transitions(raw["transition"])
+        if "transition" in self._constants:
+            self._constants["transition"] = transition
         self.n_states, self.n_actions = transition.n_states, transition.n_actions
         contexts = [transition.n_contexts]
         for name in ("reward", "leader_reward", "initial", "termination"):
@@ -256,8 +263,13 @@ class TabularBOCMDP(BOCMDP):
                     f"{operator.n_actions} actions; expected 1 or {c}, {s} and {a}."
                 )
             if self._template is None:
-                self._template = operator
-            elif operator is not self._template and operator.same_structure(self._template):
+                operator = self._template = operator if self._solver == "auto" else operator.with_solver(self._solver)
+            elif operator is not self._template:
+                if not operator.same_structure(self._template):
+                    raise ModelError(
+                        "transition(x) returned other successor states than at the first x; expected a fixed pattern. Store "
+                        "every state that can be reached at some x, with probability 0 where it cannot."
+                    )
                 operator = self._template.with_values(operator.values)  # keeps orderings and factorisation workspaces
             return operator
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))

@@ -13,19 +13,24 @@ are taken with respect to `values` alone, never with respect to a dense S x S ar
 Shapes: C contexts (1 if all contexts share the kernel), S states, A actions, K stored successors per row; any
 leading batch dimensions come first. A row belongs to a state and one of M *moves*; an operator with an ``index`` (A,) lets
 action a make the move index[a], so that many actions may share a row, and without one M = A and every action is its own move.
+
+A large model keeps lists of successors: `SuccessorTransitions`, made from arrays or from scipy.sparse matrices.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 
+from bocmdp_gym import kernels
 from bocmdp_gym.errors import ModelError
 from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
 
@@ -33,6 +38,8 @@ from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
 PROBABILITY_TOLERANCE = 1e-8
 #: As far as rows given in float32 may be off by their rounding; they are divided by their sums in float64.
 FLOAT32_TOLERANCE = 1e-5
+#: From this many stored probabilities on, products with successor lists are compiled loops instead of torch operations.
+COMPILED_SIZE = 20_000
 
 
 class TransitionOperator(ABC):
@@ -46,6 +53,7 @@ class TransitionOperator(ABC):
     values: Tensor
     index: npt.NDArray[np.int64] | None = None
     _solvers: dict[int, PolicySolver]
+    _solver_method = "auto"
 
     @property
     def n_contexts(self) -> int:
@@ -98,8 +106,20 @@ class TransitionOperator(ABC):
         succ = self.successors()
         context = 0 if len(succ) == 1 else context
         if context not in self._solvers:
-            self._solvers[context] = policy_solver(succ[context], self.index)
+            self._solvers[context] = policy_solver(succ[context], self.index, self._solver_method)
         return self._solvers[context]
+
+    def with_solver(self, method: str) -> TransitionOperator:
+        """The same kernel, its linear systems solved by ``method`` (see `policy_solvers.policy_solver`)."""
+        other = self.with_values(self.values)
+        other._solver_method, other._solvers = method, {}
+        return other
+
+    def _copy(self, values: Tensor) -> Any:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.values = values
+        return other
 
     def validate(self) -> None:
         """Check that every row is a distribution.
@@ -123,8 +143,7 @@ class DenseTransitions(TransitionOperator):
         self._solvers = {}
 
     def with_values(self, values: Tensor) -> DenseTransitions:
-        other = object.__new__(DenseTransitions)
-        other.values, other._solvers = values, self._solvers
+        other: DenseTransitions = self._copy(values)
         return other
 
     def expectation(self, v: Tensor) -> Tensor:
@@ -175,13 +194,90 @@ class SuccessorTransitions(TransitionOperator):
             )
         self.values = values
         self._solvers = {}
-        self._index = torch.from_numpy(self._successors).to(device=values.device, dtype=torch.int64)
+        self._indices: dict[torch.device, Tensor] = {}
+        self._entries: Tensor | None = None
 
     def with_values(self, values: Tensor) -> SuccessorTransitions:
-        other = object.__new__(SuccessorTransitions)
-        other._successors, other._solvers, other.values = self._successors, self._solvers, values
-        other._index = self._index.to(values.device)
+        other: SuccessorTransitions = self._copy(values)
         return other
+
+    @classmethod
+    def from_sparse(cls, matrices: Any) -> SuccessorTransitions:
+        """From a scipy.sparse matrix ``(S A, S)``, row s A + a for state s and action a, or one ``(S, S)`` matrix per action.
+
+        The kernel is shared by all contexts. Stored zeros belong to the pattern (see `with_entries`).
+
+        Raises:
+            ModelError: shapes that do not fit.
+        """
+        per_action = not sparse.issparse(matrices)
+        given = [sparse.csr_array(m) for m in (matrices if per_action else [matrices])]
+        n_states = given[0].shape[1]
+        n_actions = len(given) if per_action else given[0].shape[0] // max(n_states, 1)
+        expected = (n_states, n_states) if per_action else (n_states * n_actions, n_states)
+        for i, matrix in enumerate(given):
+            if matrix.shape != expected or n_actions == 0:
+                raise ModelError(
+                    f"transition matrix {i} has shape {matrix.shape}; expected one scipy.sparse matrix (S * A, S), row s * A + a "
+                    "for state s and action a, or a list of A matrices (S, S)."
+                )
+        canonical = all(m.has_canonical_format for m in given)
+        if not canonical:
+            given = [m.copy() for m in given]
+            for matrix in given:
+                matrix.sum_duplicates()
+        stacked = sparse.vstack(given, format="csr")
+        lengths = np.diff(stacked.indptr)
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        if per_action:  # action by action, so far
+            rows = rows % n_states * n_actions + rows // n_states
+        width = max(int(lengths.max(initial=0)), 1)
+        first = np.concatenate([stacked.indptr[:-1], [0]])
+        entries = rows * width + np.arange(stacked.nnz) - np.repeat(first[:-1], lengths)
+        successors = np.repeat(np.repeat(np.arange(n_states, dtype=np.int32), n_actions), width)  # padding stays where it is
+        successors[entries] = stacked.indices
+        values = np.zeros(len(successors))
+        values[entries] = stacked.data
+        shape = (1, n_states, n_actions, width)
+        operator = cls(successors.reshape(shape), torch.from_numpy(values.reshape(shape)))
+        operator._entries = torch.from_numpy(entries) if canonical else None
+        return operator
+
+    def with_entries(self, entries: Tensor) -> SuccessorTransitions:
+        """The same pattern around other numbers: those stored in the matrices given to `from_sparse`, one after the other.
+
+        Args:
+            entries: ``(..., N)`` for N stored numbers, a torch tensor that may depend on x; derivatives are taken with respect
+                to these alone.
+
+        Raises:
+            ModelError: not made by `from_sparse`, from matrices with unsorted or repeated indices, or a wrong number of entries.
+        """
+        if self._entries is None:
+            raise ModelError(
+                "with_entries needs the order of a sparse matrix's stored numbers, and this operator was not made by from_sparse "
+                "or its matrix had unsorted or repeated column indices; call matrix.sum_duplicates() before from_sparse."
+            )
+        if entries.shape[-1:] != self._entries.shape:
+            raise ModelError(f"{entries.shape[-1]} entries were given; expected {len(self._entries)}, those the matrices store.")
+        index = self._entries.to(entries.device).expand(entries.shape)
+        lists = entries.new_zeros(*entries.shape[:-1], self._successors[0].size).scatter(-1, index, entries)
+        return self.with_values(lists.reshape(*entries.shape[:-1], *self._successors.shape))
+
+    @property
+    def _index(self) -> Tensor:
+        """The successors as a tensor to index with, on the device of the values."""
+        device = self.values.device
+        if device not in self._indices:
+            self._indices[device] = torch.from_numpy(self._successors).to(device=device, dtype=torch.int64)
+        return self._indices[device]
+
+    def _is_compiled(self, *operands: Tensor) -> bool:
+        tensors = (self.values, *operands)
+        return self.values.numel() >= COMPILED_SIZE and all(
+            t.device.type == "cpu" and t.dtype == torch.float64 and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+            for t in tensors
+        )
 
     def _gather(self, v: Tensor) -> Tensor:
         """v(s'_k): ``(..., C, S) -> (..., C, S, A, K)``."""
@@ -192,9 +288,15 @@ class SuccessorTransitions(TransitionOperator):
         return torch.gather(v.expand(*v.shape[:-2], c, s), -1, flat).unflatten(-1, (s, a, k))
 
     def expectation(self, v: Tensor) -> Tensor:
+        if self._is_compiled(v):
+            product: Tensor = _Expectation.apply(self.values, v, self)
+            return product
         return (self.values * self._gather(v)).sum(-1)
 
     def adjoint(self, w: Tensor) -> Tensor:
+        if self._is_compiled(w):
+            mass: Tensor = _Adjoint.apply(self.values, w, self)
+            return mass
         mass = (w.unsqueeze(-1) * self.values).flatten(-3)
         index = self._index.flatten(1).expand(mass.shape)
         return mass.new_zeros(*mass.shape[:-1], self.n_states).scatter_add(-1, index, mass)
@@ -209,6 +311,58 @@ class SuccessorTransitions(TransitionOperator):
 
     def successors(self) -> npt.NDArray[np.int32]:
         return self._successors
+
+
+class _Expectation(torch.autograd.Function):
+    """P v of successor lists, compiled; its derivatives are the operator's own maps again."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, v: Tensor, operator: SuccessorTransitions) -> Tensor:
+        ctx.operator = operator
+        ctx.save_for_backward(values, v)
+        return _each(kernels.expectation, operator, values, v, v.shape[:-1], values.shape[-3:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values, v = ctx.saved_tensors
+        operator, (w,) = ctx.operator.with_values(values), grads
+        by_values = operator.outer(w, v).sum_to_size(values.shape) if ctx.needs_input_grad[0] else None
+        by_v = operator.adjoint(w).sum_to_size(v.shape) if ctx.needs_input_grad[1] else None
+        return by_values, by_v, None
+
+
+class _Adjoint(torch.autograd.Function):
+    """P^T w of successor lists, compiled."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, w: Tensor, operator: SuccessorTransitions) -> Tensor:
+        ctx.operator = operator
+        ctx.save_for_backward(values, w)
+        return _each(kernels.adjoint, operator, values, w, w.shape[:-2], values.shape[-3:-2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values, w = ctx.saved_tensors
+        operator, (v,) = ctx.operator.with_values(values), grads
+        by_values = operator.outer(w, v).sum_to_size(values.shape) if ctx.needs_input_grad[0] else None
+        by_w = operator.expectation(v).sum_to_size(w.shape) if ctx.needs_input_grad[1] else None
+        return by_values, by_w, None
+
+
+def _each(
+    kernel: Any, operator: SuccessorTransitions, values: Tensor, operand: Tensor, lead: torch.Size, core: torch.Size
+) -> Tensor:
+    """A kernel (succ, prob, operand, out) over all batch entries and contexts."""
+    succ = operator.successors()
+    lead = torch.broadcast_shapes(values.shape[:-3], lead)
+    out = torch.empty(*lead, *core, dtype=torch.float64)
+    tail = operand.shape[operand.ndim - (1 if kernel is kernels.expectation else 2) :]
+    prob, operands = values.expand(*lead, *values.shape[-3:]).numpy(), operand.expand(*lead, *tail).numpy()
+    results = out.numpy()
+    for index in np.ndindex(*lead):
+        arrays = (np.ascontiguousarray(prob[index]), np.ascontiguousarray(operands[index]))
+        kernel(succ[0 if len(succ) == 1 else index[-1]], *arrays, results[index])
+    return out
 
 
 class FactoredTransitions(TransitionOperator):
@@ -246,8 +400,7 @@ class FactoredTransitions(TransitionOperator):
         self._solvers = {}
 
     def with_values(self, values: Tensor) -> FactoredTransitions:
-        other = object.__new__(FactoredTransitions)
-        other.values, other.index, other._solvers = values, self.index, self._solvers
+        other: FactoredTransitions = self._copy(values)
         other._moves = self._moves.to(values.device)
         return other
 
@@ -278,7 +431,9 @@ def _every_state(n_states: int, n_actions: int) -> npt.NDArray[np.int32]:
 
 
 def as_transitions(value: Any) -> TransitionOperator:
-    """A `TransitionOperator` in float64 from an operator, a tensor or an array ``(C, S, A, S)``."""
+    """A `TransitionOperator` in float64 from an operator, a tensor, an array ``(C, S, A, S)`` or scipy.sparse matrices."""
+    if sparse.issparse(value) or (isinstance(value, Sequence) and len(value) > 0 and all(map(sparse.issparse, value))):
+        return SuccessorTransitions.from_sparse(value)
     if isinstance(value, TransitionOperator):
         return value if value.values.dtype == torch.float64 else value.with_values(as_probabilities(value.values))
     return DenseTransitions(as_probabilities(value))

@@ -86,15 +86,15 @@ class TrajectoryOracle:
         return self.follower.training_steps
 
     @property
+    def horizon(self) -> int | None:
+        """Steps after which an episode is cut; None: never."""
+        return self._layers.horizon
+
+    @property
     def tells_states(self) -> bool:
         """Whether trajectories carry the indices of the states visited."""
         readable = self._plain or self.compiled or not isinstance(self.env, VectorEnv)
         return isinstance(self.core, TabularEnv) and readable
-
-    @property
-    def horizon(self) -> int | None:
-        """Steps after which an episode is cut; None: never."""
-        return self._layers.horizon
 
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The model's arrays at x, differentiable in x; kept until another x is asked for.

@@ -35,6 +35,8 @@ from leaders.gradients import Estimate, Estimator, ExactEstimator, MonteCarloEst
 Array = npt.NDArray[np.float64]
 #: The contexts of one run's iteration, with their weights.
 Drawn = list[tuple[Any, float]]
+#: Fewer runs than this are faster one after another.
+_FEWEST = 4
 #: Compiled calls per thread and iteration: small enough that no thread waits long for another.
 _CALLS = 4
 
@@ -76,7 +78,7 @@ def batch_estimator(
                 "the CPU. Leave device out; a list of seeds then uses all cores."
             )
         return DeviceBatch(model, first, len(estimators), device)
-    if not alike or type(oracle) is not TrajectoryOracle or not isinstance(model, TabularBOCMDP):
+    if len(estimators) < _FEWEST or not alike or type(oracle) is not TrajectoryOracle or not isinstance(model, TabularBOCMDP):
         return None
     if not set(model.moving) <= {"reward", "leader_reward"} or 1.0 in (model.discount, model.leader_discount):
         return None

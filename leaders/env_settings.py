@@ -97,9 +97,11 @@ class PrincipalAgentSettings(RunSettings):
     budget: float = 1.0
     """Budget of the bonus."""
     budget_on: Literal["sum", "paid"] = "sum"
-    """Whether the budget limits the sum of all bonuses, or what is paid along a path."""
+    """Whether the budget limits the sum of all bonuses, or what every agent is expected to be paid (a constraint)."""
     price: float = 0.0
     """What the principal pays per unit of bonus."""
+    outside_option: float | None = None
+    """What every agent must at least get, or it would stay away; no such constraint if not given."""
     slip_probability: float = 0.0
     """Probability that a move goes another way than chosen."""
     discount: float = 0.95
@@ -116,6 +118,44 @@ class PrincipalAgentSettings(RunSettings):
     def env_options(self) -> dict[str, Any]:
         options = super().env_options()
         return {"seed": options.pop("instance_seed"), **options}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicMechanismSettings(RunSettings):
+    """Dynamic mechanism design: weights and boosts of an auction that sells one item per period, for revenue or welfare."""
+
+    leader: LeaderName = "exact"
+    """Who leads; hpgd has to tell payments, differences of values in several contexts, from noise: give it many --env-steps."""
+    contexts: int | Literal["all"] = "all"
+    """Contexts drawn per iteration; payments are differences of values in several contexts, so a few of them mislead."""
+    iterations: int = 200
+    """Outer iterations: one gradient and one step of x each."""
+    optimizer: str = "Adam"
+    """Any class of torch.optim."""
+    learning_rate: float | None = 0.05
+    """Step size of x."""
+    regularization: float = 0.03
+    """The mechanism's entropy coefficient lambda > 0; the leader's return is the revenue up to an entropy in proportion to it."""
+    n_bidders: int = 2
+    """Number of bidders, who want one item each."""
+    n_slots: int = 2
+    """Number of periods, with one item each."""
+    n_types: int = 5
+    """Types per bidder, in the middles of equal parts of [0, 1]."""
+    objective: Literal["revenue", "welfare"] = "revenue"
+    """What the leader maximises."""
+    boosts: Literal["state_action", "slot"] = "state_action"
+    """Boosts for every state and action, or one for each unsold item."""
+    weight_bound: float = 2.0
+    """Weights lie between the inverse of this and this."""
+    discount: float = 0.9
+    """The bidders' and the leader's discount."""
+
+    name: ClassVar[str] = "dynamic-mechanism"
+
+    @property
+    def env_id(self) -> str:
+        return "bocmdp/DynamicMechanism-v0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +194,7 @@ class TaxDesignSettings(RunSettings):
     regularization: float = 0.1
     """The follower's entropy coefficient lambda > 0; 0.1, 0.2 or 0.3 in the published runs."""
     iterations: int = 1000
-    """Outer iterations: one context, one gradient and one step of x each."""
+    """Outer iterations: one gradient and one step of x each."""
     prices: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Prices of the goods."""
     wage: float = 1.0
@@ -215,7 +255,15 @@ class CustomSettings(RunSettings):
 #: What the command line offers, by name.
 ENVIRONMENTS: dict[str, type[RunSettings]] = {
     s.name: s
-    for s in (FourRoomsSettings, RandomMDPSettings, PrincipalAgentSettings, MetaRLSettings, TaxDesignSettings, CustomSettings)
+    for s in (
+        FourRoomsSettings,
+        TaxDesignSettings,
+        PrincipalAgentSettings,
+        DynamicMechanismSettings,
+        MetaRLSettings,
+        RandomMDPSettings,
+        CustomSettings,
+    )
 }
 
 

@@ -92,7 +92,9 @@ class RunSettings:
     regularization: float = 0.001
     """The follower's entropy coefficient lambda > 0: how random its optimal behaviour is."""
     iterations: int = 10_000
-    """Outer iterations: one context, one gradient and one step of x each."""
+    """Outer iterations: one gradient and one step of x each."""
+    contexts: int | Literal["all"] = 1
+    """Contexts drawn per iteration, whose gradients are averaged; all: every one, weighted by its probability."""
     seed: int = 0
     """All randomness of the run comes from it; equal seeds give equal numbers."""
     learning_rate: float | None = None

@@ -295,8 +295,8 @@ class ProcessPool:
     def close(self) -> None:
         for worker in self._busy.values():
             worker.process.terminate()  # a run of `leaders.train` writes a checkpoint and stops
-        for worker in self._free:
-            worker.connection.close()
+        for worker in (*self._free, *self._busy.values()):
+            worker.connection.close()  # it has nobody to report to, and goes
         for worker in (*self._free, *self._busy.values()):
             worker.process.join(_GRACE)
             if worker.process.is_alive():

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Union
 import numpy as np
 import tyro
 
-from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import BOCMDPError
 from leaders.checkpoints import RunInterruptedError
+from leaders.constraints import Constraint
 from leaders.env_settings import ENVIRONMENTS
 from leaders.loop import Result, optimize
 from leaders.plots import learning_curve, save
@@ -25,6 +26,8 @@ def train(settings: RunSettings) -> Result:
         BOCMDPError: settings that cannot work, before anything runs.
     """
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
+    stated: Any = getattr(configurable(env), "constraints", list)  # what x must satisfy, where an environment says so
+    constraints = [Constraint(**constraint) for constraint in stated()]
     run = RunFolder(settings)
     if settings.resume:
         found = "going on from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
@@ -36,6 +39,8 @@ def train(settings: RunSettings) -> Result:
             follower,
             settings.iterations,
             seed=settings.seed,
+            constraints=constraints,
+            contexts=settings.contexts,
             evaluate_every=settings.evaluate_every,
             callback=lambda progress: run.log(progress.record, progress.history),
             checkpoints=run.checkpoints,

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/wrappers.md", "docs/extending.md"])
+PAGES = ["README.md", "docs/large_models.md", "docs/tutorial.md", "docs/wrappers.md", "docs/extending.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_python_of_page_runs(page: str) -> None:
     text = (ROOT / page).read_text()
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S))

@@ -5,14 +5,16 @@ The mechanism asks for types and runs a policy of the allocation MDP: a state is
 to nobody or to an unserved bidder. With weights w_i > 0 and boosts b(s, a) (the leader's x) the policy is the best, up to
 entropy, for the affine welfare
 
-    r(s, a) = sum_i w_i v_i 1{a serves i} + b(s, a) ,       U(pi) = E sum gamma^t r ,      U_-i: the same MDP without bidder i.
+    r(s, a) = sum_i w_i v_i 1{a serves i} + b(s, a) ,       U(pi) = E sum gamma^t r ,      U(-i): the same MDP without bidder i.
 
 Write J = U + lambda E sum gamma^t H(pi(.|s_t)) for what pi maximises. Bidder i pays what it costs the others,
 
-    p_i = (J_-i - (J - w_i V_i)) / w_i ,        V_i = E sum gamma^t v_i 1{a serves i} .
+    p_i = (J(-i) - (J - w_i V_i)) / w_i ,        V_i = E sum gamma^t v_i 1{a serves i} .
 
-Its utility V_i - p_i is J at its true type over w_i, less a constant: truth-telling is optimal and taking part is worth it,
-exactly and at any lambda (`outcome`, `misreport_gain`, `revenue`).
+Its utility V_i - p_i is J at its true type over w_i, less J(-i) / w_i, on which its report has no influence: truth-telling is
+optimal, exactly and at any lambda (`outcome`, `misreport_gain`, `revenue`). Taking part is worth it, exactly as lambda -> 0: the
+policy without i can be played with i there, except for the fined actions below, which add at most
+lambda log(1 + n exp(-10 / lambda)) per period to J(-i) (1e-14 at lambda = 0.3, but 0.001 at lambda = 1.5).
 
 As a BO-CMDP: contexts are type profiles with everyone present, and profiles of the others without bidder i. Revenue is a
 signed leader's value over these MDPs: rbar = -sum_i (r - w_i v_i 1{a serves i}) / w_i with everyone present, rbar = r / w_i
@@ -369,6 +371,10 @@ class DynamicMechanism(PicturedEnv):
         payments = self._payments(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(gained), weights)
         return float(self._profile_probabilities @ payments.sum(1))
 
+    def hard_welfare(self, x: npt.ArrayLike) -> float:
+        """Expected discounted values served at lambda = 0, ties in favour of selling."""
+        return float(self._profile_probabilities.numpy() @ self.hard_max(x)[1].sum(1))
+
     def revenue_bound(self) -> float:
         """sum_t gamma^t E max(0, t-th highest virtual value): no mechanism with truthful bidders earns more on these types."""
         p, top = self.type_probabilities, np.append(self.types[1:], self.types[-1])
@@ -387,7 +393,7 @@ class DynamicMechanism(PicturedEnv):
         unit = np.ones(self.n_bidders)
         if self.objective == "welfare":
             x = self.leader_of(unit, np.zeros(self.n_slots))
-            value = float(self._profile_probabilities.numpy() @ self.hard_max(x)[1].sum(1))
+            value = self.hard_welfare(x)
             if self.leader_discount != self.discount:
                 return None
             limit = 2 / 3 + self.discount / 3 if self._is_textbook and self.n_slots == 2 else None
@@ -446,6 +452,78 @@ class DynamicMechanism(PicturedEnv):
         canvas.text((margin + 220, 50 + size + 42), "grey: unsold", colour=(120, 122, 128), anchor="lm")
         return canvas.array()
 
+    result_name = "allocation"
+
+    def result_figure(self, x: npt.ArrayLike, policies: Array) -> Any:
+        """A matplotlib figure: who gets each item under policies ``(C, S, A)``, by types, and what x is worth as lambda -> 0.
+
+        Two bidders: maps of both types, colours mixed by probability. Else: the chance of each item, by a bidder's own type.
+        """
+        from matplotlib.figure import Figure
+
+        k, n = len(self.types), self.n_bidders
+        sold = self.sales(policies).reshape(*(k,) * n, self.n_slots, n)
+        figure = Figure(figsize=(3.5 * self.n_slots + 4.2, 4.2), layout="constrained")
+        axes = figure.subplots(1, self.n_slots + 1)
+        colours = np.array(PALETTE)[np.arange(n) % len(PALETTE)] / 255.0
+        for slot, ax in enumerate(axes[:-1]):
+            chance = sold[..., slot, :]
+            if n == 2:
+                shown = (1.0 - chance.sum(-1))[..., None] * 0.9 + chance @ colours
+                ax.imshow(shown.swapaxes(0, 1), origin="lower")
+                ticks = np.unique(np.linspace(0, k - 1, min(k, 5)).round().astype(int))
+                labels = [f"{v:.2g}" for v in self.types[ticks]]
+                ax.set_xticks(ticks, labels)
+                ax.set_yticks(ticks, labels)
+                ax.set(xlabel="type of bidder 0", ylabel="type of bidder 1", title=f"item {slot}")
+            else:
+                for i in range(n):
+                    p = self.type_probabilities
+                    others = np.moveaxis(chance[..., i], i, 0).reshape(k, -1) @ _product([p] * (n - 1))
+                    ax.plot(self.types, others, marker="o", color=colours[i])
+                ax.set(xlabel="own type", ylabel="probability of getting it", ylim=(-0.03, 1.03), title=f"item {slot}")
+        for i in range(n):
+            axes[0].plot([], [], "s", color=colours[i], label=f"bidder {i}")
+        if n == 2:
+            axes[0].plot([], [], "s", color="0.9", label="unsold")
+        figure.legend(loc="outside lower left", ncols=n + 1, frameon=False)
+        self._plot_values(axes[-1], x)
+        weights = self._split(self.model.check_leader(x).detach())[0].tolist()
+        figure.suptitle("Who gets the items; weights of the bidders: " + ", ".join(f"{w:.2f}" for w in weights))
+        return figure
+
+    def _plot_values(self, ax: Any, x: npt.ArrayLike) -> None:
+        """Revenue or welfare at lambda = 0: of dynamic VCG, of x, and the most there is."""
+        benchmark, zero = self.benchmark(), np.zeros(self.model.leader_dim)
+        worth = self.hard_revenue if self.objective == "revenue" else self.hard_welfare
+        bars = {"dynamic VCG": worth(zero), "found": worth(x)}
+        if benchmark is not None:
+            bars["best known"] = benchmark.value
+        shown = ax.bar(list(bars), list(bars.values()), color=["#8a8f99", "#2668be", "#1e8c46"][: len(bars)])
+        ax.bar_label(shown, fmt="%.3f")
+        if benchmark is not None and benchmark.limit is not None:
+            ax.axhline(benchmark.limit, color="black", linestyle=":", linewidth=1, label="continuous types, formula")
+            ax.legend(frameon=False, loc="upper left")
+        ax.margins(y=0.25)
+        ax.set(title=f"{self.objective} as lambda falls to 0")
+
+    def sales(self, policies: Array) -> Array:
+        """The probability that each item goes to each bidder, ``(K^n, n_slots, n)``, by profile of types.
+
+        Args:
+            policies: action probabilities ``(C, S, A)``.
+        """
+        n_profiles, takes = len(self.profiles), self._takes.numpy()
+        reached, sold = np.zeros((n_profiles, len(self.states))), np.zeros((n_profiles, self.n_slots, self.n_bidders))
+        reached[:, 0] = 1.0
+        for s, (t, _) in enumerate(self.states):
+            for a in range(self.n_bidders + 1):
+                share = reached[:, s] * policies[:n_profiles, s, a]
+                sold[:, t] += share[:, None] * takes[:n_profiles, s, a]
+                if t < self.n_slots - 1:
+                    np.add.at(reached, (np.arange(n_profiles), self._successors[:n_profiles, s, a].numpy()), share)
+        return sold
+
     def _bars(self, values: list[float], absent: int | None) -> npt.NDArray[np.uint8]:
         weights = self._split(torch.tensor(self._episode_leader))[0].numpy()
         _, served = self.states[self._state]
@@ -460,6 +538,14 @@ class DynamicMechanism(PicturedEnv):
         canvas.line((30, 240), (canvas.width - 30, 240), INK)
         canvas.text((10, 8), f"item {self.states[self._state][0]}: weighted types; pale: served", anchor="la")
         return canvas.array()
+
+
+def _product(distributions: Sequence[Array]) -> Array:
+    """The joint distribution of independent draws, flattened."""
+    joint = np.ones(1)
+    for p in distributions:
+        joint = np.outer(joint, p).reshape(-1)
+    return joint
 
 
 def dynamic_mechanism_vector(num_envs: int, autoreset_mode: Any = "NextStep", **kwargs: Any) -> TabularVectorEnv:

@@ -14,7 +14,7 @@ from torch import Tensor
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.grid import Grid
-from bocmdp_gym.options import check_choice, check_number
+from bocmdp_gym.options import check_choice, check_count, check_number
 from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
@@ -88,7 +88,10 @@ class FourRooms(PicturedEnv):
     ## Arguments
     slip_probability: 1/3 in the paper's text; its published table was made with 0.44.
     penalty_cost: the paper's beta >= 0. penalty_budget: total penalty, > 0.
-    start, goals, waypoint: cells ``[row, column]`` counted from 0, goals a list of them. layout: rows, ``x`` is a wall.
+    start, goals, waypoint: cells ``[row, column]`` counted from 0, goals a list of them; ``start=None`` starts anywhere, all
+    cells equally likely. layout: rows, ``x`` is a wall.
+    scale: every cell of the layout becomes ``scale`` x ``scale`` cells (100: 1.04 million states). The named cells are counted
+    in the layout before; each becomes the middle of its block. Penalties are spread thinner, over more cells.
     horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L.
     observation: "index" or "coordinates". render_mode: "ansi", "rgb_array" or "human".
 
@@ -108,7 +111,7 @@ class FourRooms(PicturedEnv):
         slip_probability: float = 1 / 3,
         penalty_cost: float = 1.0,
         penalty_budget: float = 0.2,
-        start: Sequence[int] = (4, 1),
+        start: Sequence[int] | None = (4, 1),
         goals: Sequence[Sequence[int]] = ((1, 9), (11, 11)),
         waypoint: Sequence[int] = (8, 4),
         layout: str | Sequence[str] = LAYOUT,
@@ -117,6 +120,7 @@ class FourRooms(PicturedEnv):
         discount: float = DISCOUNT,
         leader_discount: float | None = None,
         render_mode: str | None = None,
+        scale: int = 1,
     ):
         self.penalty_budget = check_number("penalty_budget", penalty_budget, above=0.0)
         self.penalty_cost = check_number("penalty_cost", penalty_cost, 0.0, note=" (the paper's beta)")
@@ -125,13 +129,20 @@ class FourRooms(PicturedEnv):
             raise OptionError(f"goals is {goals!r}; expected a list of cells [row, column].")
         if len(goals) == 0:
             raise OptionError("goals is empty; expected at least one cell [row, column].")
-        self.grid = Grid(layout)
-        self.start = self.grid.state(start, "start")
-        self.goals = [self.grid.state(goal, f"goal {i}") for i, goal in enumerate(goals)]
-        self.waypoint = self.grid.state(waypoint, "waypoint")
+        small, scale = Grid(layout), check_count("scale", scale)
+        self.grid = small if scale == 1 else small.scaled(scale)
+
+        def middle(cell: Any, name: str) -> int:
+            row, column = small.coordinates[small.state(cell, name)]
+            return self.grid.state((row * scale + scale // 2, column * scale + scale // 2), name)
+
+        self.start = None if start is None else middle(start, "start")
+        self.goals = [middle(goal, f"goal {i}") for i, goal in enumerate(goals)]
+        self.waypoint = middle(waypoint, "waypoint")
         super().__init__(self._make_model(slip_probability, discount, leader_discount), horizon, render_mode)
-        cells = self.grid.cells
-        places = (cells[self.start], [cells[goal] for goal in self.goals], cells[self.waypoint])
+        where = self.grid.coordinates.tolist()
+        start_cell = None if self.start is None else tuple(where[self.start])
+        places = (start_cell, [tuple(where[goal]) for goal in self.goals], tuple(where[self.waypoint]))
         discounts = (self.discount, self.leader_discount)
         self._settings = (slip_probability, self.penalty_budget, *discounts, self.grid.rows, *places)
         self._coordinates_observed = observation == "coordinates"
@@ -149,8 +160,9 @@ class FourRooms(PicturedEnv):
         cost = self.penalty_cost * self.penalty_budget * goal_reward
         leader_base = -cost
         leader_base[:, self.waypoint] += 1.0
-        initial = torch.zeros(n_states, dtype=torch.float64)
-        initial[self.start] = 1.0
+        initial = torch.full((n_states,), 1.0 / n_states if self.start is None else 0.0, dtype=torch.float64)
+        if self.start is not None:
+            initial[self.start] = 1.0
 
         def reward(shares: Tensor) -> Tensor:
             return torch.addcmul(goal_reward, penalised, shares[:-1], value=-1.0)
@@ -205,9 +217,7 @@ class FourRooms(PicturedEnv):
         if not self._coordinates_observed:
             return observations
         cells = np.rint(np.asarray(observations) * self._scale).astype(np.int64)
-        lookup = np.full((self.grid.height, self.grid.width), -1)
-        lookup[tuple(self.grid.coordinates.T)] = np.arange(len(self.grid))
-        return lookup[cells[..., 0], cells[..., 1]]
+        return self.grid.index[cells[..., 0], cells[..., 1]]
 
     # pictures
 
@@ -221,15 +231,19 @@ class FourRooms(PicturedEnv):
 
     def _marks(self, context: int | None) -> dict[int, str]:
         goals = {goal: "G" if context is None or i == context else "g" for i, goal in enumerate(self.goals)}
-        return {self.waypoint: "+", self.start: "S", **goals}
+        start = {} if self.start is None else {self.start: "S"}
+        return {self.waypoint: "+", **start, **goals}
 
     def _heat(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         penalties = self.penalties(x)
         return penalties / max(penalties.max(), 1e-12) * min(1.0, len(self.grid) * penalties.max() / self.penalty_budget / 4)
 
     def most_likely_path(self, policy: npt.NDArray[np.float64], context: int) -> list[int]:
-        """States from the start, each the likeliest successor under ``policy`` (S, A), until the goal or a repetition."""
-        path = [self.start]
+        """States from the start (0 if that is anywhere), each the likeliest successor under ``policy`` (S, A).
+
+        It ends at the goal, or before a repetition.
+        """
+        path = [self.start or 0]
         successors = self.grid.slippery_moves(0.0)[0]
         while path[-1] != self.goals[context] and len(path) <= len(self.grid):
             state = path[-1]

@@ -57,6 +57,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "geometric": {"samples": 400, "error_groups": 2},
     "critic": {"env_steps": 800},
     "multilevel": {"samples": 100, "levels": 4, "runs": 2},
+    "pooled": {"env_steps": 400},
 }
 #: Leaders besides HPGD, each with the estimator that has its mathematics, and a short one to ask what it logs.
 LEADERS: dict[str, tuple[type, Callable[[], leaders.Leader]]] = {
@@ -186,7 +187,7 @@ def optimum(env_id: str, kind: type) -> Iterable[str]:
 def logged(leader: leaders.Leader, follower: followers.Follower, regularization: float | None = None) -> list[str]:
     """The columns a run of these two logs; ``regularization`` is the leader's, where the follower has none."""
     leader.estimator.requested_regularization = regularization
-    env = gym.make("bocmdp/RandomMDP-v0", n_states=6, n_actions=3, discount=0.8, horizon=30)
+    env = gym.make("bocmdp/PrincipalAgent-v0", discount=0.8, horizon=30)
     history = leaders.optimize(env, leader, follower, 2, seed=0, evaluate_every=1).history
     for name in history.columns:
         if name not in COLUMNS:

@@ -98,23 +98,33 @@ def test_no_other_mechanism_does_better_on_a_small_grid() -> None:
 # ------------------------------------------------------------------------------------------------- leaders get there
 
 
-def test_gradient_ascent_tends_to_the_optimum_of_the_grid() -> None:
-    """Two items, boosts per state and action. The gap to the optimum falls with lambda; at 0.003 a type at the
-    price is still turned away with a chance of about exp(-w gap / lambda), and 2.5% of the revenue is missing."""
-    core = _core(n_types=4)
-    optimum = core.benchmark().value
-    x = torch.tensor(core.initial_leader(np.random.default_rng(0)), requires_grad=True)
-    gaps = []
+def test_leaders_tend_to_the_optimum_of_two_items() -> None:
+    """Weights and boosts per state and action, exact revenue as a loss, lambda falling: the gap to the grid's optimum falls too.
+
+    At 0.003 a type at the price is still turned away with a chance of about exp(-w gap / lambda), and 2.5% is missing.
+    """
+    env = _make(n_types=3)
+    core = bocmdp_gym.configurable(env)
+    optimum, x, gaps = core.benchmark().value, None, []
     for regularization in (0.1, 0.03, 0.01, 0.003):
-        optimiser = torch.optim.Adam([x], lr=0.06 * (regularization / 0.1) ** 0.5)
-        for _ in range(80):
-            optimiser.zero_grad()
-            (-core.revenue(x, regularization)).backward()
-            optimiser.step()
-        gaps.append(optimum - float(core.revenue(x.detach(), regularization)))
+        rate = 0.06 * (regularization / 0.1) ** 0.5
+        result = leaders.optimize(
+            env,
+            leaders.ExactGradient(rate, optimizer="Adam", max_gradient_norm=None),
+            followers.SoftPolicyIteration(regularization),
+            60,
+            x0=x,
+            loss=core.revenue_loss(regularization),
+            contexts="all",
+            evaluate_every=60,
+            progress=False,
+        )
+        x = result.x
+        assert result.leader_return is not None
+        gaps.append(optimum - result.leader_return)
     assert (np.diff(gaps) < 0).all()
     assert 0.0 <= gaps[-1] < 0.025 * optimum
-    assert optimum * 0.98 < core.hard_revenue(x.detach()) <= optimum + 1e-12
+    assert optimum * 0.98 < core.hard_revenue(x) <= optimum + 1e-12
 
 
 @pytest.mark.parametrize("with_loss", [True, False])
@@ -177,6 +187,19 @@ def test_truth_telling_is_optimal_and_taking_part_worth_it(options: dict[str, An
     assert core.misreport_gain(x, regularization) < 1e-9
     assert (core.types[core.profiles] * items - payments).min() > -1e-9
     assert items.max() <= 1.0 + 1e-12
+
+
+@pytest.mark.parametrize("regularization", [0.3, 1.0, 5.0])
+def test_taking_part_costs_no_more_than_the_fines_are_worth(regularization: float) -> None:
+    """A mechanism that never wants to serve: at large lambda the fined actions count, by the bound of the module docstring."""
+    core = _core()
+    boosts = np.zeros((len(core.states), 3))
+    boosts[:, 1:] = -30.0
+    items, payments = (part.numpy() for part in core.outcome(core.leader_of([1.0, 1.0], boosts), regularization))
+    allowed = sum(0.9**t for t in range(2)) * regularization * np.log1p(2 * np.exp(-10.0 / regularization))
+    least = (core.types[core.profiles] * items - payments).min()
+    assert least >= -allowed - 1e-12
+    assert least < -0.1 * allowed or regularization < 1.0  # so the bound is no idle one
 
 
 def test_a_wrong_payment_would_be_noticed() -> None:
@@ -250,6 +273,34 @@ def test_contexts_are_profiles_with_and_without_each_bidder() -> None:
     np.testing.assert_allclose(arrays.reward[served], [0.4, 0.4 - 10.0, 0.8 * 0.6])
     assert mdps.arrays(9 + 2).reward[0, 1] == pytest.approx(0.3 - 10.0)  # bidder 0 is absent
     assert arrays.successors[0, 1, 0] == served
+
+
+@pytest.mark.parametrize("options", [{}, {"n_bidders": 3, "n_types": 3, "n_slots": 3}, {"n_slots": 1}])
+def test_sales_are_what_the_policy_sells(options: dict[str, Any]) -> None:
+    """At small lambda, those of `hard_max`; at any, discounted sums of them are the expected items."""
+    core = _core(**options)
+    x = random_x(core.model.leader_dim, seed=1)
+    for regularization in (1e-4, 0.2):
+        sold = core.sales(core.model.solve(x, regularization).policy.numpy())
+        items = np.einsum("pti,t->pi", sold, 0.9 ** np.arange(core.n_slots))
+        np.testing.assert_allclose(items, core.outcome(x, regularization)[0].detach(), atol=1e-12)
+        if regularization == 1e-4:
+            owners = core.hard_max(x.numpy())[2]
+            expected = owners[..., None] == np.arange(1, core.n_bidders + 1)
+            np.testing.assert_allclose(sold, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"n_bidders": 3, "n_types": 3}, {"n_bidders": 1}, {"objective": "welfare", "n_slots": 1}]
+)
+def test_result_figure_has_a_panel_per_item_and_one_for_the_value(options: dict[str, Any]) -> None:
+    core = _core(**options)
+    x = _mechanism(core, 0.5)
+    figure = core.result_figure(x, core.model.solve(x, 0.05).policy.numpy())
+    assert len(figure.axes) == core.n_slots + 1
+    worth = core.hard_revenue if core.objective == "revenue" else core.hard_welfare
+    heights = [bar.get_height() for bar in figure.axes[-1].patches]
+    assert heights[:2] == pytest.approx([worth(np.zeros(len(x))), worth(x)])
 
 
 def test_weights_keep_within_their_bounds() -> None:

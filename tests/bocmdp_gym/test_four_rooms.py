@@ -51,6 +51,7 @@ def test_slip_moves() -> None:
         ({"penalty_budget": 0}, errors.OptionError, "penalty_budget"),
         ({"penalty_cost": -1}, errors.OptionError, "penalty_cost"),
         ({"horizon": 0}, errors.OptionError, "horizon"),
+        ({"scale": 0}, errors.OptionError, "scale is 0"),
         ({"observation": "coordinate"}, errors.OptionError, "Did you mean 'coordinates'"),
         ({"penalty_cost": "1"}, errors.OptionError, "penalty_cost is '1'"),
         ({"penalty_budget": None}, errors.OptionError, "penalty_budget is None"),
@@ -166,3 +167,36 @@ def test_model_is_shared_by_simulator() -> None:
             p_values.append(chisquare(seen[row > 0], row[row > 0] * here.sum()).pvalue)
     assert len(p_values) > 10
     assert min(p_values) > 1e-3 / len(p_values)
+
+
+def test_scale_makes_every_cell_a_block() -> None:
+    small, large = (bocmdp_gym.configurable(four_rooms(scale=scale)) for scale in (1, 3))
+    assert (large.model.n_states, large.model.leader_dim) == (9 * 104, 9 * 104 + 1)
+    for name in ("start", "waypoint"):
+        row, column = small.grid.cells[getattr(small, name)]
+        assert large.grid.cells[getattr(large, name)] == (3 * row + 1, 3 * column + 1)
+    assert large.benchmark() is None
+    # a move succeeds unless the cell ahead is a wall: as often as in blocks along walls
+    succ = large.model.configure(np.zeros(937)).transition.successors()[0]
+    blocked = [
+        (s[:, 0] == np.arange(len(s))[:, None]).sum()
+        for s in (succ, small.model.configure(np.zeros(105)).transition.successors()[0])
+    ]
+    assert blocked[0] == 3 * blocked[1]
+    large.reset(seed=0)
+    large.step(0)
+    assert large.picture().shape[0] == 39 * 36
+
+
+def test_start_anywhere() -> None:
+    env = four_rooms(start=None, render_mode="ansi")
+    core = bocmdp_gym.configurable(env)
+    np.testing.assert_allclose(core.model.configure(np.zeros(105)).initial, np.full((2, 104), 1 / 104))
+    assert len({env.reset(seed=seed)[0] for seed in range(20)}) > 10
+    assert "S" not in env.render()
+
+
+def test_a_large_map_is_drawn_small() -> None:
+    core = bocmdp_gym.configurable(four_rooms(scale=12, render_mode="rgb_array"))
+    core.reset(seed=0)
+    assert max(core.render().shape) <= 1440

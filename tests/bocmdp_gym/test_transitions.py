@@ -1,4 +1,4 @@
-"""Factored transitions against dense ones made of the same numbers."""
+"""Factored and sparse transitions against dense ones made of the same numbers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array, diags_array, random_array
 from scipy.stats import chisquare
 from torch import Tensor
 
 import bocmdp_gym
-from bocmdp_gym import DenseTransitions, FactoredTransitions, TabularBOCMDP, errors
+from bocmdp_gym import DenseTransitions, FactoredTransitions, SuccessorTransitions, TabularBOCMDP, errors, transitions
 from bocmdp_gym.sampling import simulate
 from bocmdp_gym.soft_bellman import WarmSolver
 from followers import (
@@ -273,3 +274,124 @@ def test_bad_rows_are_named() -> None:
     values[2, 1, 0] = 0.5
     with pytest.raises(errors.ModelError, match=r"sums to .* at state 2, move 1, context 0"):
         FactoredTransitions(values, [0, 1, 1]).validate()
+
+
+def _sparse_pattern(states: int = 30, actions: int = 3) -> Any:
+    """A random sparse kernel ``(S A, S)`` with rows of different lengths."""
+    matrix = random_array((states * actions, states), density=0.1, rng=np.random.default_rng(0), format="csr")
+    matrix = csr_array(matrix + csr_array((np.full(len(rows := np.arange(states * actions)), 0.1), (rows, rows % states))))
+    matrix = csr_array(diags_array(1.0 / matrix.sum(1)) @ matrix)
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _sparse_model(transition: Any, **options: Any) -> TabularBOCMDP:
+    rng = np.random.default_rng(1)
+    return TabularBOCMDP(
+        reward=rng.random((1, 30, 3)),
+        leader_reward=rng.random((1, 30, 3)),
+        transition=transition,
+        initial=np.full(30, 1 / 30),
+        leader_dim=DIM,
+        discount=0.9,
+        **options,
+    )
+
+
+def test_scipy_matrices_are_transitions() -> None:
+    matrix = _sparse_pattern()
+    dense = matrix.toarray().reshape(1, 30, 3, 30)
+    expected = _sparse_model(dense).leader_return(np.zeros(DIM), LAMBDA)
+    unsorted = csr_array((matrix.data[::-1], matrix.indices[::-1], matrix.indptr[-1] - matrix.indptr[::-1]), shape=matrix.shape)[
+        ::-1
+    ]
+    for form in (matrix, matrix.tocoo(), unsorted, [csr_array(dense[0, :, a]) for a in range(3)]):
+        model = _sparse_model(form)
+        assert isinstance(model.configure(np.zeros(DIM)).transition, SuccessorTransitions)
+        torch.testing.assert_close(model.leader_return(np.zeros(DIM), LAMBDA), expected, rtol=1e-10, atol=0)
+
+
+def test_sparse_function_of_x_has_derivatives_with_respect_to_its_entries() -> None:
+    """P(x) given by its stored numbers only, against the same function written out in full."""
+    matrix = _sparse_pattern()
+    pattern = SuccessorTransitions.from_sparse(matrix)
+    rows = torch.from_numpy(np.repeat(np.arange(90), np.diff(matrix.indptr)))
+    columns = torch.from_numpy(matrix.indices.astype(np.int64))
+    direction = torch.randn(matrix.nnz, DIM, generator=torch.Generator().manual_seed(0), dtype=F64)
+
+    def entries(x: Tensor) -> Tensor:
+        weight = torch.from_numpy(matrix.data) * torch.exp(direction @ x)
+        return weight / weight.new_zeros(90).index_add(0, rows, weight)[rows]
+
+    def written_out(x: Tensor) -> Tensor:
+        full = torch.zeros(90 * 30, dtype=F64).index_add(0, rows * 30 + columns, entries(x))
+        return full.reshape(1, 30, 3, 30)
+
+    x = random_x(DIM)
+    sparse = _sparse_model(lambda z: pattern.with_entries(entries(z)), solver="krylov")
+    dense = _sparse_model(written_out)
+    gradients, hessians = [], []
+    for model in (sparse, dense):
+
+        def value(z: Tensor, m: TabularBOCMDP = model) -> Tensor:
+            return m.leader_return(z, LAMBDA, tolerance=1e-13)
+
+        z = x.clone().requires_grad_()
+        value(z).backward()
+        assert z.grad is not None
+        gradients.append(z.grad)
+        hessians.append(torch.func.jacrev(torch.func.jacrev(value))(x))
+    assert relative_error(*gradients) <= 1e-9
+    assert relative_error(*hessians) <= 1e-8
+    mdps = sparse.configure(x.clone().requires_grad_())
+    weights, _ = exact_weights(mdps, 0, WarmSolver(1e-13).solve(mdps, 0, LAMBDA), LAMBDA)
+    assert weights.transition is not None
+    assert weights.transition.shape == (30, 3, np.diff(matrix.indptr).max())
+    assert relative_error(mdps.vjp(weights, 0), gradients[1]) <= 1e-8
+
+
+def test_compiled_products_are_the_ordinary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P v and P^T w, their gradients and second derivatives, with batches and with contexts."""
+    rng = np.random.default_rng(0)
+    for contexts, lead in ((1, ()), (2, (3,))):
+        succ = rng.integers(0, 20, (contexts, 20, 3, 2))
+        values = torch.from_numpy(rng.random((*lead, contexts, 20, 3, 2))).requires_grad_()
+        v, w = (torch.from_numpy(rng.random((5, 1, 2, 20, *tail)[2 - len(lead) :])).requires_grad_() for tail in ((), (3,)))
+        operator = SuccessorTransitions(succ, values)
+        results = []
+        for size in (0, 10**9):
+            monkeypatch.setattr(transitions, "COMPILED_SIZE", size)
+            products = operator.expectation(v), operator.adjoint(w)
+            total = (products[0] ** 3).sum() + (products[1] ** 3).sum()
+            first = torch.autograd.grad(total, (values, v, w), create_graph=True)
+            second = torch.autograd.grad(sum((g**2).sum() for g in first), (values, v, w))
+            results.append((*products, *first, *second))
+        for compiled, ordinary in zip(*results, strict=True):
+            torch.testing.assert_close(compiled, ordinary)
+
+
+def test_sparse_faults_are_named() -> None:
+    matrix = _sparse_pattern()
+    with pytest.raises(errors.ModelError, match=r"transition row sums to 0\.5 at state 2, action 1"):
+        _sparse_model(csr_array(diags_array(np.where(np.arange(90) == 7, 0.5, 1.0)) @ matrix))
+    with pytest.raises(errors.ModelError, match=r"transition matrix 0 has shape \(89, 30\)"):
+        _sparse_model(csr_array(matrix[:89]))
+    with pytest.raises(errors.ModelError, match="expected one scipy"):
+        _sparse_model([matrix, matrix])
+    pattern = SuccessorTransitions.from_sparse(matrix)
+    with pytest.raises(errors.ModelError, match=f"2 entries were given; expected {matrix.nnz}"):
+        pattern.with_entries(torch.ones(2, dtype=F64))
+    twice = csr_array((np.full(4, 0.5), [1, 1, 0, 1], [0, 2, 4]), shape=(2, 2))
+    with pytest.raises(errors.ModelError, match="unsorted or repeated column indices"):
+        SuccessorTransitions.from_sparse(twice).with_entries(torch.ones(4, dtype=F64))
+
+
+def test_a_pattern_that_moves_with_x_is_named() -> None:
+    succ = np.zeros((30, 3, 1), dtype=np.int32)
+
+    def transition(x: Tensor) -> SuccessorTransitions:
+        return SuccessorTransitions(succ + int(x[0] > 0.5), torch.ones(30, 3, 1, dtype=F64))
+
+    model = _sparse_model(transition)
+    with pytest.raises(errors.ModelError, match="other successor states than at the first x; expected a fixed pattern"):
+        model.leader_return(np.ones(DIM), LAMBDA)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,9 +33,14 @@ def square(task: Mapping[str, Any], folder: Path) -> dict[str, int]:
 
 
 def wait_for_ever(task: Mapping[str, Any], folder: Path) -> None:
-    """Never ends."""
+    """Ends only on SIGTERM, and saves its work then, as `leaders.train` does."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda signum, frame: asked.set())
     (folder / "pid").write_text(str(os.getpid()))
-    time.sleep(600)
+    while not asked.is_set():
+        time.sleep(0.02)
+    (folder / "saved").write_text("")
+    raise InterruptedError("asked to stop")
 
 
 def threads(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -109,27 +115,35 @@ def test_workers_use_one_thread(tmp_path: Path) -> None:
     assert os.environ.get("OMP_NUM_THREADS") == before
 
 
-def test_no_worker_outlives_the_process_that_started_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_the_process_that_started_it(tmp_path: Path, end: signal.Signals) -> None:
+    """Ctrl-C reaches all processes of a terminal; kill -9 reaches one. The worker saves its work either way."""
     script = (
         "from tests.leaders.test_tasks import wait_for_ever; from leaders.tasks import run_tasks\n"
         f"if __name__ == '__main__': run_tasks({{'a': {{}}}}, wait_for_ever, {str(tmp_path)!r}, workers=1, progress=False)"
     )
     (tmp_path / "script.py").write_text(script)
-    root = Path(__file__).parents[2]
-    parent = subprocess.Popen([sys.executable, tmp_path / "script.py"], env=os.environ | {"PYTHONPATH": str(root)})
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"], env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
     path = tmp_path / "a" / "pid"
     while not (path.exists() and path.read_text()):
         assert parent.poll() is None
         time.sleep(0.05)
+    if end is signal.SIGINT:
+        os.killpg(parent.pid, end)
+    else:
+        parent.kill()
+    parent.wait(20)
     worker = int(path.read_text())
-    parent.kill()
-    parent.wait()
-    for _ in range(200):
+    for _ in range(400):
         if not _is_running(worker):
+            assert (tmp_path / "a" / "saved").exists()
             return
         time.sleep(0.05)
     os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker went on for 10 s after its parent was killed")
+    pytest.fail("the worker went on for 20 s")
 
 
 def _is_running(pid: int) -> bool:

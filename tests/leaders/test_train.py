@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bocmdp_gym import configurable
+from bocmdp_gym.registration import ENVIRONMENTS
+from leaders.env_settings import ENVIRONMENTS as COMMANDS
+from leaders.env_settings import CustomSettings
 from leaders.train import main, parse
+from tests.problems import principal_agent
 
 SMALL = ["four-rooms", "--iterations", "30", "--env-steps", "500", "--evaluate-every", "10", "--no-progress"]
 
@@ -144,6 +149,7 @@ def test_an_impossible_pair_is_refused_with_the_alternative(rooms: list[str], ca
         (["--estimator", "geometric", "--env-steps", "5"], "--env-steps is an option of"),
         (["--share-contexts", "True"], "--share-contexts is an option of hpgd with the pooled estimator"),
         (["--seed", "-1"], "seed is -1"),
+        (["--contexts", "0"], "contexts is 0"),
         (["--optimizer", "SparseAdam"], "unknown optimizer"),
     ],
 )
@@ -159,11 +165,29 @@ def test_a_budget_for_a_planner_is_refused(rooms: list[str], capsys: pytest.Capt
     assert "solves to a tolerance" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("environment", ["principal-agent", "meta-rl"])
+@pytest.mark.parametrize("environment", ["principal-agent", "dynamic-mechanism", "meta-rl"])
 def test_every_environment_has_a_command(environment: str, tmp_path: Path) -> None:
     options = ["--iterations", "3", "--no-progress", "--regularization", "0.2", "--leader", "exact"]
     assert main([environment, *options, "--out", str(tmp_path / "run")]) == 0
     assert np.isfinite(json.loads((tmp_path / "run" / "summary.json").read_text())["leader_return"])
+    assert (tmp_path / "run" / "allocation.png").exists() == (environment == "dynamic-mechanism")
+
+
+def test_every_registered_environment_has_a_command() -> None:
+    offered = {kind(**({"id": "-"} if kind is CustomSettings else {})).env_id for kind in COMMANDS.values()}
+    assert {entry.id for entry in ENVIRONMENTS} <= offered
+
+
+def test_constraints_of_an_environment_are_kept(tmp_path: Path) -> None:
+    """A budget on what is paid: at a price of 0 a principal that ignored it would pay without end."""
+    options = ["principal-agent", "--budget-on", "paid", "--budget", "0.5", "--regularization", "0.1", "--leader", "exact"]
+    run = ["--contexts", "all", "--learning-rate", "0.05", "--optimizer", "Adam", "--iterations", "150", "--no-progress"]
+    assert main([*options, *run, "--evaluate-every", "150", "--out", str(tmp_path / "run")]) == 0
+    x = json.loads((tmp_path / "run" / "summary.json").read_text())["x"]
+    core = configurable(principal_agent(budget_on="paid", budget=0.5))
+    assert float(core.spending(x, 0.1).max()) < 0.55
+    with np.load(tmp_path / "run" / "history.npz") as history:
+        assert abs(history["slack_budget"][-1]) < 0.05
 
 
 def test_random_models_can_be_trained_on(tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""HPGD steers a cart-pole: a leader pays a PPO follower, which it only sees through trajectories, for where its cart stands.
+
+CartPole-v1 under `LeaderReward`. The leader wants the cart at a marked spot and pays for positions, as little as it can:
+
+    bonus(x, s) = sum_k x_k exp(-(position - c_k)^2 / (2 * 0.5^2)),   c = -2, -1, 0, 1, 2,   x in [0, 1]^5
+    rbar(x, s)  = exp(-(position - 1)^2 / (2 * 0.5^2)) - 0.5 * bonus(x, s)
+
+It starts at x = 0, no bonus, with an untrained follower, and knows neither the dynamics nor how PPO learns: HPGD with
+``estimator="critic"`` learns x from sampled episodes while one learner, trained on between iterations, keeps answering.
+
+Afterwards fresh followers, trained from scratch for equally long, answer x = 0 and the x found, with seeds that no run has used.
+Reported per seed: the leader's discounted return from fresh episodes under each of the two, the bonus paid in it, and how
+close the cart kept to the spot; over seeds: the mean improvement and its standard error.
+
+Run it with ``python -m benchmarks.cartpole`` (``--seeds 0 1 2`` for others, ``--workers 2`` to run two at a time, ``--quick`` for
+a short trial that shows nothing); results go to ``benchmarks/results/cartpole.json`` and ``cartpole.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import repeat
+from multiprocessing import get_context
+from time import process_time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+import followers
+import leaders
+from benchmarks.common import RESULTS, store
+from bocmdp_gym.wrappers import LeaderReward
+
+DISCOUNT = 0.99
+SPOT, WIDTH, PRICE = 1.0, 0.5, 0.5
+CENTRES = torch.linspace(-2.0, 2.0, 5, dtype=torch.float64)
+#: What the leader assumes of PPO, which has no lambda of its own: the larger, the more the cost of the bonus weighs.
+REGULARIZATION = 1.0
+BINS = np.linspace(-2.4, 2.4, 49)
+#: Evaluation seeds are far from the runs'.
+HELD_OUT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Outer iterations, and environment steps per warm response, per gradient, per fresh follower and per evaluation."""
+
+    iterations: int = 40
+    follower_steps: int = 4096
+    env_steps: int = 3000
+    fresh_steps: int = 122_880
+    evaluation_steps: int = 5000
+
+
+QUICK = Budget(iterations=2, follower_steps=1024, env_steps=500, fresh_steps=2048, evaluation_steps=500)
+
+
+def bonus(x: Tensor, observations: Tensor, actions: Any, context: Any) -> Tensor:
+    """What the leader pays for a step, ``(N,)``."""
+    del actions, context
+    return torch.exp(-0.5 * ((observations[:, :1] - CENTRES) / WIDTH) ** 2) @ x
+
+
+def closeness(observations: Tensor) -> Tensor:
+    """1 at the marked spot, 0 far away, ``(N,)``."""
+    return torch.exp(-0.5 * ((observations[:, 0] - SPOT) / WIDTH) ** 2)
+
+
+def leader_reward(x: Tensor, observations: Tensor, actions: Any, context: Any) -> Tensor:
+    """Closeness to the marked spot, less the cost of the bonus, ``(N,)``."""
+    return closeness(observations) - PRICE * bonus(x, observations, actions, context)
+
+
+def make_env() -> LeaderReward:
+    """CartPole-v1 with the leader's bonus, starting without any."""
+    space = gym.spaces.Box(0.0, 1.0, (len(CENTRES),), np.float64)
+    return LeaderReward(gym.make("CartPole-v1"), bonus, space, leader_reward, DISCOUNT)
+
+
+def learning_rate(remaining: float) -> float:
+    """Falls to 3e-4 within a response, so that followers answer settled."""
+    return 1e-3 * max(remaining, 0.3)
+
+
+def make_follower(steps: int) -> followers.SB3Follower:
+    """PPO, with ``steps`` environment steps per response."""
+    return followers.SB3Follower(
+        "PPO", steps, n_envs=8, n_steps=128, batch_size=256, learning_rate=learning_rate, device="cpu"
+    )  # fmt: skip
+
+
+def learn(seed: int, budget: Budget) -> leaders.Result:
+    """One run of the leader."""
+    leader = leaders.HPGD(
+        learning_rate=0.1, env_steps=budget.env_steps, estimator="critic", regularization=REGULARIZATION, schedule="linear"
+    )
+    follower = make_follower(budget.follower_steps)
+    return leaders.optimize(make_env(), leader, follower, budget.iterations, seed=seed, progress=False)
+
+
+def judge(x: Any, seed: int, budget: Budget) -> dict[str, Any]:
+    """What the leader gets at x from a follower trained from scratch."""
+    rng = np.random.default_rng(HELD_OUT + seed)
+    oracle = followers.TrajectoryOracle(make_env(), make_follower(budget.fresh_steps))
+    batch = oracle.sample(oracle.respond(x, 0, rng), budget.evaluation_steps, rng)
+    near = closeness(torch.from_numpy(batch.observations.astype(np.float64))).numpy()
+    discounts = DISCOUNT**batch.times
+    return {
+        "leader_return": float(batch.discounted_returns(DISCOUNT, leader=True).mean()),
+        "closeness": float(np.add.reduceat(near * discounts, batch.starts).mean()),
+        "bonus_paid": float(np.add.reduceat((near - batch.leader_rewards) / PRICE * discounts, batch.starts).mean()),
+        "mean_episode_length": float(batch.lengths.mean()),
+        "positions": (np.histogram(batch.observations[:, 0], BINS)[0] / batch.n_steps).tolist(),
+    }
+
+
+def run(seed: int, budget: Budget) -> dict[str, Any]:
+    """One seed: learn, then judge x = 0 and the x found."""
+    torch.set_num_threads(1)
+    began = process_time()
+    found = learn(seed, budget)
+    learned = process_time()
+    return {
+        "seed": seed,
+        "x": found.x.tolist(),
+        "curve": found.history["sampled_return"].tolist(),
+        "no bonus": judge(np.zeros(len(CENTRES)), seed, budget),
+        "bonus found": judge(found.x, seed, budget),
+        "CPU seconds to learn": learned - began,
+        "CPU seconds": process_time() - began,
+    }
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The improvement over no bonus, over seeds."""
+    gains = np.array([r["bonus found"]["leader_return"] - r["no bonus"]["leader_return"] for r in runs])
+    error = float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else None
+    return {
+        "leader_return, no bonus": float(np.mean([r["no bonus"]["leader_return"] for r in runs])),
+        "leader_return, bonus found": float(np.mean([r["bonus found"]["leader_return"] for r in runs])),
+        "mean improvement": float(gains.mean()),
+        "standard error": error,
+        "improvement in standard errors": None if not error else float(gains.mean() / error),
+        "CPU seconds": sum(r["CPU seconds"] for r in runs),
+    }
+
+
+def plot(runs: list[dict[str, Any]]) -> None:
+    """The leader's return as it learns; what it then pays, by position; and where fresh followers' carts stand."""
+    from matplotlib.figure import Figure
+
+    grey, blue, red, green = "#8a8f99", "#2668be", "#c4562b", "#1e8c46"
+    figure = Figure(figsize=(14, 4.3), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    curves = np.array([r["curve"] for r in runs])
+    for curve in curves:
+        left.plot(curve, color=blue, alpha=0.25, linewidth=1)
+    left.plot(curves.mean(0), color=blue, linewidth=2.2, label="mean over seeds")
+    left.set(xlabel="outer iteration", ylabel="leader's return, sampled", title="HPGD against a learning PPO follower")
+    left.legend(frameon=False, loc="lower right")
+
+    positions = torch.linspace(-2.4, 2.4, 241, dtype=torch.float64)
+    paid = np.array([bonus(torch.tensor(r["x"], dtype=torch.float64), positions[:, None], None, 0).numpy() for r in runs])
+    for profile in paid:
+        middle.plot(positions, profile, color=red, alpha=0.3, linewidth=1)
+    middle.plot(positions, paid.mean(0), color=red, linewidth=2.2, label="bonus found, mean over seeds")
+    middle.plot(positions, closeness(positions[:, None]), color=green, linestyle="--", label="the leader's closeness to the spot")
+    middle.set(xlabel="position of the cart", ylabel="per step", title="What the leader pays for", ylim=(0, 1.35))
+
+    for name, colour in (("no bonus", grey), ("bonus found", red)):
+        shares = np.array([r[name]["positions"] for r in runs]) / (BINS[1] - BINS[0])
+        returns = np.array([r[name]["leader_return"] for r in runs])
+        right.stairs(shares.mean(0), BINS, color=colour, fill=True, alpha=0.35)
+        right.stairs(shares.mean(0), BINS, color=colour, linewidth=1.5, label=f"{name}: leader's return {returns.mean():.1f}")
+    right.set(xlabel="position of the cart", ylabel="density of the time spent", title="Where fresh followers stand")
+    right.set(xlim=(BINS[0], BINS[-1]), ylim=(0, 1.4 * right.get_ylim()[1]))
+    for ax in (middle, right):
+        ax.axvline(SPOT, color=green, linewidth=1, label="marked spot" if ax is right else None)
+        ax.legend(frameon=False, loc="upper left")
+    for ax in (left, middle, right):
+        ax.grid(alpha=0.25)
+    figure.savefig(RESULTS / "cartpole.png", dpi=120)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="one run each (0 1 2 3 4)")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time, one process each (1)")
+    parser.add_argument("--quick", action="store_true", help="a trial in seconds, printed and not stored")
+    args = parser.parse_args(arguments)
+    budget = QUICK if args.quick else Budget()
+    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+        runs = list(pool.map(run, args.seeds, repeat(budget)))
+    results = {**summary(runs), "regularization": REGULARIZATION, "budget": asdict(budget), "runs": runs}
+    if args.quick:
+        print(json.dumps(summary(runs), indent=2))
+        return
+    store("cartpole", results)
+    plot(runs)
+
+
+if __name__ == "__main__":
+    main()

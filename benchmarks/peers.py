@@ -1,0 +1,152 @@
+"""The soft solve against quantecon's DiscreteDP, on the same sparse MDPs in the same run.
+
+``python -m benchmarks.peers`` stores ``results/peers.json``, ``.csv`` and a plot. The two solve different equations: ours the
+regularised one (lambda 0.01, residual 1e-8), quantecon the unregularised one, by value iteration, policy iteration and modified
+policy iteration in its sparse state-action form. Both are held to the same accuracy of the value: a residual of 1e-8 bounds the
+error by 1e-8 / (1 - gamma) = 1e-6, so quantecon's epsilon is 2e-6, which bounds its error by the half. Neither gets a starting
+value. Timed are `model.solve(x)` of a model not solved before, which includes finding an order of the states, and
+`DiscreteDP.solve` without its constructor. Compilation is not timed. Ours and theirs take turns, and the shortest time counts;
+seconds of processor time are stored next to it, for they do not depend on what else the machine does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter, process_time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from matplotlib.figure import Figure
+from quantecon.markov import DiscreteDP
+from scipy.sparse import block_array, csr_array, csr_matrix, diags_array
+
+import bocmdp_gym
+from benchmarks.common import RESULTS, lu_seconds, store, store_table
+from benchmarks.grids import REGULARIZATION, grid_model
+from bocmdp_gym import TabularBOCMDP
+
+METHODS = ("value_iteration", "policy_iteration", "modified_policy_iteration")
+RESIDUAL = 1e-8
+#: A method this many times slower than the best one is not run at larger sizes.
+GIVEN_UP = 3.0
+PROBLEMS: dict[str, Callable[[int], TabularBOCMDP]] = {
+    "random rewards": grid_model,
+    "four rooms": lambda states: four_rooms(states),
+}
+
+
+def four_rooms(states: int) -> TabularBOCMDP:
+    """Four-Rooms with cells divided until there are about so many."""
+    scale = max(1, round((states / 104) ** 0.5))
+    env = gym.make("bocmdp/FourRooms-v0", scale=scale, goals=[[1, 9]], penalty_budget=0.2 * scale**2)
+    model: TabularBOCMDP = bocmdp_gym.configurable(env).model
+    return model
+
+
+def discrete_dp(model: TabularBOCMDP, x: Any) -> DiscreteDP:
+    """The same MDP for quantecon; where episodes end, with one more state that is never left and pays nothing."""
+    arrays = model.configure(x).arrays(0)
+    n_states, n_actions, width = arrays.probabilities.shape
+    rows = np.repeat(np.arange(n_states * n_actions), width)
+    entries = (arrays.probabilities.reshape(-1), (rows, arrays.successors.reshape(-1)))
+    kernel = csr_array(entries, shape=(n_states * n_actions, n_states))
+    kernel.sum_duplicates()
+    rewards = arrays.reward.reshape(-1)
+    states, actions = np.repeat(np.arange(n_states), n_actions), np.tile(np.arange(n_actions), n_states)
+    ends = arrays.termination.reshape(-1)
+    if ends.any():
+        kernel = block_array([[diags_array(1.0 - ends) @ kernel, csr_array(ends[:, None])], [None, np.ones((1, 1))]])
+        rewards, states, actions = np.append(rewards, 0.0), np.append(states, n_states), np.append(actions, 0)
+    return DiscreteDP(rewards, csr_matrix(kernel), model.discount, states, actions)
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Wall seconds, processor seconds, and what the call returned."""
+    began, processor = perf_counter(), process_time()
+    result = call()
+    return perf_counter() - began, process_time() - processor, result
+
+
+def compare(problem: str, states: int, methods: tuple[str, ...], repeats: int) -> dict[str, Any]:
+    """One row of the table."""
+    model = PROBLEMS[problem](states)
+    x = np.zeros(model.leader_dim)
+    peer = discrete_dp(model, x)
+    scale = max(1.0, float(model.solve(x, REGULARIZATION).value.abs().max()))
+    exact = peer.solve("policy_iteration", max_iter=1000).v if states <= 20_000 else None
+    best: dict[str, tuple[float, float]] = {}
+    row: dict[str, Any] = {"problem": problem, "states": model.n_states, "lu_microseconds": 1e6 * lu_seconds()}
+
+    def note(name: str, wall: float, processor: float) -> None:
+        seen = best.get(name, (np.inf, np.inf))
+        best[name] = (min(seen[0], wall), min(seen[1], processor))
+
+    for _ in range(repeats):
+        fresh = model.replace()
+        wall, processor, solution = timed(lambda m=fresh: m.solve(x, REGULARIZATION, tolerance=RESIDUAL / scale))
+        note("soft", wall, processor)
+        for method in methods:
+            epsilon = 2.0 * RESIDUAL / (1.0 - model.discount)
+            wall, processor, result = timed(lambda m=method, e=epsilon: peer.solve(m, epsilon=e, max_iter=100_000))
+            note(method, wall, processor)
+            if exact is not None:
+                row[f"{method}_error"] = float(np.abs(result.v - exact).max())
+    precise = model.solve(x, REGULARIZATION, tolerance=1e-13)
+    row |= {
+        "soft_residual": solution.residual,
+        "soft_error": float((solution.value - precise.value).abs().max()),
+        "soft_newton_steps": solution.iterations,
+    }
+    for name in ("soft", *METHODS):
+        row[f"{name}_seconds"], row[f"{name}_processor_seconds"] = best.get(name, (None, None))
+    fastest = min(methods, key=lambda name: best[name][0])
+    row |= {
+        "fastest_peer": fastest,
+        "ratio": best["soft"][0] / best[fastest][0],
+        "processor_ratio": best["soft"][1] / min(best[name][1] for name in methods),
+        "lu": best["soft"][0] / row["lu_microseconds"] * 1e6,
+        "slow": [name for name in methods if best[name][0] > GIVEN_UP * best[fastest][0]],
+    }
+    return row
+
+
+def main() -> None:
+    rows = []
+    for problem, make in PROBLEMS.items():
+        warm_up = make(100)
+        warm_up.replace(solver="krylov").solve(np.zeros(warm_up.leader_dim), REGULARIZATION)
+        for method in METHODS:
+            discrete_dp(warm_up, np.zeros(warm_up.leader_dim)).solve(method)
+        methods = METHODS
+        for states, repeats in ((1000, 9), (10_000, 5), (100_000, 3)):
+            row = compare(problem, states, methods, repeats)
+            slow = row.pop("slow")
+            methods = tuple(name for name in methods if name not in slow)
+            rows.append(row)
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    rows = [{key: row.get(key) for key in keys} for row in rows]
+    store_table("peers", rows)
+    store("peers", {"rows": rows})
+    plot(rows)
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    """Time against states, one panel per problem."""
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(PROBLEMS), sharey=True)
+    labels = {"soft": "soft solve, lambda = 0.01", **{name: f"DiscreteDP, {name.replace('_', ' ')}" for name in METHODS}}
+    for axes, problem in zip(panels, PROBLEMS, strict=True):
+        chosen = [row for row in rows if row["problem"] == problem]
+        for name, label in labels.items():
+            points = [(row["states"], row[f"{name}_seconds"]) for row in chosen if row[f"{name}_seconds"] is not None]
+            axes.loglog(*zip(*points, strict=True), "o-" if name == "soft" else "s--", label=label)
+        axes.set(xlabel="states", title=problem)
+        axes.grid(alpha=0.25)
+    panels[0].set(ylabel="seconds")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(RESULTS / "peers.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+r"""Tax design: how good the gradients of HPGD and zero-order are.
+
+At x = 0 and at `NEAR`, near the optimum, in context 0, of `RUNS` estimates (the critic: `CRITIC_RUNS`): cosine with the exact
+gradient, mean relative error, and the relative error of their mean (the bias, as far as the noise lets it be seen). Compared
+are, on the companion with `GRID` grid points,
+
+- HPGD's Monte-Carlo estimator, whose values are visit averages of the same trajectories;
+- the same with the exact Qbar, Vbar and V_lambda in their place, which leaves the noise of sampling and nothing else;
+- zero-order, two-point differences of sampled returns;
+
+and HPGD's critic on the continuous environment (10 copies), with networks for values.
+
+``python -m benchmarks.tax_design_gradients`` stores ``results/tax_design_gradients.json`` and ``.png``.
+"""
+
+from __future__ import annotations
+
+from time import process_time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import followers
+from benchmarks.common import RESULTS, store
+from benchmarks.tax_design_leaders import GRID, LAMBDAS, SMOOTHING, environment
+from bocmdp_gym import Weights
+from leaders import kernels
+from leaders.gradients import CriticEstimator, Estimate, Estimator, ExactEstimator, MonteCarloEstimator, ZeroOrderEstimator
+from leaders.gradients.exact import leader_values
+
+NEAR = (1.4, -1.0, -2.0, 0.0)
+SIZES = (10_000, 100_000, 1_000_000)
+RUNS, CRITIC_RUNS, CRITIC_STEPS = 5, 2, 12_000
+NAMES = ("Monte-Carlo", "with exact values", "zero-order", "critic")
+
+
+class ExactValuesEstimator(MonteCarloEstimator):
+    """The Monte-Carlo estimator's trajectories, weighed with the exact Qbar, Vbar and V_lambda instead of visit averages."""
+
+    def estimate_policy(self, oracle: Any, policy: Any, x: Tensor, context: Any, rng: np.random.Generator) -> Any:
+        mdps, table = oracle.configure(x), policy.table
+        arrays, model = mdps.arrays(context), mdps.model
+        leader = leader_values(arrays, table)
+        batch = oracle.sample(policy, self.env_steps, rng)
+        s, a = batch.states, batch.actions
+        following = np.append(s[1:], 0)
+        following[batch.ends - 1] = batch.final_states
+        advantage = leader.q[s, a] - leader.value[s]
+        trace, power = kernels.traces(advantage / self._lambda, batch.ends, model.discount, model.leader_discount)
+        score = model.discount * trace * policy.value[following] + model.leader_discount * power * leader.value[following]
+        reward, leader_reward = np.zeros((2, *table.shape))
+        np.add.at(reward, (s, a), trace / batch.n_episodes)
+        np.add.at(leader_reward, (s, a), power / batch.n_episodes)
+        transition = np.zeros(arrays.stored_probabilities.shape)
+        np.add.at(transition, (s, arrays.rows[a], following), score / batch.n_episodes)
+        stored = kernels.score_weights(arrays.stored_successors, arrays.stored_probabilities, transition)
+        weights = Weights(reward=reward, leader_reward=leader_reward, transition=stored)
+        return Estimate(mdps.vjp(weights, context), 0.0, batch.n_steps)
+
+
+def quality(name: str, estimator: Estimator, env: Any, x: Tensor, regularization: float, runs: int) -> dict[str, Any]:
+    """Errors of ``runs`` estimates at x in context 0."""
+    oracle = followers.TrajectoryOracle(env, followers.SoftPolicyIteration(regularization))
+    estimator.bind(oracle)
+    reference = ExactEstimator()
+    reference.bind(oracle)
+    rng = np.random.default_rng(0)
+    exact = reference.estimate(oracle, x, 0, rng).gradient
+    before, began = oracle.env_steps, process_time()
+    gradients = torch.stack([estimator.estimate(oracle, x, 0, rng).gradient for _ in range(runs)])
+    seconds = (process_time() - began) / runs
+    cosine = torch.nn.functional.cosine_similarity(gradients, exact[None], dim=-1)
+    row = {
+        "estimator": name,
+        "lambda": regularization,
+        "x": x.tolist(),
+        "env_steps": (oracle.env_steps - before) // runs,
+        "runs": runs,
+        "cosine": float(cosine.mean()),
+        "relative_error": float(((gradients - exact).norm(dim=-1) / exact.norm()).mean()),
+        "bias": float((gradients.mean(0) - exact).norm() / exact.norm()),
+        "exact": exact.tolist(),
+        "mean": gradients.mean(0).tolist(),
+        "cpu_seconds": seconds,
+    }
+    print({key: row[key] for key in ("estimator", "lambda", "env_steps", "cosine", "relative_error", "bias")}, flush=True)
+    return row
+
+
+def qualities(regularization: float) -> list[dict[str, Any]]:
+    """All estimators, both points, one lambda."""
+    rows = []
+    for x in (torch.zeros(4, dtype=torch.float64), torch.tensor(NEAR, dtype=torch.float64)):
+        for size in SIZES:
+            zero_order = ZeroOrderEstimator(SMOOTHING, decay=False, exact=False, env_steps=size // 2)
+            for name, estimator in (
+                ("Monte-Carlo", MonteCarloEstimator(size)),
+                ("with exact values", ExactValuesEstimator(size)),
+                ("zero-order", zero_order),
+            ):
+                rows.append(quality(name, estimator, environment(), x, regularization, RUNS))
+        copies = gym.make_vec("bocmdp/TaxDesign-v0", 10, vectorization_mode="vector_entry_point", grid_size=GRID)
+        rows.append(quality("critic", CriticEstimator(CRITIC_STEPS), copies, x, regularization, CRITIC_RUNS))
+    return rows
+
+
+def plot(results: dict[str, Any]) -> Figure:
+    """Errors of the gradients over the steps spent on them."""
+    figure = Figure(figsize=(14, 4.5), layout="constrained")
+    axes = figure.subplots(1, len(LAMBDAS), sharey=True)
+    for ax, regularization in zip(axes, LAMBDAS, strict=True):
+        for i, name in enumerate(NAMES):
+            for place, style in ((0.0, "o-"), (NEAR[0], "s--")):
+                rows = [
+                    row
+                    for row in results["gradients"]
+                    if (row["estimator"], row["lambda"], row["x"][0]) == (name, regularization, place)
+                ]
+                steps, mistakes = [row["env_steps"] for row in rows], [row["relative_error"] for row in rows]
+                label = f"{name}, {'near the optimum' if place else 'x = 0'}"
+                ax.loglog(steps, mistakes, style, color=f"C{i}", label=label)
+        ax.axhline(1.0, color="grey", linewidth=0.8)
+        ax.set(title=f"lambda {regularization}", xlabel="environment steps per gradient")
+        ax.grid(alpha=0.25)
+    axes[0].set_ylabel("relative error of the gradient")
+    axes[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {"grid": GRID, "gradients": []}
+    for regularization in LAMBDAS:
+        results["gradients"] += qualities(regularization)
+    store("tax_design_gradients", results)
+    plot(results).savefig(RESULTS / "tax_design_gradients.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
