@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bocmdp_gym.envs.four_rooms import BEST_KNOWN
+from leaders.reproduce.paper import BEST_KNOWN, CELLS, TABLE_1, Published
 
+ALGORITHMS = {"hpgd": "HPGD", "amd": "AMD", "zero-order": "zero-order"}
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
@@ -258,6 +259,18 @@ def _linear_solvers(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("ms of processor time", "states", *names, "automatic choice"), rows)
 
 
+def _batches(r: dict[str, Any]) -> Iterable[str]:
+    kinds = {name: one for name, one in r.items() if isinstance(one, dict)}
+    sizes = list(next(iter(kinds.values()))["ratio"])
+    rows = [(f"{name}, {size} seeds", f"{one['ratio'][size]:.2f}") for name, one in kinds.items() for size in sizes]
+    yield from table(("", "time per seed, relative to one run alone"), rows)
+
+
+def _stepping(r: dict[str, Any]) -> Iterable[str]:
+    rows = [(f"{o['copies']:,}", f"{o['native']:,.0f}", f"{o['sync']:,.0f}") for o in r["steps_per_second"]]
+    yield from table(("copies", "native, steps per second", "sync"), rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "estimators": _estimators,
@@ -274,26 +287,19 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "peers": _peers,
     "scaling": _scaling,
     "linear_solvers": _linear_solvers,
+    "batches": _batches,
+    "tax_design_stepping": _stepping,
 }
-
-
-#: Table 1 of Thoma et al. (2024): by (lambda, beta), mean and standard error of HPGD, AMD and zero-order.
-PUBLISHED = {
-    (0.001, 1.0): ("0.91 ± 0.088", "0.58 ± 0.000", "0.59 ± 0.059"),
-    (0.001, 3.0): ("0.51 ± 0.006", "0.51 ± 0.000", "0.50 ± 0.005"),
-    (0.001, 5.0): ("0.46 ± 0.006", "0.46 ± 0.003", "0.46 ± 0.007"),
-    (0.003, 1.0): ("0.95 ± 0.002", "1.00 ± 0.000", "0.91 ± 0.048"),
-    (0.003, 3.0): ("0.73 ± 0.001", "0.39 ± 0.000", "0.40 ± 0.028"),
-    (0.003, 5.0): ("0.29 ± 0.003", "0.32 ± 0.000", "0.32 ± 0.002"),
-    (0.005, 1.0): ("1.17 ± 0.011", "1.28 ± 0.003", "1.15 ± 0.026"),
-    (0.005, 3.0): ("1.01 ± 0.002", "1.13 ± 0.004", "1.02 ± 0.027"),
-    (0.005, 5.0): ("0.87 ± 0.003", "0.97 ± 0.009", "0.79 ± 0.027"),
-}
+#: Results whose benchmark writes its table itself.
+WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells")
 
 
 def _published() -> Iterable[str]:
-    rows = [(lam, f"{beta:g}", *values, f"{BEST_KNOWN[lam, beta]:.3f}") for (lam, beta), values in PUBLISHED.items()]
-    return table(("λ", "β", "HPGD", "AMD", "zero-order", "best known"), rows)
+    def shown(one: Published) -> str:
+        return f"{one.mean:.2f} ± {one.standard_error:.3f}"
+
+    rows = [(c.regularization, f"{c.penalty_cost:g}", *(shown(t[c]) for t in TABLE_1.values()), BEST_KNOWN[c]) for c in CELLS]
+    return table(("λ", "β", *(ALGORITHMS[name] for name in TABLE_1), "best known"), rows)
 
 
 def write_results(out: Path) -> None:
@@ -304,6 +310,7 @@ def write_results(out: Path) -> None:
         footer = f"*`{record['command']}` ({machine}); stored in `benchmarks/results/{name}.json`.*"
         (out / f"{name}.md").write_text("\n".join([*lines(record["results"]), "", footer, ""]))
     (out / "published.md").write_text("\n".join(_published()) + "\n")
-    record = json.loads((RESULTS / "follower_comparison.json").read_text())
-    body = (RESULTS / "follower_comparison.md").read_text()
-    (out / "follower_comparison.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")
+    for name in WRITTEN:
+        record = json.loads((RESULTS / f"{name}.json").read_text())
+        body = (RESULTS / f"{name}.md").read_text()
+        (out / f"{name}.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")
