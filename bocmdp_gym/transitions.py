@@ -115,6 +115,10 @@ class TransitionOperator(ABC):
         other._solver_method, other._solvers = method, {}
         return other
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave solvers behind: they are made again when needed."""
+        return {**self.__dict__, "_solvers": {}}
+
     def _copy(self, values: Tensor) -> Any:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)

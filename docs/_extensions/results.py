@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from leaders.reproduce.paper import BEST_KNOWN, CELLS, TABLE_1, Published
-
-ALGORITHMS = {"hpgd": "HPGD", "amd": "AMD", "zero-order": "zero-order"}
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+#: What `leaders.reproduce` left: Markdown tables with a JSON beside each.
+REPRODUCTION = RESULTS / "reproduction"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterable[str]:
@@ -260,10 +259,15 @@ def _linear_solvers(r: dict[str, Any]) -> Iterable[str]:
 
 
 def _batches(r: dict[str, Any]) -> Iterable[str]:
-    kinds = {name: one for name, one in r.items() if isinstance(one, dict)}
-    sizes = list(next(iter(kinds.values()))["ratio"])
-    rows = [(f"{name}, {size} seeds", f"{one['ratio'][size]:.2f}") for name, one in kinds.items() for size in sizes]
-    yield from table(("", "time per seed, relative to one run alone"), rows)
+    runs = {name: one for name, one in r.items() if isinstance(one, dict)}
+    rows = [
+        (size, *(f"{one['ratio'][size]:.2f} ({one['processor_time_ratio'][size]:.2f})" for one in runs.values()))
+        for size in next(iter(runs.values()))["ratio"]
+    ]
+    yield from table(("seeds at once", *runs), rows)
+    yield ""
+    loads = " and ".join(f"{r[f'load average at the {when}']:.0f}" for when in ("start", "end"))
+    yield f"On {r['threads']} threads; load average of the machine {loads}: it did other work at the same time."
 
 
 def _stepping(r: dict[str, Any]) -> Iterable[str]:
@@ -294,14 +298,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
 WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells")
 
 
-def _published() -> Iterable[str]:
-    def shown(one: Published) -> str:
-        return f"{one.mean:.2f} ± {one.standard_error:.3f}"
-
-    rows = [(c.regularization, f"{c.penalty_cost:g}", *(shown(t[c]) for t in TABLE_1.values()), BEST_KNOWN[c]) for c in CELLS]
-    return table(("λ", "β", *(ALGORITHMS[name] for name in TABLE_1), "best known"), rows)
-
-
 def write_results(out: Path) -> None:
     """Write one Markdown file per stored result into ``out``."""
     for name, lines in TABLES.items():
@@ -309,8 +305,11 @@ def write_results(out: Path) -> None:
         machine = f"{record['processor']}, Python {record['python']}"
         footer = f"*`{record['command']}` ({machine}); stored in `benchmarks/results/{name}.json`.*"
         (out / f"{name}.md").write_text("\n".join([*lines(record["results"]), "", footer, ""]))
-    (out / "published.md").write_text("\n".join(_published()) + "\n")
     for name in WRITTEN:
         record = json.loads((RESULTS / f"{name}.json").read_text())
         body = (RESULTS / f"{name}.md").read_text()
         (out / f"{name}.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")
+    for path in REPRODUCTION.glob("*.md"):
+        record = json.loads(path.with_suffix(".json").read_text())
+        footer = f"*`{record['command']}` ({record['machine']}); stored in `benchmarks/results/reproduction/{path.stem}.json`.*"
+        (out / path.name).write_text(f"{path.read_text()}\n{footer}\n")

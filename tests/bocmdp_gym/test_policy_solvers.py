@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -165,6 +167,15 @@ def test_leaders_run_on_a_large_model(leader: Any, monkeypatch: pytest.MonkeyPat
 def test_equal_problems_have_equal_bits() -> None:
     first, second = (grid_model(2500).leader_return(random_x(2500), LAMBDA) for _ in range(2))
     assert bool(first == second)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_solved_transitions_can_be_copied(method: str) -> None:
+    model = grid_model(100, solver=method)
+    expected = model.leader_return(np.zeros(100), LAMBDA)
+    transition = pickle.loads(pickle.dumps(copy.deepcopy(model.configure(np.zeros(100)).transition)))  # noqa: S301
+    assert isinstance(transition.solver(0), type(policy_solver(transition.successors()[0], method=method)))
+    assert model.replace(transition=transition).leader_return(np.zeros(100), LAMBDA) == expected
 
 
 def test_an_iteration_that_fails_hands_over_to_lu() -> None:
