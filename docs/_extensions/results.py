@@ -270,6 +270,11 @@ def _batches(r: dict[str, Any]) -> Iterable[str]:
     yield f"On {r['threads']} threads; load average of the machine {loads}: it did other work at the same time."
 
 
+def _stepping(r: dict[str, Any]) -> Iterable[str]:
+    rows = [(f"{o['copies']:,}", f"{o['native']:,.0f}", f"{o['sync']:,.0f}") for o in r["steps_per_second"]]
+    yield from table(("copies", "native, steps per second", "sync"), rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "estimators": _estimators,
@@ -287,7 +292,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "scaling": _scaling,
     "linear_solvers": _linear_solvers,
     "batches": _batches,
+    "tax_design_stepping": _stepping,
 }
+#: Results whose benchmark writes its table itself.
+WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells")
 
 
 def write_results(out: Path) -> None:
@@ -297,10 +305,11 @@ def write_results(out: Path) -> None:
         machine = f"{record['processor']}, Python {record['python']}"
         footer = f"*`{record['command']}` ({machine}); stored in `benchmarks/results/{name}.json`.*"
         (out / f"{name}.md").write_text("\n".join([*lines(record["results"]), "", footer, ""]))
+    for name in WRITTEN:
+        record = json.loads((RESULTS / f"{name}.json").read_text())
+        body = (RESULTS / f"{name}.md").read_text()
+        (out / f"{name}.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")
     for path in REPRODUCTION.glob("*.md"):
         record = json.loads(path.with_suffix(".json").read_text())
         footer = f"*`{record['command']}` ({record['machine']}); stored in `benchmarks/results/reproduction/{path.stem}.json`.*"
         (out / path.name).write_text(f"{path.read_text()}\n{footer}\n")
-    record = json.loads((RESULTS / "follower_comparison.json").read_text())
-    body = (RESULTS / "follower_comparison.md").read_text()
-    (out / "follower_comparison.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")
