@@ -178,10 +178,11 @@ class SparseLUSolver(_SparseSolver):
 class KrylovSolver(_SparseSolver):
     """BiCGSTAB with an incomplete factorisation; time and memory of the order of S.
 
-    The factorisation is DILU, one number per state and on a grid the same as ILU(0), and the product with the preconditioned
-    matrix Eisenstat's; the formulas are in `kernels.dilu` and `kernels.bicgstab` (van der Vorst, "Bi-CGSTAB", SIAM J. Sci. Stat.
-    Comput. 13, 1992; Eisenstat, "Efficient Implementation of a Class of Preconditioned Conjugate Gradient Methods", SIAM J. Sci.
-    Stat. Comput. 2, 1981). I - K is an M-matrix, so the factorisation exists.
+    The factorisation is a relaxed DILU, one number per state, and the product with the preconditioned matrix Eisenstat's; the
+    formulas are in `kernels.dilu` and `kernels.bicgstab` (Axelsson and Lindskog, "On the eigenvalue distribution of a class of
+    preconditioning methods", Numer. Math. 48, 1986; van der Vorst, "Bi-CGSTAB", SIAM J. Sci. Stat. Comput. 13, 1992; Eisenstat,
+    "Efficient implementation of a class of preconditioned conjugate gradient methods", SIAM J. Sci. Stat. Comput. 2, 1981).
+    I - K is an M-matrix, so the factorisation exists.
 
     Newton steps of a policy iteration are solved as roughly as the next one allows: to a tenth of the residual of the soft
     Bellman equation, and more exactly once that residual is below lambda, where Newton's method is quadratic. Other solves, and
