@@ -44,9 +44,9 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         *others, last = (a for a in arguments if a is not type(None))
-        for one in others:
+        for other in others:
             with suppress(OptionError):
-                return _typed(one, value, name)
+                return _typed(other, value, name)
         return _typed(last, value, name)
     if origin is Literal:
         if value in arguments:
