@@ -72,10 +72,11 @@ def test_a_sweep_of_ray_workers_survives_the_death_of_one(
 
 def _kill_a_worker(out: Path, after: int, killed: list[int]) -> None:
     """Once ``after`` runs are finished, SIGKILL the first process found at work on another (it holds the run's log open)."""
-    deadline = time.monotonic() + 120
-    while not killed and time.monotonic() < deadline:
+    deadline, finished = time.monotonic() + 600, 0
+    while finished < 20 and time.monotonic() < deadline:
         time.sleep(0.002)
-        if len(list(out.glob("*/result.json"))) >= after:
+        finished = len(list(out.glob("*/result.json")))
+        if finished >= after:
             for pid, log in _open_logs(out):
                 if pid != os.getpid() and (log.parent / "checkpoints").exists() and not (log.parent / "summary.json").exists():
                     os.kill(pid, signal.SIGKILL)
