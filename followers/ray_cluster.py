@@ -46,7 +46,7 @@ class RayCluster:
         if self._ours:
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
             if address is None:
-                ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+                ray.init(address="local", num_cpus=workers, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
             else:
                 try:
                     ray.init(address=address, **quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -42,8 +43,11 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        (kind,) = (a for a in arguments if a is not type(None))
-        return _typed(kind, value, name)
+        *others, last = (a for a in arguments if a is not type(None))
+        for other in others:
+            with suppress(OptionError):
+                return _typed(other, value, name)
+        return _typed(last, value, name)
     if origin is Literal:
         if value in arguments:
             return value

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bocmdp_gym.envs.four_rooms import BEST_KNOWN
-
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+#: What `leaders.reproduce` left: Markdown tables with a JSON beside each.
+REPRODUCTION = RESULTS / "reproduction"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterable[str]:
@@ -258,6 +258,23 @@ def _linear_solvers(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("ms of processor time", "states", *names, "automatic choice"), rows)
 
 
+def _batches(r: dict[str, Any]) -> Iterable[str]:
+    runs = {name: one for name, one in r.items() if isinstance(one, dict)}
+    rows = [
+        (size, *(f"{one['ratio'][size]:.2f} ({one['processor_time_ratio'][size]:.2f})" for one in runs.values()))
+        for size in next(iter(runs.values()))["ratio"]
+    ]
+    yield from table(("seeds at once", *runs), rows)
+    yield ""
+    loads = " and ".join(f"{r[f'load average at the {when}']:.0f}" for when in ("start", "end"))
+    yield f"On {r['threads']} threads; load average of the machine {loads}: it did other work at the same time."
+
+
+def _stepping(r: dict[str, Any]) -> Iterable[str]:
+    rows = [(f"{o['copies']:,}", f"{o['native']:,.0f}", f"{o['sync']:,.0f}") for o in r["steps_per_second"]]
+    yield from table(("copies", "native, steps per second", "sync"), rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "estimators": _estimators,
@@ -274,26 +291,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "peers": _peers,
     "scaling": _scaling,
     "linear_solvers": _linear_solvers,
+    "batches": _batches,
+    "tax_design_stepping": _stepping,
 }
-
-
-#: Table 1 of Thoma et al. (2024): by (lambda, beta), mean and standard error of HPGD, AMD and zero-order.
-PUBLISHED = {
-    (0.001, 1.0): ("0.91 ± 0.088", "0.58 ± 0.000", "0.59 ± 0.059"),
-    (0.001, 3.0): ("0.51 ± 0.006", "0.51 ± 0.000", "0.50 ± 0.005"),
-    (0.001, 5.0): ("0.46 ± 0.006", "0.46 ± 0.003", "0.46 ± 0.007"),
-    (0.003, 1.0): ("0.95 ± 0.002", "1.00 ± 0.000", "0.91 ± 0.048"),
-    (0.003, 3.0): ("0.73 ± 0.001", "0.39 ± 0.000", "0.40 ± 0.028"),
-    (0.003, 5.0): ("0.29 ± 0.003", "0.32 ± 0.000", "0.32 ± 0.002"),
-    (0.005, 1.0): ("1.17 ± 0.011", "1.28 ± 0.003", "1.15 ± 0.026"),
-    (0.005, 3.0): ("1.01 ± 0.002", "1.13 ± 0.004", "1.02 ± 0.027"),
-    (0.005, 5.0): ("0.87 ± 0.003", "0.97 ± 0.009", "0.79 ± 0.027"),
-}
-
-
-def _published() -> Iterable[str]:
-    rows = [(lam, f"{beta:g}", *values, f"{BEST_KNOWN[lam, beta]:.3f}") for (lam, beta), values in PUBLISHED.items()]
-    return table(("λ", "β", "HPGD", "AMD", "zero-order", "best known"), rows)
+#: Results whose benchmark writes its table itself.
+WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells")
 
 
 def write_results(out: Path) -> None:
@@ -303,7 +305,11 @@ def write_results(out: Path) -> None:
         machine = f"{record['processor']}, Python {record['python']}"
         footer = f"*`{record['command']}` ({machine}); stored in `benchmarks/results/{name}.json`.*"
         (out / f"{name}.md").write_text("\n".join([*lines(record["results"]), "", footer, ""]))
-    (out / "published.md").write_text("\n".join(_published()) + "\n")
-    record = json.loads((RESULTS / "follower_comparison.json").read_text())
-    body = (RESULTS / "follower_comparison.md").read_text()
-    (out / "follower_comparison.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")
+    for name in WRITTEN:
+        record = json.loads((RESULTS / f"{name}.json").read_text())
+        body = (RESULTS / f"{name}.md").read_text()
+        (out / f"{name}.md").write_text(f"{body}\n*`{record['command']}` ({record['processor']}).*\n")
+    for path in REPRODUCTION.glob("*.md"):
+        record = json.loads(path.with_suffix(".json").read_text())
+        footer = f"*`{record['command']}` ({record['machine']}); stored in `benchmarks/results/reproduction/{path.stem}.json`.*"
+        (out / path.name).write_text(f"{path.read_text()}\n{footer}\n")

@@ -44,8 +44,9 @@ def maps(cell: Cell, found: Sequence[Entry], slip_probability: float) -> Figure:
         best = max(entry.results, key=lambda result: result["value"])
         policies = core.model.solve(best["x"], cell.regularization).policy.numpy()
         core.draw_result(ax, best["x"], policies)
-        ax.set_title(f"{ALGORITHMS[entry.algorithm]}: {best['value']:.3f}")
-    figure.suptitle(f"{title(cell)}: penalties per step, and the most likely paths", fontsize=11)
+        spent = core.penalties(best["x"]).sum()
+        ax.set_title(f"{ALGORITHMS[entry.algorithm]}: {best['value']:.3f} with {spent:.3f} of {core.penalty_budget:g} spent")
+    figure.suptitle(f"{title(cell)}: best seed, penalties (darkest: the map's largest) and most likely paths", fontsize=11)
     return figure
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from bocmdp_gym.envs import four_rooms
+
 
 class Cell(NamedTuple):
     """A cell of Table 1: the follower's lambda and the leader's beta, its cost of penalties."""
@@ -52,10 +54,8 @@ TABLE_1: dict[str, dict[Cell, Published]] = {
     ),
 }  # fmt: skip
 
-#: The best leader's return known at slip probability 0.44, found by earlier searches from many starting points.
-BEST_KNOWN: dict[Cell, float] = dict(
-    zip(CELLS, (1.1772, 0.946, 0.745, 1.018, 0.798, 0.581, 1.474, 1.354, 1.236), strict=True)
-)  # fmt: skip
+#: The best leader's return known at slip probability 0.44.
+BEST_KNOWN: dict[Cell, float] = {cell: four_rooms.BEST_KNOWN[cell] for cell in CELLS}
 
 FIGURES: dict[Cell, Figures] = dict(
     zip(CELLS, (Figures(1, 2), *(Figures(3 + i, 11 + i) for i in range(8))), strict=True)

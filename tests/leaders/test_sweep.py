@@ -16,7 +16,9 @@ import pytest
 
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from leaders import optimize
+from leaders.env_settings import ENVIRONMENTS
 from leaders.sweep import Sweep, main, run_task, sweep, task_of
+from leaders.typed_settings import settings_from_values
 
 ROOMS = "xxxxxx\nx    x\nx xx x\nx    x\nxxxxxx\n"
 SMALL: dict[str, Any] = {
@@ -70,10 +72,11 @@ def test_a_sweep_of_ray_workers_survives_the_death_of_one(
 
 def _kill_a_worker(out: Path, after: int, killed: list[int]) -> None:
     """Once ``after`` runs are finished, SIGKILL the first process found at work on another (it holds the run's log open)."""
-    deadline = time.monotonic() + 120
-    while not killed and time.monotonic() < deadline:
+    deadline, finished = time.monotonic() + 600, 0
+    while finished < 20 and time.monotonic() < deadline:
         time.sleep(0.002)
-        if len(list(out.glob("*/result.json"))) >= after:
+        finished = len(list(out.glob("*/result.json")))
+        if finished >= after:
             for pid, log in _open_logs(out):
                 if pid != os.getpid() and (log.parent / "checkpoints").exists() and not (log.parent / "summary.json").exists():
                     os.kill(pid, signal.SIGKILL)
@@ -141,6 +144,18 @@ def test_an_interrupted_run_resumes_and_a_finished_one_is_read(tmp_path: Path, s
         run_task(task | {"seed": 1}, folder)
 
 
+@pytest.mark.parametrize("environment", [name for name in ENVIRONMENTS if name != "custom"])
+def test_every_environment_s_settings_survive_a_task(environment: str) -> None:
+    for values in ({}, {"contexts": 3, "learning_rate": 1, "layout": "x.txt" if environment == "four-rooms" else None}):
+        given = {name: value for name, value in values.items() if value is not None}
+        settings = settings_from_values(environment, given)
+        _, task = task_of(settings)
+        assert task == json.loads(json.dumps(task))
+        again = settings_from_values(task.pop("environment"), task)
+        assert again == settings
+        assert task_of(again) == task_of(settings)
+
+
 def test_files_and_options_say_what_to_run(
     tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +198,7 @@ def test_failed_runs_are_listed(tmp_path: Path, settings: dict[str, Any], capsys
         ({"settings": {"iterations": 3.5}}, "iterations is 3.5; expected int"),
         ({"settings": {"iterations": True}}, "iterations is True; expected int"),
         ({"settings": {"goals": [[1, 2, 3]]}}, "goals is"),
+        ({"settings": {"contexts": "every"}}, "Known: all"),
         ({"settings": {"out": "x"}}, "leave it out"),
         ({"settings": {"regularization": -1.0}}, "regularization is -1"),
         ({"settings": {"goals": [[0, 0]]}}, "inside a wall"),

@@ -156,7 +156,10 @@ def test_maps_and_curves_show_every_algorithm():
     drawn = figures.curves(CELLS[0], found, best=1.5)
     assert len(drawn.axes[0].lines) == 3
     drawn = figures.maps(CELLS[0], found, 0.44)
-    assert [ax.get_title() for ax in drawn.axes] == ["HPGD: 2.000", "AMD: 2.000"]
+    assert [ax.get_title() for ax in drawn.axes] == [
+        "HPGD: 2.000 with 0.198 of 0.2 spent",
+        "AMD: 2.000 with 0.198 of 0.2 spent",
+    ]
 
 
 def test_make_leader_reads_every_setting():
