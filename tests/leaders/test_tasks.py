@@ -135,7 +135,7 @@ def test_no_worker_outlives_the_process_that_started_it(tmp_path: Path, end: sig
         os.killpg(parent.pid, end)
     else:
         parent.kill()
-    parent.wait(20)
+    parent.wait(120)
     worker = int(path.read_text())
     for _ in range(400):
         if not _is_running(worker):
