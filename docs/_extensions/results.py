@@ -275,6 +275,15 @@ def _stepping(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("copies", "native, steps per second", "sync"), rows)
 
 
+def _tax_leaders(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (lam, name, f"{max(o['mean']):.2f}", f"{o['mean'][-1]:.2f} ± {o['standard_error'][-1]:.2f}")
+        for lam, leaders in r["leaders"].items()
+        for name, o in leaders.items()
+    ]
+    yield from table(("λ", "leader", "best mean on the way", f"after {r['budget']:,} steps"), rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "estimators": _estimators,
@@ -292,10 +301,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "scaling": _scaling,
     "linear_solvers": _linear_solvers,
     "batches": _batches,
+    "tax_design_leaders": _tax_leaders,
     "tax_design_stepping": _stepping,
 }
 #: Results whose benchmark writes its table itself.
-WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells")
+WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells", "leader_comparison")
 
 
 def write_results(out: Path) -> None:

@@ -135,7 +135,7 @@ class Table1(Settings):
         """The table."""
         found = self.entries()
         searched = None if self.quick else self.searches()
-        text = table.markdown(found, searched)
+        text = table.markdown(found, searched, BEST_KNOWN if self.slip_probability == PLANNED_SLIP else None)
         (self.out / f"{self.name}.md").write_text(text)
         table.write_csv(found, self.run_seeds, self.out / f"{self.name}.csv")
         cells = [

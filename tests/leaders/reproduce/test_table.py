@@ -69,7 +69,7 @@ def test_entries_and_markdown():
     assert first.values == (1.0, 2.0, 3.0, 4.0)
     assert first.mean == 2.5
     assert first.standard_error == pytest.approx(np.std([1, 2, 3, 4], ddof=1) / 2)
-    text = table.markdown(found, BEST_KNOWN)
+    text = table.markdown(found, BEST_KNOWN, BEST_KNOWN)
     assert len(text.splitlines()) == 11
     assert "| 0.001 | 1 | 2.500 ± 0.645 | 0.91 ± 0.088 | 1.1772 | 1.1772 |" in text
     alone = table.entries(("hpgd",), Dynamics(0.44), 10, [0], rates, planted)
