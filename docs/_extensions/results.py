@@ -92,8 +92,11 @@ def _convergence(r: dict[str, Any]) -> Iterable[str]:
     yield ""
     yield f"The fitted exponent of T is {r['rate']['slope']:.2f}."
     yield ""
-    floor = [("optimum" if o["sweeps"] < 0 else o["sweeps"], f"{o['delta']:.2g}", f"{o['squared_norm']:.3g}") for o in r["floor"]]
-    yield from table(("sweeps of the follower", "delta", "squared gradient norm it ends with"), floor)
+    floor = [
+        ("optimum" if o["updates"] < 0 else f"{o['updates']:,}", f"{o['delta']:.2g}", f"{o['squared_norm']:.3g}")
+        for o in r["floor"]
+    ]
+    yield from table(("updates of the follower", "delta", "squared gradient norm it ends with"), floor)
 
 
 def _tax_design(r: dict[str, Any]) -> Iterable[str]:

@@ -23,12 +23,9 @@ from leaders.reproduce.runs import EVALUATE_EVERY, make_env, make_leader, play
 
 
 def escape_iteration(iterations: Sequence[int], returns: Sequence[float], threshold: float) -> int | None:
-    """The first of ``iterations`` from which on the return stays above ``threshold``; None if it does not at the end."""
+    """The first of ``iterations`` whose return is above ``threshold``; None if the last one's is not."""
     above = np.asarray(returns) > threshold
-    if not above[-1]:
-        return None
-    below = np.flatnonzero(~above)
-    return int(iterations[0 if len(below) == 0 else below[-1] + 1])
+    return int(iterations[above.argmax()]) if above[-1] else None
 
 
 def anatomy(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def markdown(
         row = [f"{cell.regularization:g}", f"{cell.penalty_cost:g}"]
         for algorithm in algorithms:
             entry, published = table[algorithm, cell], TABLE_1[algorithm.removeprefix("literal-")][cell]
-            row.append(f"{entry.mean:.3f} ± {entry.standard_error:.3f}")
+            row.append(f"{entry.mean:.3f}" + (f" ± {entry.standard_error:.3f}" if len(entry.values) > 1 else ""))
             row.append(f"{published.mean:.2f} ± {published.standard_error:.3f}")
         if searched is not None:
             row += [f"{searched[cell]:.4f}"]
