@@ -270,7 +270,7 @@ def _batches(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("seeds at once", *runs), rows)
     yield ""
     loads = " and ".join(f"{r[f'load average at the {when}']:.0f}" for when in ("start", "end"))
-    yield f"On {r['threads']} threads; load average of the machine {loads}: it did other work at the same time."
+    yield f"On {r['threads']} threads; load average of the machine {loads}."
 
 
 def _stepping(r: dict[str, Any]) -> Iterable[str]:
@@ -285,6 +285,34 @@ def _tax_leaders(r: dict[str, Any]) -> Iterable[str]:
         for name, o in leaders.items()
     ]
     yield from table(("λ", "leader", "best mean on the way", f"after {r['budget']:,} steps"), rows)
+
+
+def _cartpole(r: dict[str, Any]) -> Iterable[str]:
+    def returns(one: dict[str, Any]) -> str:
+        each = one.get("leader_returns", [])
+        return f"{one['leader_return']:.1f}" + (f" ({', '.join(f'{value:.1f}' for value in each)})" if len(each) > 1 else "")
+
+    rows = [
+        (
+            o["seed"],
+            ", ".join(f"{pay:.2f}" for pay in o["x"]),
+            returns(o["no bonus"]),
+            returns(o["bonus found"]),
+            f"{o['bonus found']['closeness']:.1f}",
+            f"{o['bonus found']['bonus_paid']:.1f}",
+        )
+        for o in r["runs"]
+    ]
+    header = ("seed", "x found, at -2, -1, 0, 1, 2", "no bonus", "with the bonus found", "closeness then", "bonus paid")
+    yield from table(header, rows)
+    yield ""
+    budget = r["budget"]
+    yield (
+        f"Mean over seeds: {r['leader_return, no bonus']:.1f} without and {r['leader_return, bonus found']:.1f} with the bonus, "
+        f"an improvement of {r['mean improvement']:.1f} ± {r['standard error']:.1f} "
+        f"({r['improvement in standard errors']:.1f} standard errors). λ = {r['regularization']}, {budget['iterations']} outer "
+        f"iterations, {budget['fresh_steps']:,} training steps per fresh follower, {r['CPU seconds'] / 60:.0f} CPU minutes."
+    )
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
@@ -306,6 +334,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "batches": _batches,
     "tax_design_leaders": _tax_leaders,
     "tax_design_stepping": _stepping,
+    "cartpole": _cartpole,
+    "cartpole_first_attempt": _cartpole,
 }
 #: Results whose benchmark writes its table itself.
 WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells", "leader_comparison")
