@@ -355,4 +355,5 @@ def write_results(out: Path) -> None:
     for path in REPRODUCTION.glob("*.md"):
         record = json.loads(path.with_suffix(".json").read_text())
         footer = f"*`{record['command']}` ({record['machine']}); stored in `benchmarks/results/reproduction/{path.stem}.json`.*"
-        (out / path.name).write_text(f"{path.read_text()}\n{footer}\n")
+        body = path.read_text().replace(" ± ", "\u00a0±\u00a0")  # a number stays on one line
+        (out / path.name).write_text(f"{body}\n{footer}\n")
