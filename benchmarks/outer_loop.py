@@ -1,7 +1,8 @@
 """Time of one outer iteration of HPGD and of ExactGradient on Four-Rooms, in units of the yardstick LU.
 
 What a user runs by default is timed: `leaders.optimize` with its history, exact evaluations and progress bar. Run it with
-``python -m benchmarks.outer_loop``; results go to ``benchmarks/results/outer_loop.json``.
+``python -m benchmarks.outer_loop``; results go to ``benchmarks/results/outer_loop.json``,
+``.csv`` and a plot.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from matplotlib.figure import Figure
 
 import bocmdp_gym  # noqa: F401 - registers the environments
 import followers
 import leaders
-from benchmarks.common import best_of, lu_seconds, store
+from benchmarks.common import RESULTS, lu_seconds, store, store_table
 
 PUBLISHED_LU = {"HPGD": 1100, "AMD": 20_000}  # the published code, CPU, per outer iteration
 
@@ -32,45 +34,16 @@ def outer_iteration(leader: Any, regularization: float, iterations: int = 2000) 
     return {"microseconds": 1e6 * seconds, "lu": seconds / lu, "lu_microseconds": 1e6 * lu}
 
 
-def sampler() -> float:
-    """Nanoseconds per step of the compiled sampler: the kernel with its tables, called as the oracle calls it."""
-    env = gym.make("bocmdp/FourRooms-v0", slip_probability=0.44)
-    oracle = followers.TrajectoryOracle(env, followers.SoftPolicyIteration(1e-3))
-    rng = np.random.default_rng(0)
-    policy = oracle.respond(np.zeros(105), 0, rng)
-    steps = oracle.sample(policy, 10_000, rng).n_steps
-    return 1e9 * best_of(lambda: oracle.sample(policy, 10_000, rng), inner=100) / steps
-
-
-def env_steps_per_second(env_id: str, steps: int = 100_000) -> float:
-    """Steps per second of the unwrapped environment under random actions, resets included."""
-    env = gym.make(env_id).unwrapped
-    actions = np.random.default_rng(0).integers(0, env.action_space.n, steps).tolist()
-
-    def play() -> None:
-        env.reset(seed=0)
-        for action in actions:
-            _, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset()
-
-    return steps / best_of(play, repeats=5)
-
-
-def vector_steps_per_second(num_envs: int = 1024, steps: int = 200) -> dict[str, float]:
-    """Steps per second of the native vector environment and of gym.make_vec's sync mode."""
-    rates = {}
-    for mode, n_steps in (("vector_entry_point", steps), ("sync", 5)):
-        envs = gym.make_vec("bocmdp/FourRooms-v0", num_envs=num_envs, vectorization_mode=mode)
-        actions = np.random.default_rng(0).integers(0, 4, (n_steps, num_envs))
-        envs.reset(seed=0)
-
-        def play(envs: Any = envs, actions: Any = actions) -> None:
-            for row in actions:
-                envs.step(row)
-
-        rates[mode] = num_envs * n_steps / best_of(play, repeats=5 if mode != "sync" else 2)
-    return rates
+def plot(rows: list[dict[str, Any]]) -> None:
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    ax = figure.subplots()
+    shown = [(row["what"], row["lu"]) for row in rows]
+    ax.barh(*zip(*shown, strict=True), color=["#2668be" if row["here"] else "#8a8f99" for row in rows])
+    for i, (_, value) in enumerate(shown):
+        ax.annotate(f"{value:,.1f}", (value, i), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.set(xscale="log", xlabel="time of one outer iteration, in LU", xlim=(1, 1e5))
+    ax.invert_yaxis()
+    figure.savefig(RESULTS / "outer_loop.png", dpi=130)
 
 
 def main() -> None:
@@ -78,9 +51,6 @@ def main() -> None:
         "HPGD, 10,000 steps": outer_iteration(leaders.HPGD(learning_rate=0.5, env_steps=10_000), 1e-3),
         "ExactGradient, one context": outer_iteration(leaders.ExactGradient(learning_rate=1.0), 1e-3),
         "published code, LU": PUBLISHED_LU,
-        "sampler, ns per step": sampler(),
-        "env.step per second": {name: env_steps_per_second(name) for name in ("bocmdp/FourRooms-v0", "FrozenLake-v1")},
-        "vector env steps per second, 1,024 copies": vector_steps_per_second(),
     }
     env = gym.make("bocmdp/FourRooms-v0", slip_probability=0.44, penalty_cost=1.0)
     run = leaders.optimize(env, leaders.HPGD(learning_rate=0.5), followers.SoftPolicyIteration(1e-3), 10_000, seed=0)
@@ -89,6 +59,11 @@ def main() -> None:
         "leader_return": run.leader_return,
         "peak_memory_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+    rows = [{"what": name, "here": True, **one} for name, one in results.items() if "lu" in one]
+    rows += [{"what": f"{name}, published code", "here": False, "lu": lu} for name, lu in PUBLISHED_LU.items()]
+    columns = ("what", "here", "microseconds", "lu", "lu_microseconds")
+    store_table("outer_loop", [{name: row.get(name) for name in columns} for row in rows])
+    plot(rows)
     store("outer_loop", results)
 
 

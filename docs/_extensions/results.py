@@ -29,22 +29,15 @@ def _outer_loop(r: dict[str, Any]) -> Iterable[str]:
         if isinstance(one, dict) and "lu" in one
     ]
     yield from table(("one outer iteration", "time", "in LU", "published code, in LU"), rows)
-    full, steps = r["HPGD, 10,000 iterations"], r["env.step per second"]
-    vector = r["vector env steps per second, 1,024 copies"]
+    full = r["HPGD, 10,000 iterations"]
     yield ""
-    yield from table(
-        ("besides", ""),
-        [
-            ("the compiled sampler, per step", f"{r['sampler, ns per step']:.1f} ns"),
-            (
-                "10,000 iterations of HPGD with 10,000 steps each",
-                f"{full['seconds']:.1f} s, at most {full['peak_memory_MB']:.0f} MB",
-            ),
-            *((f"steps per second of `{name}`, one copy", f"{rate:,.0f}") for name, rate in steps.items()),
-            ("steps per second of 1,024 copies, native", f"{vector['vector_entry_point']:,.0f}"),
-            ("steps per second of 1,024 copies, sync", f"{vector['sync']:,.0f}"),
-        ],
-    )
+    cost = f"{full['seconds']:.1f} s and at most {full['peak_memory_MB']:.0f} MB"
+    yield f"10,000 iterations of HPGD with 10,000 steps each take {cost}."
+
+
+def _sampler(r: dict[str, Any]) -> Iterable[str]:
+    rows = [(o["what"], f"{o['size']:,}", f"{o['nanoseconds']:,.3g} ns", f"{o['steps_per_second']:,.0f}") for o in r["rows"]]
+    yield from table(("what", "states or copies", "per step", "steps per second"), rows)
 
 
 def _estimators(r: dict[str, Any]) -> Iterable[str]:
@@ -317,6 +310,7 @@ def _cartpole(r: dict[str, Any]) -> Iterable[str]:
 
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
+    "sampler": _sampler,
     "estimators": _estimators,
     "monte_carlo_bias": _monte_carlo_bias,
     "multilevel": _multilevel,

@@ -25,7 +25,7 @@ from leaders.reproduce.runs import EVALUATE_EVERY, make_env, make_leader, play
 def escape_iteration(iterations: Sequence[int], returns: Sequence[float], threshold: float) -> int | None:
     """The first of ``iterations`` whose return is above ``threshold``; None if the last one's is not."""
     above = np.asarray(returns) > threshold
-    return int(iterations[above.argmax()]) if above[-1] else None
+    return iterations[int(above.argmax())] if above[-1] else None
 
 
 def anatomy(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
