@@ -1,8 +1,7 @@
 """Steps per second of everything that plays Four-Rooms: the compiled sampler, one environment, many copies.
 
-``python -m benchmarks.sampler`` stores ``results/sampler.json``, ``.csv`` and a plot. The sampler is called as leaders call it, by the
-oracle, and prepares the policy's tables in each call: in large models that takes longer than 10,000 steps do. LU, the yardstick,
-is of the same run.
+``python -m benchmarks.sampler`` stores results (JSON, CSV) and a plot. The oracle calls the sampler as it does for leaders,
+and the policy's tables are prepared in each call: in large models that takes longer than 10,000 steps do. LU is of the same run.
 """
 
 from __future__ import annotations
