@@ -219,7 +219,7 @@ def plot(runs: list[dict[str, Any]]) -> None:
     right.set(xlim=(BINS[0], BINS[-1]), ylim=(0, 1.4 * right.get_ylim()[1]))
     for ax in (middle, right):
         ax.axvline(float(CENTRES @ SPOT), color=green, linewidth=1, label="marked spot" if ax is right else None)
-        ax.legend(frameon=False, loc="upper left")
+        ax.legend(framealpha=1.0, edgecolor="none", loc="upper left")
     for ax in (left, middle, right):
         ax.grid(alpha=0.25)
     figure.savefig(RESULTS / "cartpole.png", dpi=120)
