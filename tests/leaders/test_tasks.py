@@ -119,6 +119,7 @@ def test_workers_use_one_thread(tmp_path: Path) -> None:
 def test_no_worker_outlives_the_process_that_started_it(tmp_path: Path, end: signal.Signals) -> None:
     """Ctrl-C reaches all processes of a terminal; kill -9 reaches one. The worker saves its work either way."""
     script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test run in the background ignores it
         "from tests.leaders.test_tasks import wait_for_ever; from leaders.tasks import run_tasks\n"
         f"if __name__ == '__main__': run_tasks({{'a': {{}}}}, wait_for_ever, {str(tmp_path)!r}, workers=1, progress=False)"
     )

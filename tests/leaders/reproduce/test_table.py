@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -175,7 +176,12 @@ def test_interrupted_twice_and_resumed(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*arguments, "--out", str(whole)], check=True, env=environment, capture_output=True)
     for wanted in (3, 12):
-        process = subprocess.Popen([*arguments, "--out", str(broken)], env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*arguments, "--out", str(broken)],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+        )
         while len(list(broken.glob("tasks/*/result.json"))) < wanted:
             assert process.poll() is None
             time.sleep(0.02)
