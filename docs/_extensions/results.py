@@ -36,7 +36,7 @@ def _outer_loop(r: dict[str, Any]) -> Iterable[str]:
 
 
 def _sampler(r: dict[str, Any]) -> Iterable[str]:
-    rows = [(o["what"], f"{o['size']:,}", f"{o['nanoseconds']:,.3g} ns", f"{o['steps_per_second']:,.0f}") for o in r["rows"]]
+    rows = [(o["what"], f"{o['size']:,}", f"{o['nanoseconds']:,.1f} ns", f"{o['steps_per_second']:,.0f}") for o in r["rows"]]
     yield from table(("what", "states or copies", "per step", "steps per second"), rows)
 
 
