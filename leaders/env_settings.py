@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 
 from bocmdp_gym.envs.four_rooms import LAYOUT
-from bocmdp_gym.errors import OptionError, suggest
+from bocmdp_gym.errors import OptionError
 from leaders.settings import LeaderName, RunSettings
 
 
@@ -265,28 +265,3 @@ ENVIRONMENTS: dict[str, type[RunSettings]] = {
         CustomSettings,
     )
 }
-
-
-def settings_from_summary(summary: dict[str, Any]) -> RunSettings:
-    """The settings of a run, from its summary.json.
-
-    Raises:
-        OptionError: the summary is not of a run of this version.
-    """
-    if not isinstance(summary, dict) or not {"x", "x0", "settings"} <= summary.keys():
-        raise OptionError('the summary lacks "x", "x0" or "settings"; expected that of a finished run.')
-    name, values = summary.get("name"), summary["settings"]
-    if name not in ENVIRONMENTS or not isinstance(values, dict):
-        raise OptionError(f"the summary names the environment {name!r}. {suggest(name, ENVIRONMENTS)}")
-    kind = ENVIRONMENTS[name]
-    known = {field.name for field in fields(kind)}
-    unknown = set(values) - known
-    if unknown:
-        raise OptionError(f"the summary has settings this version does not know: {', '.join(sorted(unknown))}.")
-    return kind(**{key: _from_json(key, value) for key, value in values.items()})
-
-
-def _from_json(name: str, value: Any) -> Any:
-    if name in ("out", "layout") and value is not None:
-        return Path(value)
-    return tuple(_from_json("", v) for v in value) if isinstance(value, list) else value

@@ -34,13 +34,12 @@ import tyro
 
 from bocmdp_gym.errors import BOCMDPError, OptionError, suggest
 from bocmdp_gym.options import check_count
-from leaders.env_settings import settings_from_summary
 from leaders.runs import SUMMARY
 from leaders.settings import RunSettings
 from leaders.sweep_table import write_tables
 from leaders.tasks import Backend, Outcomes, run_tasks
 from leaders.train import train
-from leaders.typed_settings import settings_from_values
+from leaders.typed_settings import settings_from_summary, settings_from_values
 
 #: Settings that say where and how a run is kept, not what it is: the sweep decides on them.
 _OURS = ("out", "overwrite", "resume", "progress")

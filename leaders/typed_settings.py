@@ -37,6 +37,25 @@ def settings_from_values(environment: str, values: Mapping[str, Any]) -> RunSett
         raise OptionError(f"the settings of {environment} are not complete: {error}.") from error
 
 
+def settings_from_summary(summary: Any) -> RunSettings:
+    """The settings of a run, from its summary.json.
+
+    Raises:
+        OptionError: the summary is not of a run of this version.
+    """
+    if not isinstance(summary, dict) or not {"x", "x0", "name", "settings"} <= summary.keys():
+        raise OptionError('the summary lacks "x", "x0", "name" or "settings"; expected that of a finished run.')
+    name, values = summary["name"], summary["settings"]
+    if not isinstance(name, str) or not isinstance(values, dict):
+        raise OptionError(
+            f"the summary names the environment {name!r} with the settings {values!r}; expected a name and a table."
+        )
+    try:
+        return settings_from_values(name, values)
+    except OptionError as error:
+        raise OptionError(f"the summary is not of a run of this version: {error}") from error
+
+
 def _typed(kind: Any, value: Any, name: str) -> Any:
     """A value as the type ``kind`` has it."""
     origin, arguments = get_origin(kind), get_args(kind)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from leaders.env_settings import FourRoomsSettings, settings_from_summary
+from leaders.env_settings import FourRoomsSettings
 from leaders.evaluate import evaluate, gini, main
 from leaders.train import main as train
+from leaders.typed_settings import settings_from_summary
 
 
 @pytest.fixture(scope="module")
