@@ -234,12 +234,10 @@ def optimize(
         if batch is not None:
             results = _optimize_at_once(runs, batch, evaluate_every, callback, quiet)
         else:
-            options: RunOptions = {"x0": x0, "loss": loss, "constraints": constraints, "constraint_penalty": constraint_penalty}
-            options |= {"contexts": contexts, "oracle": oracle, "evaluate_every": evaluate_every, "progress": progress}
             results = []
             for i, (own, number) in enumerate(zip(leaders, seeds, strict=True)):
-                options["callback"] = None if callback is None else partial(_report, callback, i)
-                results.append(optimize(env, own, follower, iterations, seed=number, **options))
+                report = None if callback is None else partial(_report, callback, i)
+                results.append(_optimize_alone(start(own, follower, iterations, number), evaluate_every, report, quiet))
         return results[0] if isinstance(seed, _ONE_SEED) else results
     run = start(leader, follower, iterations, seed)
     if checkpoints is not None:
@@ -248,12 +246,23 @@ def optimize(
             checkpoints.begin()
         elif (saved := checkpoints.latest()) is not None:
             run.load_state(saved)
+    return _optimize_alone(run, evaluate_every, callback, quiet, checkpoints)
+
+
+def _optimize_alone(
+    run: _Run,
+    evaluate_every: int,
+    callback: Callable[[Progress], None] | None,
+    quiet: bool,
+    checkpoints: Checkpoints | None = None,
+) -> Result:
+    """The outer loop of `optimize` for one run."""
     stoppable = nullcontext() if checkpoints is None else checkpoints.stop_on_sigterm()
-    with _one_torch_thread(), stoppable, tqdm(total=iterations, initial=run.done, unit="it", disable=quiet) as bar:
+    with _one_torch_thread(), stoppable, tqdm(total=run.iterations, initial=run.done, unit="it", disable=quiet) as bar:
         if checkpoints is not None and checkpoints.last is None:
             checkpoints.save(run.done, run.state())
-        while run.done < iterations:
-            due = run.done % evaluate_every == 0 or run.done == iterations - 1
+        while run.done < run.iterations:
+            due = run.done % evaluate_every == 0 or run.done == run.iterations - 1
             record = run.iterate(evaluate=due, checkpoints=checkpoints)
             if due:
                 if "leader_return" in record:
