@@ -124,6 +124,7 @@ class CompiledBatch(BatchEstimator):
         shape = (n_runs, model.n_states, model.n_actions)
         self._w_reward, self._w_leader = np.zeros(shape), np.zeros(shape)
         self._residuals, self._iterations = np.zeros(n_runs), np.zeros(n_runs, np.int64)
+        self._constant = model.configure(model.example)  # of all that does not depend on x
 
     def close(self) -> None:
         if self._pool is not None:
@@ -203,11 +204,9 @@ class MonteCarloBatch(CompiledBatch):
     def __init__(self, model: TabularBOCMDP, estimator: MonteCarloEstimator, n_runs: int, oracle: TrajectoryOracle):
         follower: Any = oracle.follower
         super().__init__(model, follower.regularization, follower.tolerance, follower.max_iterations, n_runs)
-        assert estimator.regularization is not None
-        self._estimator, self._horizon, self._lambda = estimator, oracle.horizon, estimator.regularization
+        self._estimator, self._horizon = estimator, oracle.horizon
         self._generators = np.zeros((n_runs, 4), np.uint64)
         self._n_steps = np.zeros(n_runs, np.int64)
-        self._constant = model.configure(model.example)
 
     def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
         for b, rng in enumerate(rngs):
@@ -227,7 +226,7 @@ class MonteCarloBatch(CompiledBatch):
             solver.position,
             solver.band,
             *arrays.starts,
-            self._lambda,
+            self.regularization,
             model.discount,
             model.leader_discount,
             self.tolerance,
@@ -259,7 +258,6 @@ class ExactBatch(CompiledBatch):
         assert estimator.regularization is not None
         super().__init__(model, estimator.regularization, estimator.solver.tolerance, estimator.solver.max_iterations, n_runs)
         self._found = np.zeros(n_runs)
-        self._constant = model.configure(model.example)
 
     def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
         arrays, model = self._constant.arrays(context), self.model
