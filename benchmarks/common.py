@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from leaders.runs import processor
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "scipy", "numba", "torch", "gymnasium", "stable-baselines3")
 
@@ -43,7 +45,7 @@ def store(name: str, results: dict[str, Any]) -> Path:
     module = Path(sys.argv[0]).stem
     record = {
         "command": " ".join(["python -m", f"benchmarks.{module}", *sys.argv[1:]]),
-        "processor": _processor(),
+        "processor": processor(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
         "results": results,
@@ -63,11 +65,3 @@ def store_table(name: str, rows: list[dict[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

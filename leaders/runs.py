@@ -124,6 +124,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def processor() -> str:
+    """The processor's name, as the operating system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def write_tables(tasks: Mapping[str, Mapping[str, Any]], outcomes: Outcomes, fol
     write_whole(folder / "runs.csv", _csv(runs))
 
 
-def mean_and_error(values: list[float | None]) -> tuple[float | None, float | None]:
+def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Mean and standard error; None where a value is missing, or where one value has no spread."""
     numbers = [v for v in values if v is not None]
     if not numbers or len(numbers) < len(values):

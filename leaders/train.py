@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Union
+from typing import Any
 
 import numpy as np
-import tyro
 
 from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import BOCMDPError
 from leaders.checkpoints import RunInterruptedError
+from leaders.command_line import choose
 from leaders.constraints import Constraint
 from leaders.env_settings import ENVIRONMENTS
 from leaders.loop import Result, optimize
@@ -76,16 +76,7 @@ def train(settings: RunSettings) -> Result:
 
 def parse(arguments: list[str] | None = None) -> RunSettings:
     """Settings from the command line."""
-    commands: Any = tuple(
-        Annotated[settings, tyro.conf.subcommand(name, description=settings.__doc__)] for name, settings in ENVIRONMENTS.items()
-    )
-    chosen: RunSettings = tyro.cli(
-        Union[commands],  # noqa: UP007
-        args=arguments,
-        prog="python -m leaders.train",
-        description=__doc__,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+    chosen: RunSettings = choose(ENVIRONMENTS, "leaders.train", __doc__, arguments)
     return chosen
 
 

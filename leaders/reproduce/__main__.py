@@ -12,12 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union
-
-import tyro
+from typing import Any
 
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from bocmdp_gym.options import check_count
+from leaders.command_line import choose
 from leaders.plots import save
 from leaders.reproduce import figures, table
 from leaders.reproduce.escapes import anatomy
@@ -25,7 +24,7 @@ from leaders.reproduce.paper import BEST_KNOWN, CELLS, FIGURES, ITERATIONS, PLAN
 from leaders.reproduce.runs import key, run
 from leaders.reproduce.search import search, search_task
 from leaders.reproduce.table import Dynamics, Entry, Rates
-from leaders.runs import versions
+from leaders.runs import processor, versions
 from leaders.tasks import Function, run_tasks
 
 #: A run has left the local optimum when its value is this much above that of exact ascent.
@@ -78,8 +77,14 @@ class Settings:
 
     def store(self, name: str, results: Mapping[str, Any]) -> None:
         """Write results with all that decides them."""
-        record = {"command": _command(), "machine": _machine(), "versions": versions(), "seeds": list(self.run_seeds),
-                  "iterations": self.run_iterations, **results}  # fmt: skip
+        record = {
+            "command": _command(),
+            "machine": f"{os.cpu_count()} x {processor()}",
+            "versions": versions(),
+            "seeds": list(self.run_seeds),
+            "iterations": self.run_iterations,
+            **results,
+        }
         (self.out / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -275,15 +280,6 @@ def _command() -> str:
     return " ".join(["python -m leaders.reproduce", *sys.argv[1:]])
 
 
-def _machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = "unknown processor"
-    return f"{os.cpu_count()} x {name}"
-
-
 COMMANDS: dict[str, type[Any]] = {
     "table1": Table1,
     "figures": FiguresOf,
@@ -294,16 +290,7 @@ COMMANDS: dict[str, type[Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, 2 for settings that cannot work, 130 after Ctrl-C."""
-    commands: Any = tuple(
-        Annotated[kind, tyro.conf.subcommand(name, description=kind.__doc__)] for name, kind in COMMANDS.items()
-    )
-    settings: Any = tyro.cli(
-        Union[commands],  # noqa: UP007
-        args=arguments,
-        prog="python -m leaders.reproduce",
-        description=__doc__,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+    settings: Any = choose(COMMANDS, "leaders.reproduce", __doc__, arguments)
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
         settings.main()

@@ -23,6 +23,7 @@ from leaders.reproduce.paper import (
     Cell,
 )
 from leaders.reproduce.runs import ALGORITHMS, task
+from leaders.sweep_table import mean_and_error
 
 #: Runs tasks and returns their results in the same order.
 Runner = Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]]
@@ -64,9 +65,8 @@ class Entry:
     @property
     def standard_error(self) -> float:
         """Standard error of `mean`; nan with a single seed."""
-        if len(self.values) < 2:
-            return math.nan
-        return float(np.std(self.values, ddof=1) / math.sqrt(len(self.values)))
+        error = mean_and_error(self.values)[1]
+        return math.nan if error is None else error
 
 
 def grid(algorithms: Sequence[str], dynamics: Dynamics, iterations: int, run: Runner, seeds: Sequence[int] = GRID_SEEDS) -> Rates:
