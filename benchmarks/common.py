@@ -6,13 +6,14 @@ import csv
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from leaders.runs import processor
 
@@ -65,3 +66,30 @@ def store_table(name: str, rows: list[dict[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def plot_methods(
+    name: str, rows: list[dict[str, Any]], problems: Sequence[str], curves: dict[str, str], ours: str, ylabel: str
+) -> None:
+    """Write ``results/name.png``: times of methods against states, a panel per problem.
+
+    Args:
+        name: of the picture.
+        rows: with "problem", "states" and a time per method, None where it was not run.
+        problems: of the panels.
+        curves: the labels of the methods by the columns of their times.
+        ours: the column that is drawn as a solid line.
+        ylabel: what the times are.
+    """
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(problems), sharey=True)
+    for axes, problem in zip(panels, problems, strict=True):
+        chosen = [row for row in rows if row["problem"] == problem]
+        for column, label in curves.items():
+            points = [(row["states"], row[column]) for row in chosen if row[column] is not None]
+            axes.loglog(*zip(*points, strict=True), "o-" if column == ours else "s--", label=label)
+        axes.set(xlabel="states", title=problem)
+        axes.grid(alpha=0.25)
+    panels[0].set(ylabel=ylabel)
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(RESULTS / f"{name}.png", dpi=130)

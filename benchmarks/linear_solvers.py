@@ -13,10 +13,9 @@ from time import process_time
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numba import njit
 
-from benchmarks.common import RESULTS, lu_seconds, store, store_table
+from benchmarks.common import lu_seconds, plot_methods, store, store_table
 from benchmarks.grids import REGULARIZATION, grid_model
 from bocmdp_gym import kernels
 from bocmdp_gym.policy_solvers import METHODS, policy_solver
@@ -113,18 +112,9 @@ def main() -> None:
     rows = [{key: row.get(key) for key in keys} for row in rows]
     store_table("linear_solvers", rows)
     store("linear_solvers", {"lu_microseconds": 1e6 * lu_seconds(), "rows": rows})
-    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, problem in zip(panels, ("grid", "random successors"), strict=True):
-        chosen = [row for row in rows if row["problem"] == problem]
-        for method in ("krylov", "banded", "sparse-lu", "dense", "modified policy iteration"):
-            points = [(row["states"], row[f"{method} seconds"]) for row in chosen if row[f"{method} seconds"] is not None]
-            axes.loglog(*zip(*points, strict=True), "o-" if method == "krylov" else "s--", label=method)
-        axes.set(xlabel="states", title=problem)
-        axes.grid(alpha=0.25)
-    panels[0].set(ylabel="processor seconds")
-    panels[0].legend(frameon=False, fontsize=8)
-    figure.savefig(RESULTS / "linear_solvers.png", dpi=130)
+    methods = ("krylov", "banded", "sparse-lu", "dense", "modified policy iteration")
+    curves = {f"{method} seconds": method for method in methods}
+    plot_methods("linear_solvers", rows, ("grid", "random successors"), curves, "krylov seconds", "processor seconds")
 
 
 if __name__ == "__main__":

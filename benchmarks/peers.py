@@ -17,12 +17,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from matplotlib.figure import Figure
 from quantecon.markov import DiscreteDP
 from scipy.sparse import block_array, csr_array, csr_matrix, diags_array
 
 import bocmdp_gym
-from benchmarks.common import RESULTS, lu_seconds, store, store_table
+from benchmarks.common import lu_seconds, plot_methods, store, store_table
 from benchmarks.grids import REGULARIZATION, grid_model
 from bocmdp_gym import TabularBOCMDP
 
@@ -128,24 +127,9 @@ def main() -> None:
     rows = [{key: row.get(key) for key in keys} for row in rows]
     store_table("peers", rows)
     store("peers", {"rows": rows})
-    plot(rows)
-
-
-def plot(rows: list[dict[str, Any]]) -> None:
-    """Time against states, one panel per problem."""
-    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(PROBLEMS), sharey=True)
-    labels = {"soft": "soft solve, lambda = 0.01", **{name: f"DiscreteDP, {name.replace('_', ' ')}" for name in METHODS}}
-    for axes, problem in zip(panels, PROBLEMS, strict=True):
-        chosen = [row for row in rows if row["problem"] == problem]
-        for name, label in labels.items():
-            points = [(row["states"], row[f"{name}_seconds"]) for row in chosen if row[f"{name}_seconds"] is not None]
-            axes.loglog(*zip(*points, strict=True), "o-" if name == "soft" else "s--", label=label)
-        axes.set(xlabel="states", title=problem)
-        axes.grid(alpha=0.25)
-    panels[0].set(ylabel="seconds")
-    panels[0].legend(frameon=False, fontsize=8)
-    figure.savefig(RESULTS / "peers.png", dpi=130)
+    curves = {"soft_seconds": "soft solve, lambda = 0.01"}
+    curves |= {f"{name}_seconds": f"DiscreteDP, {name.replace('_', ' ')}" for name in METHODS}
+    plot_methods("peers", rows, list(PROBLEMS), curves, "soft_seconds", "seconds")
 
 
 if __name__ == "__main__":
