@@ -17,7 +17,7 @@ from numba import njit
 
 from benchmarks.common import lu_seconds, plot_methods, store, store_table
 from benchmarks.grids import REGULARIZATION, grid_model
-from bocmdp_gym import kernels
+from bocmdp_gym.kernels import bellman
 from bocmdp_gym.policy_solvers import METHODS, policy_solver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 
@@ -55,7 +55,7 @@ def modified_policy_iteration(problem: Any) -> tuple[float, int]:
         if backups:
             _gauss_seidel(succ, prob, pi * g, rhs, v, SWEEPS)
         backups += 1
-        residual = kernels.soft_backup(reward, g, succ, prob, REGULARIZATION, v, q, pi, rhs, v_new)
+        residual = bellman.soft_backup(reward, g, succ, prob, REGULARIZATION, v, q, pi, rhs, v_new)
     return process_time() - began, backups
 
 

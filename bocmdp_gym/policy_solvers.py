@@ -17,8 +17,8 @@ from scipy.sparse import coo_matrix, csc_matrix
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.sparse.linalg import splu
 
-from bocmdp_gym import kernels
 from bocmdp_gym.errors import ConvergenceError, ModelError, OptionError, suggest
+from bocmdp_gym.kernels import banded, bellman, krylov
 
 Array = npt.NDArray[np.float64]
 
@@ -74,8 +74,8 @@ class PolicySolver(ABC):
     def _backup(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, q: Array, pi: Array, rhs: Array, v_new: Array
     ) -> float:
-        """`kernels.soft_backup` of this structure."""
-        residual: float = kernels.soft_backup(r, g, self.succ, prob, lam, v, q, pi, rhs, v_new)
+        """`bellman.soft_backup` of this structure."""
+        residual: float = bellman.soft_backup(r, g, self.succ, prob, lam, v, q, pi, rhs, v_new)
         return residual
 
 
@@ -88,19 +88,19 @@ class BandedSolver(PolicySolver):
         self._lu = np.empty((self.n_states, 2 * band + 1))
 
     def factor(self, k: Array, prob: Array) -> None:
-        kernels.banded_factor(k, self.succ, prob, self.position, self.band, self._lu)
+        banded.banded_factor(k, self.succ, prob, self.position, self.band, self._lu)
 
     def solve(self, b: Array) -> Array:
-        return kernels.banded_solve(self._lu, self.position, self.band, b, np.empty(self.n_states))
+        return banded.banded_solve(self._lu, self.position, self.band, b, np.empty(self.n_states))
 
     def solve_transposed(self, b: Array) -> Array:
-        return kernels.banded_solve_transposed(self._lu, self.position, self.band, b, np.empty(self.n_states))
+        return banded.banded_solve_transposed(self._lu, self.position, self.band, b, np.empty(self.n_states))
 
     def policy_iteration(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, tolerance: float, max_iterations: int
     ) -> tuple[Array, Array, float, int]:
         q, pi = np.empty_like(r), np.empty_like(r)
-        residual, iterations = kernels.banded_policy_iteration(
+        residual, iterations = banded.banded_policy_iteration(
             r, g, self.succ, prob, lam, self.position, self.band, tolerance, max_iterations, v, q, pi, self._lu
         )
         return q, pi, residual, iterations
@@ -111,7 +111,7 @@ class DenseSolver(PolicySolver):
 
     def factor(self, k: Array, prob: Array) -> None:
         system = np.empty((self.n_states, self.n_states), order="F")
-        kernels.dense_system(k, self.succ, prob, system)
+        bellman.dense_system(k, self.succ, prob, system)
         # scipy's own lu_factor checks its input for longer than LAPACK takes on a hundred states
         self._lu, self._pivots, _ = dgetrf(system, overwrite_a=True)
 
@@ -135,11 +135,11 @@ class _SparseSolver(PolicySolver):
                 f"{np.iinfo(np.uint16).max} for a sparse solver. Use solver='dense'."
             )
         self.position = position
-        self._indptr, self._columns, self._diagonal, self._slot = kernels.row_structure(succ, position)
+        self._indptr, self._columns, self._diagonal, self._slot = krylov.row_structure(succ, position)
         self._data = np.empty(len(self._columns))
 
     def factor(self, k: Array, prob: Array) -> None:
-        kernels.assemble(k, prob, self.position, self._indptr, self._diagonal, self._slot, self._data)
+        krylov.assemble(k, prob, self.position, self._indptr, self._diagonal, self._slot, self._data)
 
 
 class SparseLUSolver(_SparseSolver):
@@ -179,7 +179,7 @@ class KrylovSolver(_SparseSolver):
     """BiCGSTAB with an incomplete factorisation; time and memory of the order of S.
 
     The factorisation is a relaxed DILU, one number per state, and the product with the preconditioned matrix Eisenstat's; the
-    formulas are in `kernels.dilu` and `kernels.bicgstab` (Axelsson and Lindskog, "On the eigenvalue distribution of a class of
+    formulas are in `krylov.dilu` and `krylov.bicgstab` (Axelsson and Lindskog, "On the eigenvalue distribution of a class of
     preconditioning methods", Numer. Math. 48, 1986; van der Vorst, "Bi-CGSTAB", SIAM J. Sci. Stat. Comput. 13, 1992; Eisenstat,
     "Efficient implementation of a class of preconditioned conjugate gradient methods", SIAM J. Sci. Stat. Comput. 2, 1981).
     I - K is an M-matrix, so the factorisation exists.
@@ -206,7 +206,7 @@ class KrylovSolver(_SparseSolver):
 
     def factor(self, k: Array, prob: Array) -> None:
         super().factor(k, prob)
-        kernels.dilu(self._indptr, self._columns, self._diagonal, self._data, self._inverse)
+        krylov.dilu(self._indptr, self._columns, self._diagonal, self._data, self._inverse)
         self._weights = (k, prob)
         self._is_discounted = float(k.sum(-1).max()) < DISCOUNTED
         self._is_scaled = [False, False]
@@ -228,7 +228,7 @@ class KrylovSolver(_SparseSolver):
         indptr, columns, diagonal, _, scaled = self._structure(transposed)
         ordered, x = np.empty(self.n_states), np.empty(self.n_states)
         ordered[self.position] = b
-        residual, goal, iterations = kernels.bicgstab(
+        residual, goal, iterations = krylov.bicgstab(
             indptr,
             columns,
             diagonal,
@@ -253,12 +253,12 @@ class KrylovSolver(_SparseSolver):
             source = np.empty(0, np.int64)
             self._rows = (self._indptr, self._columns, self._diagonal, source, np.empty_like(self._data))
         if transposed and self._transposed_rows is None:
-            structure = kernels.transposed_structure(self._indptr, self._columns)
+            structure = krylov.transposed_structure(self._indptr, self._columns)
             self._transposed_rows = (*structure, np.empty_like(self._data))
         chosen = self._transposed_rows if transposed else self._rows
         assert chosen is not None
         if not self._is_scaled[transposed]:
-            kernels.scale_rows(chosen[0], self._data, chosen[3], self._inverse, chosen[4])
+            krylov.scale_rows(chosen[0], self._data, chosen[3], self._inverse, chosen[4])
             self._is_scaled[transposed] = True
         return chosen
 
@@ -295,7 +295,7 @@ class FactoredSolver(PolicySolver):
         self._moves, self._certain = moves.astype(np.int32)[..., None], np.ones((*moves.shape, 1))
 
     def factor(self, k: Array, prob: Array) -> None:
-        per_move = kernels.gather_moves(k, self.index, np.zeros((self.n_states, self.inner.n_actions)))
+        per_move = bellman.gather_moves(k, self.index, np.zeros((self.n_states, self.inner.n_actions)))
         self.inner.factor(per_move, prob)
 
     def solve(self, b: Array) -> Array:
@@ -310,8 +310,8 @@ class FactoredSolver(PolicySolver):
     def _backup(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, q: Array, pi: Array, rhs: Array, v_new: Array
     ) -> float:
-        future = kernels.expectation(self.succ, prob, v, np.empty(self.succ.shape[:2])).reshape(-1)
-        finite = kernels.soft_backup(r, g, self._moves, self._certain, lam, future, q, pi, rhs, v_new)
+        future = bellman.expectation(self.succ, prob, v, np.empty(self.succ.shape[:2])).reshape(-1)
+        finite = bellman.soft_backup(r, g, self._moves, self._certain, lam, future, q, pi, rhs, v_new)
         return float(np.abs(v_new - v).max()) if finite == finite else finite
 
 
@@ -357,7 +357,7 @@ def policy_solver(succ: npt.NDArray[np.int32], index: npt.NDArray[np.int64] | No
         return DenseSolver(succ)  # a row may touch every state, and no order helps
     position, band = np.arange(n_states), n_states - 1
     if n_states > NARROW_BAND:
-        band = int(kernels.bandwidth(succ))
+        band = int(banded.bandwidth(succ))
         if band > 2.0 * n_states**0.5 or n_states < LARGE:
             position, band = bandwidth_order(succ)
     if method == "sparse-lu":

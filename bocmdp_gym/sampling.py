@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym import kernels
-from bocmdp_gym.alias import AliasTables, alias_tables, generator_state
 from bocmdp_gym.errors import OptionError, StateError
+from bocmdp_gym.kernels import simulate as compiled
+from bocmdp_gym.kernels.alias import AliasTables, alias_tables, joint_tables
+from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.tabular import ContextArrays
 
 Array = npt.NDArray[np.float64]
@@ -26,21 +27,16 @@ def successor_tables(arrays: ContextArrays) -> AliasTables:
     return alias_tables(arrays.stored_probabilities.reshape(-1, width), arrays.stored_successors.reshape(-1, width))
 
 
-def joint_tables(arrays: ContextArrays, policy: Array) -> tuple[AliasTables, AliasTables]:
+def step_tables(arrays: ContextArrays, policy: Array) -> tuple[AliasTables, AliasTables]:
     """What a step of a policy (S, A) draws from.
 
     Tables of the action and the next state at once, ``(S, A K)``; where actions share rows, of the action and its move,
     ``(S, A)``, and then those of the move's next state, ``(S M, K)`` (else empty).
     """
     if arrays.moves is None:
-        succ, prob, rows = arrays.stored_successors, arrays.stored_probabilities, _NO_ROWS
-    else:
-        succ = np.broadcast_to(arrays.moves.astype(np.int32)[:, None], (*policy.shape, 1))
-        prob, rows = np.ones((*policy.shape, 1)), successor_tables(arrays)
-    n_states, n_actions, width = prob.shape
-    tables = AliasTables(np.empty((n_states, n_actions * width)), np.empty((n_states, n_actions * width, 2), dtype=np.uint64))
-    kernels.policy_tables(policy, np.ascontiguousarray(succ), prob, *tables)
-    return tables, rows
+        return joint_tables(policy, arrays.stored_successors, arrays.stored_probabilities), _NO_ROWS
+    moves = np.broadcast_to(arrays.moves.astype(np.int32)[:, None], (*policy.shape, 1))
+    return joint_tables(policy, np.ascontiguousarray(moves), np.ones(moves.shape)), successor_tables(arrays)
 
 
 class Simulation(NamedTuple):
@@ -82,8 +78,8 @@ def simulate(
     if budget < 1:
         raise OptionError(f"the budget of environment steps is {budget}; expected at least 1.")
     forced = _NO_STARTS if starts is None else check_starts(starts, policy.shape)
-    tables, rows = joint_tables(arrays, policy)
     state = generator_state(rng)
+    tables, rows = step_tables(arrays, policy)
     carry = np.array([-1, 0])
     chunks = []
     remaining = budget
@@ -98,7 +94,7 @@ def simulate(
             np.empty(capacity, dtype=np.bool_),
             np.empty(capacity, dtype=np.int32),
         )
-        steps, episodes = kernels.simulate(
+        steps, episodes = compiled.simulate(
             *tables,
             *rows,
             _IDENTITY if arrays.moves is None else arrays.moves,

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Variable
 
-from bocmdp_gym import kernels
-from bocmdp_gym.alias import AliasTables, initial_tables
 from bocmdp_gym.env import check_context_probabilities, check_discount, refuse_multi_agent
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
+from bocmdp_gym.kernels import bellman
+from bocmdp_gym.kernels.alias import AliasTables, initial_tables
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.policy_solvers import PolicySolver, check_method
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimal_value, soft_policy
@@ -118,12 +118,12 @@ class ContextArrays(NamedTuple):
     def expectation(self, v: Array) -> Array:
         """P v, ``(S,) -> (S, A)``."""
         succ = self.stored_successors
-        future = kernels.expectation(succ, self.stored_probabilities, v, np.empty(succ.shape[:2]))
+        future = bellman.expectation(succ, self.stored_probabilities, v, np.empty(succ.shape[:2]))
         return future if self.moves is None else future[:, self.moves]
 
     def adjoint(self, w: Array) -> Array:
         """P^T w, ``(S, A) -> (S,)``."""
-        return kernels.adjoint(self.stored_successors, self.stored_probabilities, self._per_move(w), np.empty(len(w)))
+        return bellman.adjoint(self.stored_successors, self.stored_probabilities, self._per_move(w), np.empty(len(w)))
 
     def outer(self, w: Array, v: Array) -> Array:
         """Derivative of sum w (P v) with respect to the stored probabilities, ``(S, M, K)``."""
@@ -133,7 +133,7 @@ class ContextArrays(NamedTuple):
     def _per_move(self, w: Array) -> Array:
         if self.moves is None:
             return w
-        per_move: Array = kernels.gather_moves(w, self.moves, np.zeros(self.stored_successors.shape[:2]))
+        per_move: Array = bellman.gather_moves(w, self.moves, np.zeros(self.stored_successors.shape[:2]))
         return per_move
 
 

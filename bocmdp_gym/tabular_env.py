@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode
 
-from bocmdp_gym import kernels
-from bocmdp_gym.alias import AliasTables, alias_tables, generator_state, initial_tables
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import ActionError, OptionError, ResetError, StateError, suggest
+from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables
+from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.kernels.vector_step import vector_step
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, TabularBOCMDP, check_proper
 from bocmdp_gym.vector_env import NativeVectorEnv, Taken
@@ -223,7 +224,7 @@ class TabularVectorEnv(NativeVectorEnv):
         return actions.astype(np.int64, copy=False)
 
     def _advance(self, actions: npt.NDArray[np.int64], taken: Taken) -> None:
-        kernels.vector_step(
+        vector_step(
             self._states,
             self._ages,
             self._contexts,

@@ -30,8 +30,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from bocmdp_gym import kernels
 from bocmdp_gym.errors import ModelError
+from bocmdp_gym.kernels import bellman
 from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
 
 #: How far a row of P (or an initial distribution) may be from summing to 1.
@@ -324,7 +324,7 @@ class _Expectation(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, v: Tensor, operator: SuccessorTransitions) -> Tensor:
         ctx.operator = operator
         ctx.save_for_backward(values, v)
-        return _each(kernels.expectation, operator, values, v, v.shape[:-1], values.shape[-3:-1])
+        return _each(bellman.expectation, operator, values, v, v.shape[:-1], values.shape[-3:-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -342,7 +342,7 @@ class _Adjoint(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, w: Tensor, operator: SuccessorTransitions) -> Tensor:
         ctx.operator = operator
         ctx.save_for_backward(values, w)
-        return _each(kernels.adjoint, operator, values, w, w.shape[:-2], values.shape[-3:-2])
+        return _each(bellman.adjoint, operator, values, w, w.shape[:-2], values.shape[-3:-2])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -360,7 +360,7 @@ def _each(
     succ = operator.successors()
     lead = torch.broadcast_shapes(values.shape[:-3], lead)
     out = torch.empty(*lead, *core, dtype=torch.float64)
-    tail = operand.shape[operand.ndim - (1 if kernel is kernels.expectation else 2) :]
+    tail = operand.shape[operand.ndim - (1 if kernel is bellman.expectation else 2) :]
     prob, operands = values.expand(*lead, *values.shape[-3:]).numpy(), operand.expand(*lead, *tail).numpy()
     results = out.numpy()
     for index in np.ndindex(*lead):

@@ -14,7 +14,8 @@ import math
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels import _LOW, _ONE, _next, _unit, soft_backup
+from bocmdp_gym.kernels.bellman import soft_backup
+from bocmdp_gym.kernels.random import LOW, ONE, next_bits, unit
 
 _HIGHEST = 200.0  # exponents above this, or a total below exp(-200), move the reference `top`
 _LEAST = math.exp(-_HIGHEST)
@@ -145,8 +146,8 @@ def soft_q_learning(
     is_open = cursor[0] >= 0
     s = np.uint64(max(cursor[0], 0))
     for t in range(clock, clock + steps):
-        bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-        u = _unit(bits)
+        bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+        u = unit(bits)
         if pairs:
             sa = np.uint64(u * (n_s * n_a))
             s = sa // n_a
@@ -156,13 +157,13 @@ def soft_q_learning(
                 slot = np.uint64(u)
                 s = start_packed[0, slot, np.uint64(u - slot >= start_threshold[0, slot])]
                 is_open = True
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                u = _unit(bits)
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                u = unit(bits)
             if u < fixed:
                 u *= n_a / fixed
-                choice = min(np.uint64(u), n_a - _ONE)
+                choice = min(np.uint64(u), n_a - ONE)
                 slot = s * n_a + choice
-                sa = s * n_a + flat_choices[(slot << _ONE) + np.uint64(u - choice >= flat_behaviour[slot])]
+                sa = s * n_a + flat_choices[(slot << ONE) + np.uint64(u - choice >= flat_behaviour[slot])]
             else:
                 sa = s * n_a + np.uint64(_draw(weight, s, (u - fixed) / (1.0 - fixed) * total[s]))
         target = flat_reward[sa]
@@ -171,15 +172,15 @@ def soft_q_learning(
         if stop > 0.0:
             ended = stop >= 1.0
             if not ended:
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                ended = _unit(bits) < stop
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                ended = unit(bits) < stop
         following = s
         if not ended:
-            bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-            u = _unit(bits) * n_k
+            bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+            u = unit(bits) * n_k
             slot = np.uint64(u)
             m = (s * n_m + np.uint64(rows[sa - s * n_a])) * n_k + slot
-            following = flat_packed[(m << _ONE) + np.uint64(u - slot >= flat_threshold[m])]
+            following = flat_packed[(m << ONE) + np.uint64(u - slot >= flat_threshold[m])]
             target += gamma * value[following]
 
         if constant:
@@ -199,7 +200,7 @@ def soft_q_learning(
         if exponent < _HIGHEST:
             flat_weight[sa] = math.exp(exponent)
             summed = 0.0
-            for i in range(s * n_a, (s + _ONE) * n_a):
+            for i in range(s * n_a, (s + ONE) * n_a):
                 summed += flat_weight[i]
             total[s] = summed
         if exponent >= _HIGHEST or total[s] < _LEAST:
@@ -262,8 +263,8 @@ def policy_gradient(
     for t in range(clock, clock + iterations):
         found = 0
         for _ in range(batch):
-            bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-            u = _unit(bits) * n_s
+            bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+            u = unit(bits) * n_s
             slot = np.uint64(u)
             s = start_packed[0, slot, np.uint64(u - slot >= start_threshold[0, slot])]
             seeking = True  # s_0 .. s_T first, then the return from there
@@ -271,18 +272,18 @@ def policy_gradient(
             discount = 1.0
             ret = 0.0
             while True:
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                a = np.uint64(_draw(weight, s, _unit(bits) * total[s]))
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                a = np.uint64(_draw(weight, s, unit(bits) * total[s]))
                 sa = s * n_a + a
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                coin = _unit(bits) < going
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                coin = unit(bits) < going
                 if seeking and not coin:
                     states[found] = s
                     chosen[found] = a
                     seeking = False
                     going = root
-                    bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                    coin = _unit(bits) < going
+                    bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                    coin = unit(bits) < going
                 if not seeking:
                     ret += discount * (flat_reward[sa] - lam * (theta[s, a] - value[s]))
                     discount *= root
@@ -290,14 +291,14 @@ def policy_gradient(
                         break
                 stop = flat_stop[sa]
                 if stop > 0.0:
-                    bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                    if _unit(bits) < stop:
+                    bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                    if unit(bits) < stop:
                         break
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                u = _unit(bits) * n_k
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                u = unit(bits) * n_k
                 slot = np.uint64(u)
                 m = (s * n_m + np.uint64(rows[a])) * n_k + slot
-                s = flat_packed[(m << _ONE) + np.uint64(u - slot >= flat_threshold[m])]
+                s = flat_packed[(m << ONE) + np.uint64(u - slot >= flat_threshold[m])]
             if not seeking:  # an episode that ended before T contributes nothing
                 returns[found] = ret
                 found += 1
@@ -329,7 +330,7 @@ def policy_gradient(
 
 @njit(cache=True)
 def sampled_q(
-    threshold,  # (S, A K) and packed (S, A K, 2): joint tables of action and next state (bocmdp_gym.kernels.policy_tables)
+    threshold,  # (S, A K) and packed (S, A K, 2): joint tables of action and next state (bocmdp_gym.kernels.alias.policy_tables)
     packed,
     move_threshold,  # (S A, K): successor tables
     move_packed,
@@ -361,35 +362,35 @@ def sampled_q(
         for _ in range(rollouts):
             sa = np.uint64(first)
             summed += flat_reward[sa]
-            bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-            if _unit(bits) >= root:
+            bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+            if unit(bits) >= root:
                 continue
             if flat_stop[sa] > 0.0:
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                if _unit(bits) < flat_stop[sa]:
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                if unit(bits) < flat_stop[sa]:
                     continue
-            bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-            u = _unit(bits) * n_k
+            bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+            u = unit(bits) * n_k
             slot = np.uint64(u)
             s = move_packed[sa, slot, np.uint64(u - slot >= move_threshold[sa, slot])]
             discount = root
             while True:
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                u = _unit(bits) * n_slots
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                u = unit(bits) * n_slots
                 slot = np.uint64(u)
                 i = s * n_slots + slot
-                outcome = flat_packed[(i << _ONE) + np.uint64(u - slot >= flat_threshold[i])]
+                outcome = flat_packed[(i << ONE) + np.uint64(u - slot >= flat_threshold[i])]
                 sa = s * np.uint64(n_a) + (outcome >> np.uint64(32))
                 summed += discount * (flat_reward[sa] + bonus[s])
                 discount *= root
-                bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                if _unit(bits) >= root:
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                if unit(bits) >= root:
                     break
                 if flat_stop[sa] > 0.0:
-                    bits, s0, s1, s2, s3 = _next(s0, s1, s2, s3)
-                    if _unit(bits) < flat_stop[sa]:
+                    bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                    if unit(bits) < flat_stop[sa]:
                         break
-                s = outcome & _LOW
+                s = outcome & LOW
         flat_out[first] = summed / rollouts
     rng[0], rng[1], rng[2], rng[3] = s0, s1, s2, s3
     return out

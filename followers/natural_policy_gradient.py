@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import entr
 
-from bocmdp_gym.alias import AliasTables, generator_state
 from bocmdp_gym.errors import DiscountError, UnsupportedError
-from bocmdp_gym.kernels import policy_tables
+from bocmdp_gym.kernels.alias import AliasTables, policy_tables
+from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.soft_bellman import TOLERANCE
 from followers import kernels

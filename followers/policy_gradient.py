@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
-from bocmdp_gym.alias import generator_state
 from bocmdp_gym.errors import DiscountError
+from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.sampling import successor_tables
 from followers import kernels
 from followers.base import Array, Task

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.alias import alias_tables, generator_state
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
+from bocmdp_gym.kernels.alias import alias_tables
+from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.sampling import successor_tables
 from followers import kernels
 from followers.base import Array, Task

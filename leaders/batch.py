@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
-from bocmdp_gym.alias import generator_state
 from bocmdp_gym.errors import ConvergenceError, UnsupportedError
+from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.policy_solvers import BandedSolver
 from bocmdp_gym.soft_bellman import torch_linear_algebra
 from followers import SoftPolicyIteration, TrajectoryOracle

@@ -11,21 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels import (
-    _ROUNDS,
-    _settle,
-    adjoint,
-    banded_factor,
-    banded_policy_iteration,
-    banded_solve,
-    banded_solve_transposed,
-    expectation,
-    fork,
-    monte_carlo_weights,
-    policy_tables,
-    simulate,
-    uniform,
-)
+from bocmdp_gym.kernels import LOOSE
+from bocmdp_gym.kernels.alias import policy_tables
+from bocmdp_gym.kernels.banded import banded_factor, banded_policy_iteration, banded_solve, banded_solve_transposed
+from bocmdp_gym.kernels.bellman import adjoint, expectation
+from bocmdp_gym.kernels.random import fork, uniform
+from bocmdp_gym.kernels.simulate import simulate
+from leaders.gradients._monte_carlo_kernels import _ROUNDS, _settle, monte_carlo_weights
 
 # ------------------------------------------------------------------- unbiased single-sample estimates (MATH.md 3.4)
 
@@ -355,7 +347,7 @@ def monte_carlo_scores(
     gamma,
     gamma_leader,
     bootstrap,
-    leader_value,  # (S,) to carried_trace: from bocmdp_gym.kernels.monte_carlo_weights
+    leader_value,  # (S,) to carried_trace: from monte_carlo_weights
     kick,
     carried_mass,
     carried_trace,
@@ -397,8 +389,6 @@ def monte_carlo_scores(
 # at a time, which keeps all K sweeps of those coordinates in the cache.
 
 _BLOCK = 64  # coordinates of x swept together
-# reassociation lets the loops over coordinates vectorise; NaN and infinity keep their meaning
-_LOOSE = {"reassoc", "contract", "nsz", "arcp"}
 
 
 @njit(cache=True)
@@ -495,7 +485,7 @@ def _load(source, low, width, block):
                 block[s, a, i] = source[s, a, low + i]
 
 
-@njit(cache=True, fastmath=_LOOSE)
+@njit(cache=True, fastmath=LOOSE)
 def sweep_derivatives(
     succ,
     prob,

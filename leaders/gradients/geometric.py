@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
-from bocmdp_gym.alias import AliasTables, generator_state, initial_tables
 from bocmdp_gym.errors import OptionError, UnsupportedError
-from bocmdp_gym.kernels import policy_tables
+from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
+from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.options import check_count
 from bocmdp_gym.tabular import ContextArrays
 from followers import Policy, TrajectoryOracle

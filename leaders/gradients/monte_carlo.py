@@ -23,11 +23,12 @@ import numpy as np
 from scipy.special import xlogy
 from torch import Tensor
 
-from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights, kernels
+from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
-from leaders import kernels as score_kernels
+from leaders import kernels
+from leaders.gradients import _monte_carlo_kernels
 from leaders.gradients.base import (
     SCORED,
     Array,
@@ -73,7 +74,7 @@ def _trajectory_weights(
     """The first pass: weights of r and rbar, and what the second one reads."""
     if batch.states is None or batch.final_states is None:
         raise UnsupportedError("the trajectories carry no state indices; this estimator needs a tabular environment.")
-    results: tuple[Array, ...] = kernels.monte_carlo_weights(
+    results: tuple[Array, ...] = _monte_carlo_kernels.monte_carlo_weights(
         batch.states,
         batch.actions.astype(np.int32, copy=False),
         batch.leader_rewards,
@@ -111,7 +112,7 @@ def scored_weights(
         batch, model.n_states, model.n_actions, *discounts, regularization, bootstrap_truncated
     )
     bonus = np.zeros(model.n_states) if policy is None else -regularization * xlogy(policy, policy).sum(-1)
-    w_transition, w_initial, w_going = score_kernels.monte_carlo_scores(
+    w_transition, w_initial, w_going = kernels.monte_carlo_scores(
         batch.states,
         batch.actions,
         batch.rewards,

@@ -154,7 +154,7 @@ def test_exact_weights_are_the_autograd_gradient() -> None:
 def test_leaders_run_on_a_large_model(leader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = grid_model(3600)
     monkeypatch.setattr(SuccessorTransitions, "policy_matrix", lambda *_: pytest.fail("a dense S x S array was made"))
-    monkeypatch.setattr("bocmdp_gym.kernels.dense_system", lambda *_: pytest.fail("a dense S x S array was made"))
+    monkeypatch.setattr("bocmdp_gym.kernels.bellman.dense_system", lambda *_: pytest.fail("a dense S x S array was made"))
     env = TabularEnv(model, horizon=50)
     result = optimize(env, leader, SoftPolicyIteration(regularization=LAMBDA), 3, seed=0, progress=False)
     before, after = (float(model.leader_return(x, LAMBDA)) for x in (np.zeros(3600), result.x))

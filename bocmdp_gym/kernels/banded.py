@@ -1,0 +1,123 @@
+"""Banded elimination with I - K of a policy, and soft policy iteration that uses it (shapes in `bocmdp_gym.kernels`)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from bocmdp_gym.kernels import LOOSE
+from bocmdp_gym.kernels.bellman import soft_backup
+
+
+@njit(cache=True)
+def bandwidth(succ):
+    """The largest |s - s'| of a stored transition."""
+    n_s, n_m, n_k = succ.shape
+    band = 0
+    for s in range(n_s):
+        for a in range(n_m):
+            for k in range(n_k):
+                band = max(band, abs(succ[s, a, k] - s))
+    return band
+
+
+@njit(cache=True, fastmath=LOOSE)
+def banded_factor(k, succ, prob, position, band, lu):
+    """LU of I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a), rows and columns permuted by ``position``.
+
+    ``lu`` is (S, 2 band + 1), entry (i, j - i + band). No pivoting: rows are diagonally dominant (an M-matrix), for
+    which elimination without row exchanges is stable.
+    """
+    n_s, n_a, n_k = prob.shape
+    flat = lu.reshape(-1)
+    row_length = np.uint64(2 * band + 1)
+    centre = np.uint64(band)
+    flat[:] = 0.0
+    for s in range(n_s):
+        i = position[s]
+        for a in range(n_a):
+            weight = k[s, a]
+            for m in range(n_k):
+                lu[i, position[succ[s, a, m]] - i + band] -= weight * prob[s, a, m]
+        lu[i, band] += 1.0
+    for p in range(n_s):
+        pivot = np.uint64(p) * row_length + centre
+        inverse = 1.0 / flat[pivot]
+        width = np.uint64(min(band, n_s - 1 - p))
+        for d in range(1, width + 1):
+            start = (np.uint64(p) + np.uint64(d)) * row_length + centre - np.uint64(d)
+            factor = flat[start]
+            if factor != 0.0:
+                factor *= inverse
+                flat[start] = factor
+                for j in range(1, width + 1):
+                    flat[start + np.uint64(j)] -= factor * flat[pivot + np.uint64(j)]
+
+
+@njit(cache=True, fastmath=LOOSE)
+def banded_solve(lu, position, band, b, out):
+    """Solve (I - K) out = b with the factor of `banded_factor`."""
+    n_s = lu.shape[0]
+    y = np.empty(n_s)
+    for s in range(n_s):
+        y[position[s]] = b[s]
+    for i in range(n_s):
+        total = y[i]
+        for j in range(max(0, i - band), i):
+            total -= lu[i, j - i + band] * y[j]
+        y[i] = total
+    for i in range(n_s - 1, -1, -1):
+        total = y[i]
+        for j in range(i + 1, min(n_s, i + band + 1)):
+            total -= lu[i, j - i + band] * y[j]
+        y[i] = total / lu[i, band]
+    for s in range(n_s):
+        out[s] = y[position[s]]
+    return out
+
+
+@njit(cache=True)
+def banded_solve_transposed(lu, position, band, b, out):
+    """Solve (I - K)^T out = b with the factor of `banded_factor`."""
+    n_s = lu.shape[0]
+    y = np.empty(n_s)
+    for s in range(n_s):
+        y[position[s]] = b[s]
+    for i in range(n_s):  # U^T
+        y[i] /= lu[i, band]
+        for j in range(i + 1, min(n_s, i + band + 1)):
+            y[j] -= lu[i, j - i + band] * y[i]
+    for i in range(n_s - 1, -1, -1):  # L^T
+        for j in range(max(0, i - band), i):
+            y[j] -= lu[i, j - i + band] * y[i]
+    for s in range(n_s):
+        out[s] = y[position[s]]
+    return out
+
+
+@njit(cache=True)
+def banded_policy_iteration(r, g, succ, prob, lam, position, band, tolerance, max_iterations, v, q, pi, lu):
+    """Soft policy iteration (Newton on the soft Bellman equation) from ``v``, overwritten with the solution.
+
+    Returns (residual, iterations); the residual is NaN if a value stopped being finite.
+    """
+    n_s, n_a, _ = prob.shape
+    rhs = np.empty(n_s)
+    v_new = np.empty(n_s)
+    k = np.empty((n_s, n_a))
+    residual = np.nan
+    for iteration in range(max_iterations + 1):
+        residual = soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new)
+        scale = 1.0
+        for s in range(n_s):
+            scale = max(scale, abs(v_new[s]))
+        if not residual > tolerance * scale or iteration == max_iterations:
+            if residual == residual:
+                v[:] = v_new
+            return residual, iteration
+        for s in range(n_s):
+            for a in range(n_a):
+                k[s, a] = pi[s, a] * g[s, a]
+        banded_factor(k, succ, prob, position, band, lu)
+        banded_solve(lu, position, band, rhs, v)
+    return residual, max_iterations

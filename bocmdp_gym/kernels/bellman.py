@@ -1,0 +1,99 @@
+"""Soft Bellman backups and the linear maps of one context's successor lists (shapes in `bocmdp_gym.kernels`)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from bocmdp_gym.kernels import LOOSE
+
+
+@njit(cache=True, fastmath=LOOSE)
+def expectation(succ, prob, v, out):
+    """out(s, a) = sum_k prob(s, a, k) v(succ(s, a, k))."""
+    n_s, n_a, n_k = prob.shape
+    for s in range(n_s):
+        for a in range(n_a):
+            total = 0.0
+            for k in range(n_k):
+                total += prob[s, a, k] * v[succ[s, a, k]]
+            out[s, a] = total
+    return out
+
+
+@njit(cache=True)
+def adjoint(succ, prob, w, out):
+    """out(s') = sum_{s,a} w(s, a) P(s'|s, a)."""
+    n_s, n_a, n_k = prob.shape
+    out[:] = 0.0
+    for s in range(n_s):
+        for a in range(n_a):
+            for k in range(n_k):
+                out[succ[s, a, k]] += w[s, a] * prob[s, a, k]
+    return out
+
+
+@njit(cache=True)
+def gather_moves(k, index, out):
+    """out(s, m) += sum of k(s, a) over the actions a with index(a) = m."""
+    n_s, n_a = k.shape
+    for s in range(n_s):
+        for a in range(n_a):
+            out[s, index[a]] += k[s, a]
+    return out
+
+
+@njit(cache=True, fastmath=LOOSE)
+def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
+    """One application of the soft Bellman operator to ``v``.
+
+    Fills q = r + g P v, pi = softmax(q / lam), v_new = lam logsumexp(q / lam) and
+    rhs = sum_a pi r + lam H(pi) (= v_new - sum_a pi g P v). Returns max |v_new - v|, NaN if anything is not finite.
+    """
+    n_s, n_a, n_k = prob.shape
+    residual = 0.0
+    inverse = 1.0 / lam
+    for s in range(n_s):
+        top = -np.inf
+        for a in range(n_a):
+            total = 0.0
+            for k in range(n_k):
+                total += prob[s, a, k] * v[succ[s, a, k]]
+            total *= g[s, a]
+            pi[s, a] = total  # parked here until the softmax below
+            value = r[s, a] + total
+            q[s, a] = value
+            top = max(top, value)
+        z = 0.0
+        future = 0.0
+        for a in range(n_a):
+            exponent = (q[s, a] - top) * inverse
+            e = 1.0 if exponent == 0.0 else (0.0 if exponent < -745.0 else math.exp(exponent))
+            future += e * pi[s, a]
+            pi[s, a] = e
+            z += e
+        for a in range(n_a):
+            pi[s, a] /= z
+        new = top + lam * math.log(z)
+        gap = abs(new - v[s])
+        if not gap < np.inf:
+            return np.nan
+        residual = max(residual, gap)
+        v_new[s] = new
+        rhs[s] = new - future / z
+    return residual
+
+
+@njit(cache=True)
+def dense_system(k, succ, prob, out):
+    """out = I - K_k as a full (S, S) array, K_k(s, s') = sum_a k(s, a) P(s'|s, a)."""
+    n_s, n_a, n_k = prob.shape
+    out[:] = 0.0
+    for s in range(n_s):
+        for a in range(n_a):
+            weight = k[s, a]
+            for m in range(n_k):
+                out[s, succ[s, a, m]] -= weight * prob[s, a, m]
+        out[s, s] += 1.0
