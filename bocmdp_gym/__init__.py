@@ -11,9 +11,11 @@ from bocmdp_gym import errors
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.checks import check_configurable_env
 from bocmdp_gym.env import Configurable, ConfigurableEnv, ConfigurableWrapper, configurable
+from bocmdp_gym.gymnasium_tables import gymnasium_tables
+from bocmdp_gym.mdps import ConfiguredMDPs, Solution, Weights
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.registration import register_all
-from bocmdp_gym.tabular import ConfiguredMDPs, Solution, TabularBOCMDP, Weights, gymnasium_tables
+from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularEnv, TabularVectorEnv
 from bocmdp_gym.trajectories import Trajectories
 from bocmdp_gym.transitions import DenseTransitions, FactoredTransitions, SuccessorTransitions, TransitionOperator

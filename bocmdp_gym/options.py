@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: a value comes back typed, or an `OptionError` names the argument and what it may be."""
+"""Checks of arguments: a value comes back typed, or a named error says which argument it was and what that may be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.errors import OptionError, suggest
+from bocmdp_gym.errors import OptionError, RegularizationError, suggest
 
 
 def check_count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
@@ -47,6 +47,24 @@ def check_number(
         bounds.append(f"at most {maximum:g}")
     expected = "a finite number" + (f" {' and '.join(bounds)}" if bounds else "")
     raise OptionError(f"{name} is {value!r}; expected {expected}{note}.")
+
+
+def check_regularization(value: Any) -> float:
+    """Lambda as a float.
+
+    Raises:
+        RegularizationError: not a positive finite number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0.0 < number < float("inf"):
+        raise RegularizationError(
+            f"regularization is {value!r}; expected a positive finite number (lambda). The unregularised problem (lambda = 0) "
+            "has no unique optimum to differentiate; use a small lambda such as 1e-3."
+        )
+    return number
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> str:

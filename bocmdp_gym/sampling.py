@@ -11,7 +11,7 @@ from bocmdp_gym.errors import OptionError, StateError
 from bocmdp_gym.kernels import simulate as compiled
 from bocmdp_gym.kernels.alias import AliasTables, alias_tables, joint_tables
 from bocmdp_gym.kernels.random import generator_state
-from bocmdp_gym.tabular import ContextArrays
+from bocmdp_gym.mdps import ContextArrays
 
 Array = npt.NDArray[np.float64]
 #: Step buffers grow by this much where episodes have no time limit.
@@ -78,8 +78,8 @@ def simulate(
     if budget < 1:
         raise OptionError(f"the budget of environment steps is {budget}; expected at least 1.")
     forced = _NO_STARTS if starts is None else check_starts(starts, policy.shape)
-    state = generator_state(rng)
     tables, rows = step_tables(arrays, policy)
+    state = generator_state(rng)
     carry = np.array([-1, 0])
     chunks = []
     remaining = budget

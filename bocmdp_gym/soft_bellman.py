@@ -21,10 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,10 +31,6 @@ from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.policy_solvers import PolicySolver
 from bocmdp_gym.transitions import TransitionOperator
 
-if TYPE_CHECKING:
-    from bocmdp_gym.tabular import ConfiguredMDPs
-
-Array = npt.NDArray[np.float64]
 TOLERANCE = 1e-10
 MAX_ITERATIONS = 200
 
@@ -51,16 +46,6 @@ def torch_linear_algebra() -> Iterator[None]:
         yield
     finally:
         _in_torch.reset(token)
-
-
-class ContextSolution(NamedTuple):
-    """One context's optimum, as NumPy arrays."""
-
-    value: Array  # (S,)
-    q: Array  # (S, A)
-    policy: Array  # (S, A)
-    residual: float
-    iterations: int
 
 
 @dataclass
@@ -103,60 +88,6 @@ def policy_solve(transition: TransitionOperator, k: Tensor, b: Tensor) -> Tensor
     return y
 
 
-class WarmSolver:
-    """The follower's optimum one context at a time on NumPy arrays, each solve starting from the context's last one.
-
-    What a run does thousands of times. Results depend on the order of calls within `tolerance`; `reset` forgets them.
-    """
-
-    def __init__(self, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS):
-        self.tolerance, self.max_iterations = tolerance, max_iterations
-        self._values: dict[int, Array] = {}
-
-    def reset(self) -> None:
-        """Forget all warm starts."""
-        self._values.clear()
-
-    def state(self) -> dict[Any, Any]:
-        """What a checkpoint keeps: the warm starts."""
-        return {context: value.copy() for context, value in self._values.items()}
-
-    def load_state(self, state: dict[Any, Any]) -> None:
-        """Go on from `state`."""
-        self._values = {int(context): np.array(value) for context, value in state.items()}
-
-    def solve(self, mdps: ConfiguredMDPs, context: int, regularization: float) -> ContextSolution:
-        """V*, Q* and pi* of one context.
-
-        Raises:
-            ModelError: an array of the model is not finite at this x.
-            ConvergenceError: no convergence within ``max_iterations``.
-        """
-        arrays = mdps.arrays(context)
-        start = self._values.get(context)
-        v = np.zeros(len(arrays.reward)) if start is None else start.copy()
-        q, pi, residual, iterations = arrays.solver.policy_iteration(
-            arrays.reward,
-            arrays.continuation,
-            arrays.stored_probabilities,
-            regularization,
-            v,
-            self.tolerance,
-            self.max_iterations,
-        )
-        if iterations >= self.max_iterations or not residual < float("inf"):
-            mdps.validate()
-            raise ConvergenceError(
-                f"soft policy iteration left a residual of {residual:.3g} after {iterations} steps in context {context} "
-                f"(regularization {regularization}); expected at most {self.tolerance:.3g} * max(1, max |V|). Raise tolerance or "
-                "max_iterations, or the regularization."
-            )
-        if mdps.model.discount == 1.0:
-            check_bounded(np.abs(v).max(), np.abs(arrays.reward).max(), arrays.reward.shape[1], regularization)
-        self._values[context] = v
-        return ContextSolution(v, q, pi, residual, iterations)
-
-
 def check_bounded(value: float, reward: float, n_actions: int, regularization: float) -> None:
     """Check that the largest |V| is no sum without end: at discount 1 the linear systems of such a follower are singular.
 
@@ -196,10 +127,11 @@ class SoftOptimalValue(torch.autograd.Function):
         statistics: SolveStatistics,
     ) -> Tensor:
         operator = transition.with_values(values)
-        if r.device.type != "cpu" or _in_torch.get():
-            v = _solve_batched(r, operator, g, regularization, initial_value, tolerance, max_iterations, statistics)
-        else:
-            v = _solve_each(r, operator, g, regularization, initial_value, tolerance, max_iterations, statistics)
+        lead = torch.broadcast_shapes(r.shape[:-2], g.shape[:-2], values.shape[:-3])
+        v = r.new_zeros(*lead, r.shape[-2])
+        if initial_value is not None:
+            v += initial_value.detach().to(v)
+        v = _newton(r, operator, g, regularization, v, tolerance, max_iterations, statistics)
         if not statistics.residual < float("inf"):
             raise ConvergenceError(
                 "the follower's values are not finite; check that x, reward(x) and transition(x) are finite and that "
@@ -322,42 +254,22 @@ def _problems(transition: TransitionOperator, *operands: tuple[Tensor, int]) -> 
         yield solver, [*map(np.ascontiguousarray, inputs), output], np.ascontiguousarray(prob[index])
 
 
-def _solve_each(
+def _newton(
     r: Tensor,
     transition: TransitionOperator,
     g: Tensor,
     regularization: float,
-    initial_value: Tensor | None,
+    v: Tensor,
     tolerance: float,
     max_iterations: int,
     statistics: SolveStatistics,
 ) -> Tensor:
-    """Compiled soft policy iteration, one problem at a time."""
-    lead = torch.broadcast_shapes(r.shape[:-2], g.shape[:-2], transition.values.shape[:-3])
-    v = torch.zeros(*lead, r.shape[-2], dtype=torch.float64)
-    if initial_value is not None:
-        v += initial_value.detach()
-    for solver, (r_i, g_i, v_i), prob in _problems(transition, (r, 1), (g, 1), (v, 0)):
-        *_, residual, iterations = solver.policy_iteration(r_i, g_i, prob, regularization, v_i, tolerance, max_iterations)
-        statistics.include(residual, iterations)
-    return v
-
-
-def _solve_batched(
-    r: Tensor,
-    transition: TransitionOperator,
-    g: Tensor,
-    regularization: float,
-    initial_value: Tensor | None,
-    tolerance: float,
-    max_iterations: int,
-    statistics: SolveStatistics,
-) -> Tensor:
-    """Soft policy iteration of all problems at once in torch (accelerators)."""
-    lead = torch.broadcast_shapes(r.shape[:-2], g.shape[:-2], transition.values.shape[:-3])
-    v = r.new_zeros(*lead, r.shape[-2])
-    if initial_value is not None:
-        v += initial_value.detach().to(v)
+    """Soft policy iteration from ``v`` (overwritten): compiled, one problem at a time, or all at once in torch."""
+    if v.device.type == "cpu" and not _in_torch.get():
+        for solver, (r_i, g_i, v_i), prob in _problems(transition, (r, 1), (g, 1), (v, 0)):
+            *_, residual, iterations = solver.policy_iteration(r_i, g_i, prob, regularization, v_i, tolerance, max_iterations)
+            statistics.include(residual, iterations)
+        return v
     identity = torch.eye(r.shape[-2], dtype=r.dtype, device=r.device)
     for iteration in range(max_iterations + 1):
         future = g * transition.expectation(v)

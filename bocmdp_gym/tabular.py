@@ -15,140 +15,28 @@ Shapes: C contexts, S states, A actions, d = dimension of x; x may carry leading
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.autograd import Variable
+from torch._C._functorch import is_functorch_wrapped_tensor
 
-from bocmdp_gym.env import check_context_probabilities, check_discount, refuse_multi_agent
-from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
-from bocmdp_gym.kernels import bellman
-from bocmdp_gym.kernels.alias import AliasTables, initial_tables
+from bocmdp_gym.env import check_context_probabilities, check_discount
+from bocmdp_gym.errors import LeaderParameterError, ModelError
+from bocmdp_gym.gymnasium_tables import gymnasium_tables
+from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
 from bocmdp_gym.model import BOCMDP
-from bocmdp_gym.policy_solvers import PolicySolver, check_method
-from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimal_value, soft_policy
-from bocmdp_gym.transitions import (
-    PROBABILITY_TOLERANCE,
-    DenseTransitions,
-    SuccessorTransitions,
-    TransitionOperator,
-    as_probabilities,
-    as_transitions,
-)
+from bocmdp_gym.policy_solvers import check_method
+from bocmdp_gym.proper import check_proper
+from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
+from bocmdp_gym.transitions import TransitionOperator, as_probabilities, as_transitions
 
 Array = npt.NDArray[np.float64]
 #: An array, or a differentiable function of x that returns one.
 Function = Callable[[Tensor], Any] | Any
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The follower's optimum. Tensors are differentiable in x where x requires gradients.
-
-    Attributes:
-        value: V*, ``(..., C, S)``.
-        q: Q*, ``(..., C, S, A)``.
-        policy: pi* = softmax(Q*/lambda), ``(..., C, S, A)``.
-        residual: largest remaining error of the soft Bellman equation.
-        iterations: Newton steps of the slowest context.
-        regularization: lambda.
-    """
-
-    value: Tensor
-    q: Tensor
-    policy: Tensor
-    residual: float
-    iterations: int
-    regularization: float
-
-
-class ContextArrays(NamedTuple):
-    """One context's MDP at one x, as contiguous float64 arrays for the compiled kernels."""
-
-    reward: Array  # (S, A)
-    leader_reward: Array  # (S, A)
-    stored_successors: npt.NDArray[np.int32]  # (S, M, K)
-    stored_probabilities: Array  # (S, M, K)
-    moves: npt.NDArray[np.int64] | None  # (A,): the row of each action; None: M = A
-    initial: Array  # (S,)
-    termination: Array  # (S, A)
-    continuation: Array  # (S, A), gamma (1 - q)
-    leader_continuation: Array  # (S, A), gamma_L (1 - q)
-    starts: AliasTables  # for draws from `initial`
-    solver: PolicySolver
-
-    @property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """The stored row of each action, ``(A,)``."""
-        return np.arange(self.reward.shape[1]) if self.moves is None else self.moves
-
-    @property
-    def successors(self) -> npt.NDArray[np.int32]:
-        """Successors per action, ``(S, A, K)``.
-
-        Raises:
-            UnsupportedError: the actions share rows.
-        """
-        self._check_listed()
-        return self.stored_successors
-
-    @property
-    def probabilities(self) -> Array:
-        """Their probabilities, ``(S, A, K)``.
-
-        Raises:
-            UnsupportedError: the actions share rows.
-        """
-        self._check_listed()
-        return self.stored_probabilities
-
-    def _check_listed(self) -> None:
-        if self.moves is not None:
-            raise UnsupportedError(
-                "this model's transitions are factored (FactoredTransitions), and this method reads a list of successors for "
-                "every action; use SoftPolicyIteration with ExactGradient or ZeroOrder, or give the model a SuccessorTransitions."
-            )
-
-    def expectation(self, v: Array) -> Array:
-        """P v, ``(S,) -> (S, A)``."""
-        succ = self.stored_successors
-        future = bellman.expectation(succ, self.stored_probabilities, v, np.empty(succ.shape[:2]))
-        return future if self.moves is None else future[:, self.moves]
-
-    def adjoint(self, w: Array) -> Array:
-        """P^T w, ``(S, A) -> (S,)``."""
-        return bellman.adjoint(self.stored_successors, self.stored_probabilities, self._per_move(w), np.empty(len(w)))
-
-    def outer(self, w: Array, v: Array) -> Array:
-        """Derivative of sum w (P v) with respect to the stored probabilities, ``(S, M, K)``."""
-        outer: Array = self._per_move(w)[..., None] * v[self.stored_successors]
-        return outer
-
-    def _per_move(self, w: Array) -> Array:
-        if self.moves is None:
-            return w
-        per_move: Array = bellman.gather_moves(w, self.moves, np.zeros(self.stored_successors.shape[:2]))
-        return per_move
-
-
-@dataclass
-class Weights:
-    """One context's weights of the four sums: dF_xi/dx = sum W_r dr + sum W_P dP + sum W_mu dmu + sum W_rbar drbar (+ W_q dq).
-
-    None where a function does not depend on x, or an estimator has nothing to say about it.
-    """
-
-    reward: Array | None = None  # (S, A)
-    leader_reward: Array | None = None  # (S, A)
-    transition: Array | None = None  # (S, M, K): on the stored values of P (M = A unless factored)
-    initial: Array | None = None  # (S,)
-    termination: Array | None = None  # (S, A)
 
 
 class TabularBOCMDP(BOCMDP):
@@ -179,6 +67,7 @@ class TabularBOCMDP(BOCMDP):
         DiscountError: a discount outside [0, 1], or 1 where some policy's episodes need not end.
 
     Attributes:
+        moving: names of the parts that are functions of x: "reward", "leader_reward", "transition", "initial", "termination".
         takes_states: whether `rewards` and the other functions of visited points take state indices (always so here); False
             where they take an environment's observations, as those of a grid that stands for a continuous problem do.
     """
@@ -219,6 +108,7 @@ class TabularBOCMDP(BOCMDP):
                 self._functions[name] = part
             else:
                 self._constants[name] = part
+        self.moving: Collection[str] = tuple(self._functions)
         self._solver = check_method(solver)
         self._template: TransitionOperator | None = None
         self._shapes: dict[str, torch.Size] = {}  # full-rank shapes that were checked
@@ -318,7 +208,7 @@ class TabularBOCMDP(BOCMDP):
                 f"leader parameter has shape {tuple(x.shape)}; expected ({self.leader_dim},), or (..., {self.leader_dim}) "
                 "with leading batch dimensions."
             )
-        if not _is_wrapped(x) and not bool(torch.isfinite(x).all()):  # inside torch.func the solver reports NaN
+        if not is_functorch_wrapped_tensor(x) and not bool(torch.isfinite(x).all()):  # inside torch.func the solver reports NaN
             raise LeaderParameterError(
                 "leader parameter has entries that are not finite; if a leader produced them, lower its learning rate "
                 "or clip its gradient."
@@ -335,15 +225,17 @@ class TabularBOCMDP(BOCMDP):
         if x.ndim == 1:
             z = self._parameters(x)
             for name, function in self._functions.items():
-                parts[name] = self._canonical(name, function(z))
+                value = function(z)
+                checked = isinstance(value, Tensor) and value.shape == self._shapes.get(name) and value.dtype == torch.float64
+                parts[name] = value if checked else self._canonical(name, value)
         else:
             parts |= self._configure_batch(x)
-        if _is_wrapped(x):
-            pass  # inside torch.func numbers cannot be asked for; a problem without an optimum then fails to converge
-        elif self.discount == 1.0:
-            check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])
-        elif self.leader_discount == 1.0:
-            check_proper(parts["transition"], parts["termination"], "leader_discount is 1")
+        if 1.0 in (self.discount, self.leader_discount) and not is_functorch_wrapped_tensor(x):
+            # inside torch.func numbers cannot be asked for; a problem without an optimum then fails to converge
+            if self.discount == 1.0:
+                check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])
+            else:
+                check_proper(parts["transition"], parts["termination"], "leader_discount is 1")
         return ConfiguredMDPs(self, x, parts)
 
     def _parameters(self, x: Tensor) -> Any:
@@ -385,11 +277,6 @@ class TabularBOCMDP(BOCMDP):
         (columns,) = torch.func.vmap(pushforward)((torch.eye(self.leader_dim, dtype=x.dtype),))
         return {name: column.movedim(0, -1) for name, column in zip(self._functions, columns, strict=True)}
 
-    @property
-    def moving(self) -> Collection[str]:
-        """Names of the parts that are functions of x: "reward", "leader_reward", "transition", "initial", "termination"."""
-        return self._functions.keys()
-
     # ------------------------------------------------------------------------------------------------------ solving
 
     def solve(
@@ -425,7 +312,7 @@ class TabularBOCMDP(BOCMDP):
         mdps = self.configure(x)
         solution = mdps.solve(regularization, **options)
         returns = mdps.policy_return(solution.policy)
-        return returns if per_context else returns @ self._context_weights.to(returns.device)
+        return returns if per_context else self._mean(returns)
 
     def loss(self, x: Any, f: Callable[[Tensor, Tensor], Tensor], *, regularization: float, **options: Any) -> Tensor:
         """E_xi f(x, pi*_xi) for a differentiable ``f(x, policy (C, S, A)) -> (C,)``; options go to `solve`.
@@ -441,6 +328,10 @@ class TabularBOCMDP(BOCMDP):
             raise ModelError(
                 f"f(x, policy) returned shape {tuple(values.shape)}; expected ({self.n_contexts},), one per context."
             )
+        return self._mean(values)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """E_xi of values ``(..., C)``."""
         return values @ self._context_weights.to(values.device)
 
     # ---------------------------------------------------------------------------------------- the BOCMDP interface
@@ -526,359 +417,3 @@ class TabularBOCMDP(BOCMDP):
             raise ModelError(
                 f"x was taken to have dimension 1, and a function of it failed: {error} Give leader_dim=."
             ) from error
-
-
-class ConfiguredMDPs:
-    """All contexts' MDPs at one x (the paper's contextual MDP M_x); made by `TabularBOCMDP.configure`.
-
-    Attributes:
-        model, x: where it comes from.
-        reward, leader_reward, termination: ``(..., C, S, A)`` tensors.
-        initial: ``(..., C, S)``.
-        transition: the operator.
-        continuation, leader_continuation: g and g_L, ``(..., C, S, A)``.
-    """
-
-    def __init__(self, model: TabularBOCMDP, x: Tensor, parts: dict[str, Any]):
-        self.model, self.x = model, x
-        self._parts = parts
-        self.transition: TransitionOperator = parts["transition"]
-        self._arrays: dict[int, ContextArrays] = {}
-        if "transition" in model.moving and not _is_wrapped(self.transition.values):
-            self.transition.validate()
-        if "initial" in model.moving and not _is_wrapped(parts["initial"]):
-            _check_initial(parts["initial"].detach())
-
-    def to(self, device: torch.device | str) -> ConfiguredMDPs:
-        """The same arrays on another device of torch, with their graph."""
-        moved = object.__new__(ConfiguredMDPs)
-        moved.model, moved.x, moved._arrays = self.model, self.x, {}
-        moved._parts = {name: part.to(device) for name, part in self._parts.items() if name != "transition"}
-        moved.transition = self.transition.with_values(self.transition.values.to(device))
-        moved._parts["transition"] = moved.transition
-        return moved
-
-    def _full(self, name: str) -> Tensor:
-        part: Tensor = self._parts[name]
-        sizes = (self.model.n_contexts, self.model.n_states, self.model.n_actions)
-        rank = 2 if name == "initial" else 3
-        return part.expand(*part.shape[: part.ndim - rank], *sizes[:rank])
-
-    @cached_property
-    def reward(self) -> Tensor:
-        return self._full("reward")
-
-    @cached_property
-    def leader_reward(self) -> Tensor:
-        return self._full("leader_reward")
-
-    @cached_property
-    def initial(self) -> Tensor:
-        return self._full("initial")
-
-    @cached_property
-    def termination(self) -> Tensor:
-        return self._full("termination")
-
-    @cached_property
-    def continuation(self) -> Tensor:
-        return self.model.discount * (1.0 - self.termination)
-
-    @cached_property
-    def leader_continuation(self) -> Tensor:
-        return self.model.leader_discount * (1.0 - self.termination)
-
-    def validate(self) -> None:
-        """Check every array.
-
-        Raises:
-            ModelError: naming the array, state, action and context of the first fault.
-        """
-        for name in ("reward", "leader_reward", "termination"):
-            values = getattr(self, name).detach()
-            bad = ~torch.isfinite(values)
-            if name == "termination":
-                bad |= (values < 0) | (values > 1)
-            if bool(bad.any()):
-                *_, c, s, a = (int(i) for i in bad.nonzero()[0])
-                expected = "a probability in [0, 1]" if name == "termination" else "a finite number"
-                value = float(values[tuple(bad.nonzero()[0])])
-                raise ModelError(f"{name} is {value} at state {s}, action {a}, context {c}; expected {expected}.")
-        self.transition.validate()
-        _check_initial(self.initial.detach())
-
-    def arrays(self, context: int) -> ContextArrays:
-        """One context's MDP as NumPy arrays (x without batch dimensions)."""
-        if context not in self._arrays:
-            kept = self.model.constant_arrays.get(context)
-            if kept is not None:
-                rewards: dict[str, Any] = {
-                    n: self._array(n, context) for n in ("reward", "leader_reward") if n in self.model.moving
-                }
-                self._arrays[context] = kept._replace(**rewards)
-                return self._arrays[context]
-            operator = self.transition
-            succ = operator.successors()
-            termination = self._array("termination", context)
-            initial = self._array("initial", context)
-            arrays = ContextArrays(
-                reward=self._array("reward", context),
-                leader_reward=self._array("leader_reward", context),
-                stored_successors=succ[0 if len(succ) == 1 else context],
-                stored_probabilities=_numpy(operator.values[0 if operator.n_contexts == 1 else context]),
-                moves=operator.index,
-                initial=initial,
-                termination=termination,
-                continuation=self.model.discount * (1.0 - termination),
-                leader_continuation=self.model.leader_discount * (1.0 - termination),
-                starts=initial_tables(initial),
-                solver=operator.solver(context),
-            )
-            self._arrays[context] = arrays
-            if not {"transition", "initial", "termination"} & set(self.model.moving):
-                self.model.constant_arrays[context] = arrays
-        return self._arrays[context]
-
-    def _array(self, name: str, context: int) -> Array:
-        """One context of a part, at full size and contiguous."""
-        values = self._parts[name].detach().numpy()
-        full = np.empty((self.model.n_states, self.model.n_actions)[: values.ndim - 1])
-        full[...] = values[0 if len(values) == 1 else context]
-        return full
-
-    def solve(
-        self,
-        regularization: float,
-        *,
-        initial_value: Tensor | None = None,
-        tolerance: float = TOLERANCE,
-        max_iterations: int = MAX_ITERATIONS,
-    ) -> Solution:
-        """The follower's optimum in every context; see `TabularBOCMDP.solve`."""
-        regularization = check_regularization(regularization)
-        value, statistics = soft_optimal_value(
-            self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
-        )
-        q = self.reward + self.continuation * self.transition.expectation(value)
-        policy = soft_policy(q, regularization)
-        return Solution(value, q, policy, statistics.residual, statistics.iterations, regularization)
-
-    def policy_return(self, policy: Tensor) -> Tensor:
-        """The leader's return F_xi of any policy ``(..., C, S, A)``: ``(..., C)``, differentiable in policy and x."""
-        weighted = (policy * self.leader_reward).sum(-1)
-        value = policy_solve(self.transition, policy * self.leader_continuation, weighted)
-        return (self.initial * value).sum(-1)
-
-    def follower_return(self, policy: Tensor, regularization: float) -> Tensor:
-        """The follower's regularised return J_lambda (paper eq. 1) of any policy ``(..., C, S, A)``: ``(..., C)``."""
-        rhs = (policy * self.reward).sum(-1) + regularization * policy_entropy(policy)
-        value = policy_solve(self.transition, policy * self.continuation, rhs)
-        return (self.initial * value).sum(-1)
-
-    def discounted_sum(self, policy: Tensor, quantity: Tensor) -> Tensor:
-        """E sum gamma^t quantity(s_t, a_t) of any policy ``(..., C, S, A)``; the quantity broadcasts to it. ``(..., C)``."""
-        value = policy_solve(self.transition, policy * self.continuation, (policy * quantity).sum(-1))
-        return (self.initial * value).sum(-1)
-
-    def vjp(self, weights: Weights, context: int) -> Tensor:
-        """One reverse pass: the four weighted sums of one context, d-dimensional (`Weights`)."""
-        outputs, cotangents = [], []
-        for name, weight in vars(weights).items():
-            if weight is None or name not in self.model.moving:
-                continue
-            output: Tensor = self.transition.values if name == "transition" else self._parts[name]
-            if not output.requires_grad:
-                continue
-            full = np.zeros(output.shape)
-            for axis, size in enumerate(output.shape[1:]):
-                if size == 1 and weight.shape[axis] > 1:
-                    weight = weight.sum(axis, keepdims=True)
-            full[0 if len(full) == 1 else context] = weight
-            outputs.append(output)
-            cotangents.append(torch.from_numpy(full))
-        if not outputs:
-            return torch.zeros_like(self.x)
-        return _reverse_pass(outputs, cotangents, self.x)
-
-    def batch_rows(self, name: str, contexts: npt.NDArray[np.int64]) -> Array:
-        """One context of "reward", "leader_reward" or "termination" per entry of x ``(B, d)``: ``(B, S, A)``, contiguous."""
-        values = self._parts[name].detach().numpy()
-        rows = np.empty((len(contexts), self.model.n_states, self.model.n_actions))
-        if values.ndim == 3:
-            rows[...] = values[0 if len(values) == 1 else contexts]
-        else:
-            rows[...] = values[np.arange(len(contexts)), 0 if values.shape[1] == 1 else contexts]
-        return rows
-
-    def batch_vjp(self, weights: Weights, contexts: npt.NDArray[np.int64]) -> Tensor:
-        """`vjp` of every entry of x ``(B, d)`` at once: weights ``(B, S, A)`` of rewards, one context each. ``(B, d)``."""
-        outputs, cotangents = [], []
-        for name, weight in vars(weights).items():
-            if weight is None or name not in self.model.moving or not self._parts[name].requires_grad:
-                continue
-            output: Tensor = self._parts[name]
-            for axis, size in enumerate(output.shape[2:], start=1):
-                if size == 1 and weight.shape[axis] > 1:
-                    weight = weight.sum(axis, keepdims=True)
-            full = np.zeros(output.shape)
-            full[np.arange(len(full)), 0 if output.shape[1] == 1 else contexts] = weight
-            outputs.append(output)
-            cotangents.append(torch.from_numpy(full))
-        return _reverse_pass(outputs, cotangents, self.x) if outputs else torch.zeros_like(self.x)
-
-
-class GymnasiumTables(NamedTuple):
-    """Arrays read from an environment's published tables; see `gymnasium_tables`."""
-
-    reward: Tensor  # (1, S, A)
-    transition: SuccessorTransitions
-    initial: Tensor  # (S,)
-    termination: Tensor  # (1, S, A)
-
-
-def gymnasium_tables(env: gym.Env[Any, Any]) -> GymnasiumTables:
-    """Reward, transitions, initial distribution and termination from ``env.unwrapped.P`` (FrozenLake, Taxi, CliffWalking).
-
-    There an episode ends *on arrival* in a done state. Here q(s, a) is the probability of a done successor and P the
-    distribution over the others, so no value or entropy is earned after the end.
-
-    Raises:
-        UnsupportedError: the environment publishes no tables, or is a multi-agent one.
-    """
-    refuse_multi_agent(env)
-    base = env.unwrapped
-    table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)
-    if not isinstance(table, dict) or initial is None:
-        raise UnsupportedError(
-            f"{type(base).__name__} publishes no tables (env.unwrapped.P and env.unwrapped.initial_state_distrib); expected an "
-            "environment such as FrozenLake-v1, Taxi-v4 or CliffWalking-v1. Write the arrays yourself and pass them to "
-            "TabularBOCMDP, or use a leader wrapper."
-        )
-    n_states, n_actions = len(table), len(table[0])
-    width = max(len(table[s][a]) for s in table for a in table[s])
-    succ = np.zeros((n_states, n_actions, width), dtype=np.int32)
-    prob = np.zeros((n_states, n_actions, width))
-    reward, termination = np.zeros((1, n_states, n_actions)), np.zeros((1, n_states, n_actions))
-    for s in range(n_states):
-        for a in range(n_actions):
-            for k, (p, successor, r, done) in enumerate(table[s][a]):
-                reward[0, s, a] += p * r
-                succ[s, a, k] = successor
-                if done:
-                    termination[0, s, a] += p
-                else:
-                    prob[s, a, k] = p
-            going_on = prob[s, a].sum()
-            if going_on > 0.0:
-                prob[s, a] /= going_on
-            else:  # certain end: where it would go does not matter
-                succ[s, a], prob[s, a, 0] = s, 1.0
-                termination[0, s, a] = 1.0
-    return GymnasiumTables(
-        torch.from_numpy(reward),
-        SuccessorTransitions(succ, torch.from_numpy(prob)),
-        torch.as_tensor(np.asarray(initial, dtype=np.float64)),
-        torch.from_numpy(termination.clip(0.0, 1.0)),
-    )
-
-
-def check_regularization(value: Any) -> float:
-    """Lambda as a float.
-
-    Raises:
-        RegularizationError: not a positive finite number.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0.0 < number < float("inf"):
-        raise RegularizationError(
-            f"regularization is {value!r}; expected a positive finite number (lambda). The unregularised problem (lambda = 0) "
-            "has no unique optimum to differentiate; use a small lambda such as 1e-3."
-        )
-    return number
-
-
-def _reverse_pass(outputs: list[Tensor], cotangents: list[Tensor], x: Tensor) -> Tensor:
-    """Sum of the outputs' vector-Jacobian products with respect to x.
-
-    The same as ``torch.autograd.grad(outputs, x, cotangents, retain_graph=True)``, whose Python-side checks of shapes known to
-    be right cost as much as a small model's reverse pass itself.
-    """
-    engine = Variable._execution_engine
-    (gradient,) = engine.run_backward(
-        tuple(outputs), tuple(cotangents), True, False, (x,), allow_unreachable=True, accumulate_grad=False
-    )
-    return torch.zeros_like(x) if gradient is None else gradient
-
-
-def _numpy(tensor: Tensor) -> Array:
-    return np.ascontiguousarray(tensor.detach().numpy())
-
-
-def _is_wrapped(x: Tensor) -> bool:
-    """Whether x is inside a torch.func transform, where its numbers cannot be asked for."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(x)
-
-
-def _check_initial(initial: Tensor) -> None:
-    total = initial.sum(-1)
-    bad = ~((total - 1.0).abs() <= PROBABILITY_TOLERANCE) | (initial < -PROBABILITY_TOLERANCE).any(-1)
-    if bool(bad.any()):
-        where = tuple(int(i) for i in bad.nonzero()[0])
-        raise ModelError(
-            f"the initial distribution of context {where[-1]} sums to {float(total[where]):.12g}; expected non-negative "
-            "numbers that sum to 1."
-        )
-
-
-def check_proper(transition: TransitionOperator, termination: Tensor, reason: str, reward: Tensor | None = None) -> None:
-    """Check that episodes end with certainty under every policy, as they must where ``reason`` ("discount is 1").
-
-    They do unless some set of states can be stayed in for ever: the largest set Z in which every state has an action with
-    q = 0 and all successors in Z is found by removing states that have none. With ``reward``, such a set is allowed if all
-    those actions cost, and an end can be reached from everywhere: whoever stays loses without bound, and no optimum does.
-    """
-    values = transition.values.detach().flatten(0, -5) if transition.values.ndim > 4 else transition.values.detach()
-    succ = np.broadcast_to(transition.successors(), values.shape[-4:])
-    possible = (values.reshape(-1, *values.shape[-4:]).amax(0) > 0).numpy()
-    ends = _smallest(termination) > 0
-    n_contexts = max(len(succ), len(ends), 1 if reward is None else reward.shape[-3])
-    for context in range(n_contexts):
-        c, e = (0 if len(succ) == 1 else context), ends[0 if len(ends) == 1 else context]
-        inside = np.ones(succ.shape[1], dtype=bool)
-        while True:
-            stays = (inside[succ[c]] | ~possible[c]).all(-1)
-            stays = (stays if transition.index is None else stays[:, transition.index]) & ~e
-            smaller = inside & stays.any(-1)
-            if (smaller == inside).all():
-                break
-            inside = smaller
-        if inside.any() and reward is not None:
-            costs = (_smallest(-reward) > 0)[0 if reward.shape[-3] == 1 else context]
-            inside = (inside[:, None] & stays & ~costs).any(-1) | ~_can_end(succ[c], possible[c], e)
-        if inside.any():
-            raise DiscountError(
-                f"{reason}, but from state {int(np.flatnonzero(inside)[0])} in context {context} some policy's episodes never "
-                "end; expected a discount below 1 and a horizon, or termination probabilities that end every episode."
-            )
-
-
-def _smallest(part: Tensor) -> npt.NDArray[np.float64]:
-    """The smallest value over leading batch dimensions, ``(C or 1, S, A or 1)``."""
-    smallest: npt.NDArray[np.float64] = part.detach().reshape(-1, *part.shape[-3:]).amin(0).numpy()
-    return smallest
-
-
-def _can_end(succ: npt.NDArray[np.int32], possible: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """States from which some policy's episodes end, ``(S,)``."""
-    reached: Any = np.broadcast_to(ends.any(-1), succ.shape[:1])
-    while True:
-        larger = reached | (reached[succ] & possible).any((-1, -2))
-        if (larger == reached).all():
-            return reached
-        reached = larger
-
-
-__all__ = ["ConfiguredMDPs", "DenseTransitions", "Solution", "TabularBOCMDP", "Weights"]

@@ -16,8 +16,10 @@ from bocmdp_gym.errors import ActionError, OptionError, ResetError, StateError, 
 from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables
 from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.kernels.vector_step import vector_step
+from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
+from bocmdp_gym.proper import check_proper
 from bocmdp_gym.sampling import successor_tables
-from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, TabularBOCMDP, check_proper
+from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.vector_env import NativeVectorEnv, Taken
 
 

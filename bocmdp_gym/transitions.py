@@ -293,13 +293,13 @@ class SuccessorTransitions(TransitionOperator):
 
     def expectation(self, v: Tensor) -> Tensor:
         if self._is_compiled(v):
-            product: Tensor = _Expectation.apply(self.values, v, self)
+            product: Tensor = _Product.apply(self.values, v, self, False)
             return product
         return (self.values * self._gather(v)).sum(-1)
 
     def adjoint(self, w: Tensor) -> Tensor:
         if self._is_compiled(w):
-            mass: Tensor = _Adjoint.apply(self.values, w, self)
+            mass: Tensor = _Product.apply(self.values, w, self, True)
             return mass
         mass = (w.unsqueeze(-1) * self.values).flatten(-3)
         index = self._index.flatten(1).expand(mass.shape)
@@ -317,56 +317,35 @@ class SuccessorTransitions(TransitionOperator):
         return self._successors
 
 
-class _Expectation(torch.autograd.Function):
-    """P v of successor lists, compiled; its derivatives are the operator's own maps again."""
+class _Product(torch.autograd.Function):
+    """P v of successor lists, or P^T w where it ``pushes``, compiled; its derivatives are the operator's own maps again."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, v: Tensor, operator: SuccessorTransitions) -> Tensor:
-        ctx.operator = operator
-        ctx.save_for_backward(values, v)
-        return _each(bellman.expectation, operator, values, v, v.shape[:-1], values.shape[-3:-1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, v = ctx.saved_tensors
-        operator, (w,) = ctx.operator.with_values(values), grads
-        by_values = operator.outer(w, v).sum_to_size(values.shape) if ctx.needs_input_grad[0] else None
-        by_v = operator.adjoint(w).sum_to_size(v.shape) if ctx.needs_input_grad[1] else None
-        return by_values, by_v, None
-
-
-class _Adjoint(torch.autograd.Function):
-    """P^T w of successor lists, compiled."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, w: Tensor, operator: SuccessorTransitions) -> Tensor:
-        ctx.operator = operator
-        ctx.save_for_backward(values, w)
-        return _each(bellman.adjoint, operator, values, w, w.shape[:-2], values.shape[-3:-2])
+    def forward(ctx: Any, values: Tensor, operand: Tensor, operator: SuccessorTransitions, pushes: bool) -> Tensor:
+        ctx.operator, ctx.pushes = operator, pushes
+        ctx.save_for_backward(values, operand)
+        kernel, rank = (bellman.adjoint, 2) if pushes else (bellman.expectation, 1)
+        core = values.shape[-3:-2] if pushes else values.shape[-3:-1]
+        succ = operator.successors()
+        lead = torch.broadcast_shapes(values.shape[:-3], operand.shape[:-rank])
+        out = torch.empty(*lead, *core, dtype=torch.float64)
+        prob = values.expand(*lead, *values.shape[-3:]).numpy()
+        operands, results = operand.expand(*lead, *operand.shape[-rank:]).numpy(), out.numpy()
+        for index in np.ndindex(*lead):
+            arrays = (np.ascontiguousarray(prob[index]), np.ascontiguousarray(operands[index]))
+            kernel(succ[0 if len(succ) == 1 else index[-1]], *arrays, results[index])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, w = ctx.saved_tensors
-        operator, (v,) = ctx.operator.with_values(values), grads
+        values, operand = ctx.saved_tensors
+        operator = ctx.operator.with_values(values)
+        w, v = (operand, grads[0]) if ctx.pushes else (grads[0], operand)
         by_values = operator.outer(w, v).sum_to_size(values.shape) if ctx.needs_input_grad[0] else None
-        by_w = operator.expectation(v).sum_to_size(w.shape) if ctx.needs_input_grad[1] else None
-        return by_values, by_w, None
-
-
-def _each(
-    kernel: Any, operator: SuccessorTransitions, values: Tensor, operand: Tensor, lead: torch.Size, core: torch.Size
-) -> Tensor:
-    """A kernel (succ, prob, operand, out) over all batch entries and contexts."""
-    succ = operator.successors()
-    lead = torch.broadcast_shapes(values.shape[:-3], lead)
-    out = torch.empty(*lead, *core, dtype=torch.float64)
-    tail = operand.shape[operand.ndim - (1 if kernel is bellman.expectation else 2) :]
-    prob, operands = values.expand(*lead, *values.shape[-3:]).numpy(), operand.expand(*lead, *tail).numpy()
-    results = out.numpy()
-    for index in np.ndindex(*lead):
-        arrays = (np.ascontiguousarray(prob[index]), np.ascontiguousarray(operands[index]))
-        kernel(succ[0 if len(succ) == 1 else index[-1]], *arrays, results[index])
-    return out
+        by_operand = None
+        if ctx.needs_input_grad[1]:
+            by_operand = (operator.expectation(v) if ctx.pushes else operator.adjoint(w)).sum_to_size(operand.shape)
+        return by_values, by_operand, None, None
 
 
 class FactoredTransitions(TransitionOperator):

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from bocmdp_gym.env import RESET_OPTIONS, _Configuration, check_context
 from bocmdp_gym.errors import OptionError, ResetError, UnsupportedError, suggest
+from bocmdp_gym.options import check_count
 
 _MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
@@ -43,9 +44,7 @@ class NativeVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
     """
 
     def __init__(self, env: Any, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP):
-        self.env, self.num_envs, self.horizon = env, int(num_envs), env.horizon
-        if self.num_envs < 1:
-            raise OptionError(f"num_envs is {num_envs}; expected at least 1.")
+        self.env, self.num_envs, self.horizon = env, check_count("num_envs", num_envs), env.horizon
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self._mode = _MODES.index(self.autoreset_mode)
         self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from bocmdp_gym import TabularEnv
 from bocmdp_gym.errors import ActionError, OptionError, UnsupportedError
-from bocmdp_gym.tabular import check_regularization
+from bocmdp_gym.options import check_regularization
 from followers.base import Array, Follower, Policy, Task
 from followers.empirical import EmpiricalPolicy, empirical_policy
 from followers.environments import AnyEnv, check_action

@@ -13,7 +13,7 @@ import torch
 
 from bocmdp_gym import TabularBOCMDP, TabularEnv
 from bocmdp_gym.checks import CheckError, _require
-from bocmdp_gym.soft_bellman import WarmSolver
+from bocmdp_gym.optimum import WarmSolver
 from followers.base import Array, Follower, Policy, TabularPolicy
 from followers.evaluation import policy_values
 from followers.iterative import IterativeFollower

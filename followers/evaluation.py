@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from scipy.special import entr
 
-from bocmdp_gym.tabular import ContextArrays
+from bocmdp_gym.mdps import ContextArrays
 from followers.base import Array
 
 

@@ -23,7 +23,7 @@ from scipy.sparse import coo_array
 
 from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import ConvergenceError
-from bocmdp_gym.tabular import ContextArrays
+from bocmdp_gym.mdps import ContextArrays
 from followers.base import Array, Follower, TabularPolicy, Task
 from followers.iterative import check_budget, check_tolerance
 

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import ContextError, ModelError
-from bocmdp_gym.soft_bellman import WarmSolver
-from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, check_regularization
+from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
+from bocmdp_gym.optimum import WarmSolver
+from bocmdp_gym.options import check_regularization
 from followers.base import Array, TabularPolicy
 
 

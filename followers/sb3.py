@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnsupportedError, suggest
-from bocmdp_gym.tabular import check_regularization
+from bocmdp_gym.options import check_regularization
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators

@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3 import SAC
 
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.tabular import check_regularization
+from bocmdp_gym.options import check_regularization
 from followers.sb3 import SB3Follower
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.tabular import check_regularization
+from bocmdp_gym.options import check_regularization
 from followers.sb3 import SB3Follower
 
 

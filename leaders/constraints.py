@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError
-from bocmdp_gym.soft_bellman import WarmSolver
+from bocmdp_gym.optimum import WarmSolver
 from leaders.gradients.exact import exact_weights, leader_values
 
 Array = npt.NDArray[np.float64]

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.env import check_leader
 from bocmdp_gym.errors import ConvergenceError, OptionError, UnsupportedError
+from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import check_count
-from bocmdp_gym.soft_bellman import WarmSolver
 from followers import Follower, Policy, TrajectoryOracle, suboptimality
 from leaders.base import Leader
 from leaders.batch import BatchEstimator, Drawn, batch_estimator, weighted

@@ -41,10 +41,10 @@ from torch import Tensor
 
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import DiscountError, OptionError
-from bocmdp_gym.options import check_array, check_choice, check_count, check_distribution, check_number
+from bocmdp_gym.options import check_array, check_choice, check_count, check_distribution, check_number, check_regularization
 from bocmdp_gym.pictures import INK, PALETTE, Canvas, PicturedEnv, blend
 from bocmdp_gym.soft_bellman import policy_entropy
-from bocmdp_gym.tabular import TabularBOCMDP, check_regularization
+from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
 

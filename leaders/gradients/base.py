@@ -22,7 +22,8 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.errors import OptionError, RegularizationError, UnsupportedError
-from bocmdp_gym.tabular import ContextArrays, check_regularization
+from bocmdp_gym.mdps import ContextArrays
+from bocmdp_gym.options import check_regularization
 from followers import Policy, TrajectoryOracle
 from leaders import kernels
 

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import Weights
-from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, ContextSolution, WarmSolver
-from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays
+from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
+from bocmdp_gym.optimum import ContextSolution, WarmSolver
+from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from followers import TrajectoryOracle
 from leaders.gradients.base import Estimate, Estimator, Loss
 

@@ -35,8 +35,8 @@ from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
 from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count
-from bocmdp_gym.tabular import ContextArrays
 from followers import Policy, TrajectoryOracle
 from leaders import kernels
 from leaders.gradients.base import (

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Trajectories, Weights
 from bocmdp_gym.errors import DiscountError, OptionError, UnsupportedError
+from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count
-from bocmdp_gym.tabular import ContextArrays
 from followers import Policy, TrajectoryOracle
 from followers.empirical import empirical_policy
 from leaders import kernels

@@ -13,6 +13,8 @@ import torch
 
 from benchmarks.grids import grid_model
 from bocmdp_gym import SuccessorTransitions, TabularEnv, errors
+from bocmdp_gym.mdps import ConfiguredMDPs
+from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.policy_solvers import (
     METHODS,
     BandedSolver,
@@ -23,8 +25,6 @@ from bocmdp_gym.policy_solvers import (
     SparseLUSolver,
     policy_solver,
 )
-from bocmdp_gym.soft_bellman import WarmSolver
-from bocmdp_gym.tabular import ConfiguredMDPs
 from followers import SoftPolicyIteration, TrajectoryOracle
 from leaders import HPGD, ExactGradient, optimize
 from leaders.gradients.exact import exact_weights

@@ -20,9 +20,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import bocmdp_gym
+from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.registration import ENVIRONMENTS
 from bocmdp_gym.sampling import simulate
-from bocmdp_gym.tabular import ContextArrays
 
 IDS = [entry.id for entry in ENVIRONMENTS]
 MODES = list(AutoresetMode)

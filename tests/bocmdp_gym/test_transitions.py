@@ -13,8 +13,8 @@ from torch import Tensor
 
 import bocmdp_gym
 from bocmdp_gym import DenseTransitions, FactoredTransitions, SuccessorTransitions, TabularBOCMDP, errors, transitions
+from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.sampling import simulate
-from bocmdp_gym.soft_bellman import WarmSolver
 from followers import (
     Follower,
     LinearProgramming,

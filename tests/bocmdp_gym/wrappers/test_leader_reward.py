@@ -14,7 +14,7 @@ import bocmdp_gym
 import followers
 import leaders
 from bocmdp_gym import TabularBOCMDP, errors
-from bocmdp_gym.soft_bellman import WarmSolver
+from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.wrappers import ContextWrapper, LeaderReward
 from leaders.gradients.exact import exact_weights
 

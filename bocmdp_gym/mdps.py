@@ -1,0 +1,359 @@
+r"""The problem at one x: all contexts' MDPs as tensors, one context's as arrays, and the reverse pass through them.
+
+`TabularBOCMDP.configure` makes a `ConfiguredMDPs`; symbols as in `bocmdp_gym.tabular`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import Variable
+
+from bocmdp_gym.errors import ModelError, UnsupportedError
+from bocmdp_gym.kernels import bellman
+from bocmdp_gym.kernels.alias import AliasTables, initial_tables
+from bocmdp_gym.options import check_regularization
+from bocmdp_gym.policy_solvers import PolicySolver
+from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimal_value, soft_policy
+from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, TransitionOperator
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The follower's optimum. Tensors are differentiable in x where x requires gradients.
+
+    Attributes:
+        value: V*, ``(..., C, S)``.
+        q: Q*, ``(..., C, S, A)``.
+        policy: pi* = softmax(Q*/lambda), ``(..., C, S, A)``.
+        residual: largest remaining error of the soft Bellman equation.
+        iterations: Newton steps of the slowest context.
+        regularization: lambda.
+    """
+
+    value: Tensor
+    q: Tensor
+    policy: Tensor
+    residual: float
+    iterations: int
+    regularization: float
+
+
+class ContextArrays(NamedTuple):
+    """One context's MDP at one x, as contiguous float64 arrays for the compiled kernels."""
+
+    reward: Array  # (S, A)
+    leader_reward: Array  # (S, A)
+    stored_successors: npt.NDArray[np.int32]  # (S, M, K)
+    stored_probabilities: Array  # (S, M, K)
+    moves: npt.NDArray[np.int64] | None  # (A,): the row of each action; None: M = A
+    initial: Array  # (S,)
+    termination: Array  # (S, A)
+    continuation: Array  # (S, A), gamma (1 - q)
+    leader_continuation: Array  # (S, A), gamma_L (1 - q)
+    starts: AliasTables  # for draws from `initial`
+    solver: PolicySolver
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The stored row of each action, ``(A,)``."""
+        return np.arange(self.reward.shape[1]) if self.moves is None else self.moves
+
+    @property
+    def successors(self) -> npt.NDArray[np.int32]:
+        """Successors per action, ``(S, A, K)``.
+
+        Raises:
+            UnsupportedError: the actions share rows.
+        """
+        self._check_listed()
+        return self.stored_successors
+
+    @property
+    def probabilities(self) -> Array:
+        """Their probabilities, ``(S, A, K)``.
+
+        Raises:
+            UnsupportedError: the actions share rows.
+        """
+        self._check_listed()
+        return self.stored_probabilities
+
+    def _check_listed(self) -> None:
+        if self.moves is not None:
+            raise UnsupportedError(
+                "this model's transitions are factored (FactoredTransitions), and this method reads a list of successors for "
+                "every action; use SoftPolicyIteration with ExactGradient or ZeroOrder, or give the model a SuccessorTransitions."
+            )
+
+    def expectation(self, v: Array) -> Array:
+        """P v, ``(S,) -> (S, A)``."""
+        succ = self.stored_successors
+        future = bellman.expectation(succ, self.stored_probabilities, v, np.empty(succ.shape[:2]))
+        return future if self.moves is None else future[:, self.moves]
+
+    def adjoint(self, w: Array) -> Array:
+        """P^T w, ``(S, A) -> (S,)``."""
+        return bellman.adjoint(self.stored_successors, self.stored_probabilities, self._per_move(w), np.empty(len(w)))
+
+    def outer(self, w: Array, v: Array) -> Array:
+        """Derivative of sum w (P v) with respect to the stored probabilities, ``(S, M, K)``."""
+        outer: Array = self._per_move(w)[..., None] * v[self.stored_successors]
+        return outer
+
+    def _per_move(self, w: Array) -> Array:
+        if self.moves is None:
+            return w
+        per_move: Array = bellman.gather_moves(w, self.moves, np.zeros(self.stored_successors.shape[:2]))
+        return per_move
+
+
+@dataclass
+class Weights:
+    """One context's weights of the four sums: dF_xi/dx = sum W_r dr + sum W_P dP + sum W_mu dmu + sum W_rbar drbar (+ W_q dq).
+
+    None where a function does not depend on x, or an estimator has nothing to say about it.
+    """
+
+    reward: Array | None = None  # (S, A)
+    leader_reward: Array | None = None  # (S, A)
+    transition: Array | None = None  # (S, M, K): on the stored values of P (M = A unless factored)
+    initial: Array | None = None  # (S,)
+    termination: Array | None = None  # (S, A)
+
+
+class Problem(Protocol):
+    """The model of `ConfiguredMDPs`: what these, and their users, read of a `TabularBOCMDP`."""
+
+    leader_dim: int
+    n_contexts: int
+    n_states: int
+    n_actions: int
+    discount: float
+    leader_discount: float
+    context_probabilities: Array
+    moving: Collection[str]
+    constant_arrays: dict[int, ContextArrays]
+
+    def jacobians(self, x: Any) -> dict[str, Tensor]:
+        """Derivatives of the parts that depend on x."""
+
+
+class ConfiguredMDPs:
+    """All contexts' MDPs at one x (the paper's contextual MDP M_x); made by `TabularBOCMDP.configure`.
+
+    Attributes:
+        model, x: where it comes from.
+        reward, leader_reward, termination: ``(..., C, S, A)`` tensors.
+        initial: ``(..., C, S)``.
+        transition: the operator.
+        continuation, leader_continuation: g and g_L, ``(..., C, S, A)``.
+    """
+
+    def __init__(self, model: Problem, x: Tensor, parts: dict[str, Any]):
+        self.model, self.x = model, x
+        self._parts = parts
+        self.transition: TransitionOperator = parts["transition"]
+        self._arrays: dict[int, ContextArrays] = {}
+        if "transition" in model.moving and not is_functorch_wrapped_tensor(self.transition.values):
+            self.transition.validate()
+        if "initial" in model.moving and not is_functorch_wrapped_tensor(parts["initial"]):
+            _check_initial(parts["initial"].detach())
+
+    def to(self, device: torch.device | str) -> ConfiguredMDPs:
+        """The same arrays on another device of torch, with their graph."""
+        moved = object.__new__(ConfiguredMDPs)
+        moved.model, moved.x, moved._arrays = self.model, self.x, {}
+        moved._parts = {name: part.to(device) for name, part in self._parts.items() if name != "transition"}
+        moved.transition = self.transition.with_values(self.transition.values.to(device))
+        moved._parts["transition"] = moved.transition
+        return moved
+
+    def _full(self, name: str) -> Tensor:
+        part: Tensor = self._parts[name]
+        sizes = (self.model.n_contexts, self.model.n_states, self.model.n_actions)
+        rank = 2 if name == "initial" else 3
+        return part.expand(*part.shape[: part.ndim - rank], *sizes[:rank])
+
+    @cached_property
+    def reward(self) -> Tensor:
+        return self._full("reward")
+
+    @cached_property
+    def leader_reward(self) -> Tensor:
+        return self._full("leader_reward")
+
+    @cached_property
+    def initial(self) -> Tensor:
+        return self._full("initial")
+
+    @cached_property
+    def termination(self) -> Tensor:
+        return self._full("termination")
+
+    @cached_property
+    def continuation(self) -> Tensor:
+        return self.model.discount * (1.0 - self.termination)
+
+    @cached_property
+    def leader_continuation(self) -> Tensor:
+        return self.model.leader_discount * (1.0 - self.termination)
+
+    def validate(self) -> None:
+        """Check every array.
+
+        Raises:
+            ModelError: naming the array, state, action and context of the first fault.
+        """
+        for name in ("reward", "leader_reward", "termination"):
+            values = getattr(self, name).detach()
+            bad = ~torch.isfinite(values)
+            if name == "termination":
+                bad |= (values < 0) | (values > 1)
+            if bool(bad.any()):
+                *_, c, s, a = (int(i) for i in bad.nonzero()[0])
+                expected = "a probability in [0, 1]" if name == "termination" else "a finite number"
+                value = float(values[tuple(bad.nonzero()[0])])
+                raise ModelError(f"{name} is {value} at state {s}, action {a}, context {c}; expected {expected}.")
+        self.transition.validate()
+        _check_initial(self.initial.detach())
+
+    def arrays(self, context: int) -> ContextArrays:
+        """One context's MDP as NumPy arrays (x without batch dimensions)."""
+        if context in self._arrays:
+            return self._arrays[context]
+        kept = self.model.constant_arrays.get(context)
+        if kept is not None:
+            rewards: dict[str, Any] = {
+                name: self._array(name, context) for name in ("reward", "leader_reward") if name in self.model.moving
+            }
+            self._arrays[context] = kept._replace(**rewards)
+            return self._arrays[context]
+        operator = self.transition
+        succ, values = operator.successors(), operator.values[0 if operator.n_contexts == 1 else context]
+        termination = self._array("termination", context)
+        initial = self._array("initial", context)
+        arrays = self._arrays[context] = ContextArrays(
+            reward=self._array("reward", context),
+            leader_reward=self._array("leader_reward", context),
+            stored_successors=succ[0 if len(succ) == 1 else context],
+            stored_probabilities=np.ascontiguousarray(values.detach().numpy()),
+            moves=operator.index,
+            initial=initial,
+            termination=termination,
+            continuation=self.model.discount * (1.0 - termination),
+            leader_continuation=self.model.leader_discount * (1.0 - termination),
+            starts=initial_tables(initial),
+            solver=operator.solver(context),
+        )
+        if not {"transition", "initial", "termination"} & set(self.model.moving):
+            self.model.constant_arrays[context] = arrays
+        return arrays
+
+    def _array(self, name: str, context: int) -> Array:
+        """One context of a part, at full size and contiguous."""
+        values = self._parts[name].detach().numpy()
+        full = np.empty((self.model.n_states, self.model.n_actions)[: values.ndim - 1])
+        full[...] = values[0 if len(values) == 1 else context]
+        return full
+
+    def solve(
+        self,
+        regularization: float,
+        *,
+        initial_value: Tensor | None = None,
+        tolerance: float = TOLERANCE,
+        max_iterations: int = MAX_ITERATIONS,
+    ) -> Solution:
+        """The follower's optimum in every context; see `TabularBOCMDP.solve`."""
+        regularization = check_regularization(regularization)
+        value, statistics = soft_optimal_value(
+            self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
+        )
+        q = self.reward + self.continuation * self.transition.expectation(value)
+        policy = soft_policy(q, regularization)
+        return Solution(value, q, policy, statistics.residual, statistics.iterations, regularization)
+
+    def policy_return(self, policy: Tensor) -> Tensor:
+        """The leader's return F_xi of any policy ``(..., C, S, A)``: ``(..., C)``, differentiable in policy and x."""
+        return self._discounted(policy * self.leader_continuation, (policy * self.leader_reward).sum(-1))
+
+    def follower_return(self, policy: Tensor, regularization: float) -> Tensor:
+        """The follower's regularised return J_lambda (paper eq. 1) of any policy ``(..., C, S, A)``: ``(..., C)``."""
+        bonus = regularization * policy_entropy(policy)
+        return self._discounted(policy * self.continuation, (policy * self.reward).sum(-1) + bonus)
+
+    def discounted_sum(self, policy: Tensor, quantity: Tensor) -> Tensor:
+        """E sum gamma^t quantity(s_t, a_t) of any policy ``(..., C, S, A)``; the quantity broadcasts to it. ``(..., C)``."""
+        return self._discounted(policy * self.continuation, (policy * quantity).sum(-1))
+
+    def _discounted(self, k: Tensor, gains: Tensor) -> Tensor:
+        """mu^T (I - K_k)^-1 of what is gained per state ``(..., C, S)``: ``(..., C)``."""
+        return (self.initial * policy_solve(self.transition, k, gains)).sum(-1)
+
+    def vjp(self, weights: Weights, context: int | npt.NDArray[np.int64]) -> Tensor:
+        """One reverse pass: the weighted sums of one context, ``(d,)`` (`Weights`).
+
+        For x ``(B, d)``, all at once: weights ``(B, ...)`` and contexts ``(B,)`` to ``(B, d)``.
+        """
+        lead = self.x.ndim - 1
+        outputs, cotangents = [], []
+        for name, weight in vars(weights).items():
+            if weight is None or name not in self.model.moving:
+                continue
+            output: Tensor = self.transition.values if name == "transition" else self._parts[name]
+            if not output.requires_grad:
+                continue
+            for axis, size in enumerate(output.shape[lead + 1 :], start=lead):
+                if size == 1 and weight.shape[axis] > 1:
+                    weight = weight.sum(axis, keepdims=True)
+            full = np.zeros(output.shape)
+            own = 0 if full.shape[lead] == 1 else context
+            full[(np.arange(len(full)), own) if lead else own] = weight
+            outputs.append(output)
+            cotangents.append(torch.from_numpy(full))
+        return _reverse_pass(outputs, cotangents, self.x) if outputs else torch.zeros_like(self.x)
+
+    def batch_rows(self, name: str, contexts: npt.NDArray[np.int64]) -> Array:
+        """One context of "reward", "leader_reward" or "termination" per entry of x ``(B, d)``: ``(B, S, A)``, contiguous."""
+        values = self._parts[name].detach().numpy()
+        rows = np.empty((len(contexts), self.model.n_states, self.model.n_actions))
+        if values.ndim == 3:
+            rows[...] = values[0 if len(values) == 1 else contexts]
+        else:
+            rows[...] = values[np.arange(len(contexts)), 0 if values.shape[1] == 1 else contexts]
+        return rows
+
+
+def _reverse_pass(outputs: list[Tensor], cotangents: list[Tensor], x: Tensor) -> Tensor:
+    """Sum of the outputs' vector-Jacobian products with respect to x.
+
+    The same as ``torch.autograd.grad(outputs, x, cotangents, retain_graph=True)``, whose Python-side checks of shapes known to
+    be right cost as much as a small model's reverse pass itself.
+    """
+    engine = Variable._execution_engine
+    (gradient,) = engine.run_backward(
+        tuple(outputs), tuple(cotangents), True, False, (x,), allow_unreachable=True, accumulate_grad=False
+    )
+    return torch.zeros_like(x) if gradient is None else gradient
+
+
+def _check_initial(initial: Tensor) -> None:
+    total = initial.sum(-1)
+    bad = ~((total - 1.0).abs() <= PROBABILITY_TOLERANCE) | (initial < -PROBABILITY_TOLERANCE).any(-1)
+    if bool(bad.any()):
+        where = tuple(int(i) for i in bad.nonzero()[0])
+        raise ModelError(
+            f"the initial distribution of context {where[-1]} sums to {float(total[where]):.12g}; expected non-negative "
+            "numbers that sum to 1."
+        )

@@ -1,0 +1,78 @@
+"""The follower's optimum one context at a time on NumPy arrays, each solve starting where the context's last one ended."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bocmdp_gym.errors import ConvergenceError
+from bocmdp_gym.mdps import ConfiguredMDPs
+from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, check_bounded
+
+Array = npt.NDArray[np.float64]
+
+
+class ContextSolution(NamedTuple):
+    """One context's optimum, as NumPy arrays."""
+
+    value: Array  # (S,)
+    q: Array  # (S, A)
+    policy: Array  # (S, A)
+    residual: float
+    iterations: int
+
+
+class WarmSolver:
+    """The follower's optimum one context at a time on NumPy arrays, each solve starting from the context's last one.
+
+    What a run does thousands of times. Results depend on the order of calls within `tolerance`; `reset` forgets them.
+    """
+
+    def __init__(self, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS):
+        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self._values: dict[int, Array] = {}
+
+    def reset(self) -> None:
+        """Forget all warm starts."""
+        self._values.clear()
+
+    def state(self) -> dict[Any, Any]:
+        """What a checkpoint keeps: the warm starts."""
+        return {context: value.copy() for context, value in self._values.items()}
+
+    def load_state(self, state: dict[Any, Any]) -> None:
+        """Go on from `state`."""
+        self._values = {int(context): np.array(value) for context, value in state.items()}
+
+    def solve(self, mdps: ConfiguredMDPs, context: int, regularization: float) -> ContextSolution:
+        """V*, Q* and pi* of one context.
+
+        Raises:
+            ModelError: an array of the model is not finite at this x.
+            ConvergenceError: no convergence within ``max_iterations``.
+        """
+        arrays = mdps.arrays(context)
+        start = self._values.get(context)
+        v = np.zeros(len(arrays.reward)) if start is None else start.copy()
+        q, pi, residual, iterations = arrays.solver.policy_iteration(
+            arrays.reward,
+            arrays.continuation,
+            arrays.stored_probabilities,
+            regularization,
+            v,
+            self.tolerance,
+            self.max_iterations,
+        )
+        if iterations >= self.max_iterations or not residual < float("inf"):
+            mdps.validate()
+            raise ConvergenceError(
+                f"soft policy iteration left a residual of {residual:.3g} after {iterations} steps in context {context} "
+                f"(regularization {regularization}); expected at most {self.tolerance:.3g} * max(1, max |V|). Raise tolerance or "
+                "max_iterations, or the regularization."
+            )
+        if mdps.model.discount == 1.0:
+            check_bounded(np.abs(v).max(), np.abs(arrays.reward).max(), arrays.reward.shape[1], regularization)
+        self._values[context] = v
+        return ContextSolution(v, q, pi, residual, iterations)
