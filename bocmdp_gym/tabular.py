@@ -28,7 +28,6 @@ from torch.autograd import Variable
 
 from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, initial_tables
-from bocmdp_gym.env import check_context_probabilities, check_discount, refuse_multi_agent
 from bocmdp_gym.errors import DiscountError, LeaderParameterError, ModelError, RegularizationError, UnsupportedError
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.policy_solvers import PolicySolver, check_method
@@ -41,6 +40,7 @@ from bocmdp_gym.transitions import (
     as_probabilities,
     as_transitions,
 )
+from bocmdp_gym.validation import check_context_probabilities, check_discount, refuse_multi_agent
 
 Array = npt.NDArray[np.float64]
 #: An array, or a differentiable function of x that returns one.

@@ -17,6 +17,7 @@ from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import ActionError, OptionError, ResetError, StateError, suggest
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, TabularBOCMDP, check_proper
+from bocmdp_gym.validation import check_horizon
 from bocmdp_gym.vector_env import NativeVectorEnv, Taken
 
 
@@ -46,6 +47,8 @@ class TabularEnv(ConfigurableEnv):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
+    model: TabularBOCMDP
+    exposes_states = True
 
     def __init__(self, model: TabularBOCMDP, horizon: int | None = 200, render_mode: str | None = None):
         self.model = model
@@ -247,17 +250,6 @@ class TabularVectorEnv(NativeVectorEnv):
 
     def _final_observations(self, ended: npt.NDArray[np.bool_]) -> Any:
         return self.env.observe(self._final_states[ended])
-
-
-def check_horizon(horizon: Any) -> int | None:
-    """A positive int, or None.
-
-    Raises:
-        OptionError: anything else.
-    """
-    if horizon is None or (isinstance(horizon, (int, np.integer)) and not isinstance(horizon, bool) and horizon > 0):
-        return None if horizon is None else int(horizon)
-    raise OptionError(f"horizon is {horizon!r}; expected a positive number of steps, or None for no limit.")
 
 
 def check_state(state: Any, n_states: int) -> int:

@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from bocmdp_gym.env import RESET_OPTIONS, _Configuration, check_context
+from bocmdp_gym.construction import Constructed
+from bocmdp_gym.env import RESET_OPTIONS, _Configuration
 from bocmdp_gym.errors import OptionError, ResetError, UnsupportedError, suggest
+from bocmdp_gym.forked import limit_threads_after_fork
+from bocmdp_gym.validation import check_context
 
 _MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
@@ -25,7 +28,7 @@ class Taken(NamedTuple):
     truncations: npt.NDArray[np.bool_]
 
 
-class NativeVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
+class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any, Any]):
     """Many copies of an environment with finitely many contexts, stepped together.
 
     All copies share x; each has its own context, drawn anew at each of its resets unless `set_context` fixed it. All three
@@ -96,6 +99,7 @@ class NativeVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
             OptionError: unknown options, or a list of other than one seed per copy.
             UnsupportedError: x for one episode only (copies share x: use `set_leader`).
         """
+        limit_threads_after_fork()
         options = dict(options or {})
         mask: npt.NDArray[np.bool_] = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
         for name in options:

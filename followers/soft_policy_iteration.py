@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, WarmSolver
 from bocmdp_gym.tabular import check_regularization
+from bocmdp_gym.validation import check_discount
 from followers.base import Follower, TabularPolicy, Task
 
 

@@ -384,12 +384,14 @@ class DynamicMechanism(PicturedEnv):
         weights = self.discount ** np.arange(ranked.shape[1])
         return float(self._profile_probabilities.numpy() @ ranked @ weights)
 
-    def benchmark(self) -> Benchmark | None:
-        """The optimum as lambda -> 0 on this grid of types; None where the leader discounts differently.
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The optimum as lambda -> 0 on this grid of types; None at any other lambda, or if the leader discounts differently.
 
         Welfare: dynamic VCG is efficient. Revenue: the best mechanism with unit weights and one boost for all unsold items, by
         trying every type as that boost, and the bound on all mechanisms.
         """
+        if regularization not in (None, 0.0):
+            return None
         unit = np.ones(self.n_bidders)
         if self.objective == "welfare":
             x = self.leader_of(unit, np.zeros(self.n_slots))

@@ -192,8 +192,9 @@ class FourRooms(PicturedEnv):
         shares = torch.softmax(self.model.check_leader(x).detach(), 0).numpy()
         return self.penalty_budget * shares[:-1]
 
-    def benchmark(self, regularization: float = 0.001) -> Benchmark | None:
-        """The best leader return known at this lambda; None at settings other than the published table's."""
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The best leader return known at this lambda (None: 0.001); None at settings other than the published table's."""
+        regularization = 0.001 if regularization is None else regularization
         value = BEST_KNOWN.get((regularization, self.penalty_cost))
         if value is None or self._settings != PUBLISHED:
             return None

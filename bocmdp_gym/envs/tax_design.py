@@ -44,8 +44,8 @@ from bocmdp_gym.errors import ActionError, OptionError, StateError
 from bocmdp_gym.options import check_array, check_choice, check_count, check_distribution, check_number
 from bocmdp_gym.pictures import AGENT, INK, PALETTE, Canvas, Pictures
 from bocmdp_gym.tabular import TabularBOCMDP
-from bocmdp_gym.tabular_env import check_horizon
 from bocmdp_gym.transitions import FactoredTransitions
+from bocmdp_gym.validation import check_horizon
 
 Array = npt.NDArray[np.float64]
 HOURS = np.linspace(0.0, 8.0, 10)
@@ -291,6 +291,7 @@ class TaxDesign(Pictures, ConfigurableEnv):
     """
 
     model: TaxModel
+    interpolates = True
 
     def __init__(
         self,
@@ -342,8 +343,9 @@ class TaxDesign(Pictures, ConfigurableEnv):
         """x_0 ~ N(0, 1)."""
         return rng.standard_normal(self.model.leader_dim)
 
-    def benchmark(self, regularization: float = 0.1) -> Benchmark | None:
-        """The best leader return known at this lambda; None at other settings than the defaults."""
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The best leader return known at this lambda (None: 0.1); None at other settings than the defaults."""
+        regularization = 0.1 if regularization is None else regularization
         defaults = signature(TaxDesign).parameters
         if regularization not in BEST_KNOWN or not all(
             np.array_equal(value, defaults[name].default) for name, value in self._settings.items()

@@ -9,12 +9,14 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, check_context, check_context_probabilities, check_wrappable, layer_rng
+from bocmdp_gym.construction import Constructed
+from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, layer_rng
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
+from bocmdp_gym.validation import check_context, check_context_probabilities, check_wrappable
 from bocmdp_gym.wrappers.attributes import Attributes
 
 
-class ContextWrapper(_Contextual, gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+class ContextWrapper(_Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Contexts for an environment that has none: drawn at each reset, or fixed by `set_context`.
 
     It goes inside the leader's wrapper, which takes its contexts over: ``LeaderReward(ContextWrapper(env, ...), ...)``.

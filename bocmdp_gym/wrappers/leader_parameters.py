@@ -9,10 +9,11 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.env import check_wrappable
 from bocmdp_gym.errors import OptionError
+from bocmdp_gym.validation import check_wrappable
 from bocmdp_gym.wrappers.attributes import Attributes
-from bocmdp_gym.wrappers.base import LeaderWrapper, PointFunction, probe
+from bocmdp_gym.wrappers.base import LeaderWrapper
+from bocmdp_gym.wrappers.functions import PointFunction, probe
 
 
 class LeaderParameters(LeaderWrapper, gym.utils.RecordConstructorArgs):

@@ -12,7 +12,8 @@ from torch import Tensor
 from bocmdp_gym.errors import ModelError, OptionError
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import check_count
-from bocmdp_gym.wrappers.base import LeaderWrapper, PointFunction, as_batch, as_context, evaluate, probe
+from bocmdp_gym.wrappers.base import LeaderWrapper
+from bocmdp_gym.wrappers.functions import PointFunction, as_batch, as_context, evaluate, probe
 
 
 class LeaderReward(LeaderWrapper, gym.utils.RecordConstructorArgs):
