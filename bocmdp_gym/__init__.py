@@ -7,12 +7,14 @@ from bocmdp_gym import errors
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.checks import check_configurable_env
 from bocmdp_gym.env import Configurable, ConfigurableEnv, configurable
+from bocmdp_gym.hooks import Hooks
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.registration import register_all
 from bocmdp_gym.tabular import ConfiguredMDPs, Solution, TabularBOCMDP, Weights, gymnasium_tables
 from bocmdp_gym.tabular_env import TabularEnv, TabularVectorEnv
 from bocmdp_gym.trajectories import Trajectories
 from bocmdp_gym.transitions import DenseTransitions, FactoredTransitions, SuccessorTransitions, TransitionOperator
+from bocmdp_gym.version import __version__
 from bocmdp_gym.wrappers import ConfigurableWrapper
 
 register_all()
@@ -26,6 +28,7 @@ __all__ = [
     "ConfiguredMDPs",
     "DenseTransitions",
     "FactoredTransitions",
+    "Hooks",
     "Solution",
     "SuccessorTransitions",
     "TabularBOCMDP",
@@ -34,6 +37,7 @@ __all__ = [
     "Trajectories",
     "TransitionOperator",
     "Weights",
+    "__version__",
     "check_configurable_env",
     "configurable",
     "errors",

@@ -19,8 +19,9 @@ def check_keywords(kind: type, keywords: dict[str, Any]) -> None:
     if any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
         return
     known = [p.name for p in parameters if p.kind is not Parameter.VAR_POSITIONAL]
+    deprecated = getattr(init, "deprecated_arguments", ())  # see `bocmdp_gym.deprecation`
     for name in keywords:
-        if name not in known:
+        if name not in known and name not in deprecated:
             raise UnknownOptionError(f"{kind.__name__} has no option {name!r}. {suggest(name, known)}")
 
 

@@ -14,7 +14,8 @@ from gymnasium.vector import AutoresetMode
 from bocmdp_gym import kernels
 from bocmdp_gym.alias import AliasTables, alias_tables, generator_state, initial_tables
 from bocmdp_gym.env import ConfigurableEnv
-from bocmdp_gym.errors import ActionError, OptionError, ResetError, StateError, suggest
+from bocmdp_gym.errors import ActionError, ResetError, StateError
+from bocmdp_gym.options import check_instance, check_render_mode
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, TabularBOCMDP, check_proper
 from bocmdp_gym.validation import check_horizon
@@ -42,7 +43,7 @@ class TabularEnv(ConfigurableEnv):
     horizon: steps after which an episode is truncated; None only where every episode ends with certainty.
 
     Raises:
-        OptionError: a horizon that is not a positive integer.
+        OptionError: no model, or a horizon that is not a positive integer.
         DiscountError: no horizon although some policy's episodes never end.
     """
 
@@ -51,11 +52,10 @@ class TabularEnv(ConfigurableEnv):
     exposes_states = True
 
     def __init__(self, model: TabularBOCMDP, horizon: int | None = 200, render_mode: str | None = None):
+        check_instance("model", model, TabularBOCMDP)
         self.model = model
         self.horizon = check_horizon(horizon)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise OptionError(f"unknown render_mode {render_mode!r}. {suggest(render_mode, self.metadata['render_modes'])}")
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode, self.metadata)
         self._mdps: ConfiguredMDPs | None = None
         self._constant_tables: dict[int, AliasTables] = {}
         self._setup_configuration(
@@ -182,6 +182,7 @@ class TabularVectorEnv(NativeVectorEnv):
     env: TabularEnv
 
     def __init__(self, env: TabularEnv, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP):
+        check_instance("env", env, TabularEnv)
         super().__init__(env, num_envs, autoreset_mode)
         self.model = env.model
         self._states, self._final_states = np.zeros((2, self.num_envs), dtype=np.int64)

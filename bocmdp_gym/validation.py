@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym.errors import ContextError, DiscountError, LeaderParameterError, OptionError, UnsupportedError
+from bocmdp_gym.options import as_array, as_number
 
 
 def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArray[np.float64]:
@@ -54,7 +55,10 @@ def check_context(context: Any, space: gym.Space[Any]) -> Any:
             return int(context)
         low, high = int(space.start), int(space.start + space.n - 1)
         raise ContextError(f"context {context!r} is out of range; expected an integer in {low}..{high}.")
-    value = np.array(context, dtype=space.dtype)
+    try:
+        value = np.array(context, dtype=space.dtype)
+    except (TypeError, ValueError):
+        raise ContextError(f"context {context!r} is not an element of {space}.") from None
     if not space.contains(value):
         raise ContextError(f"context {context!r} is outside {space}.")
     value.flags.writeable = False
@@ -67,7 +71,9 @@ def check_context_probabilities(p: npt.ArrayLike, n: int | None = None) -> npt.N
     Raises:
         ContextError: not a distribution over n contexts.
     """
-    value = np.array(p, dtype=np.float64)
+    value = as_array(p)
+    if value is None:
+        raise ContextError(f"context_probabilities is {p!r}; expected numbers.")
     if value.ndim != 1 or (n is not None and len(value) != n):
         raise ContextError(f"context_probabilities has shape {value.shape}; expected ({'C' if n is None else n},).")
     if not ((value >= 0).all() and abs(value.sum() - 1.0) <= 1e-8):
@@ -81,10 +87,7 @@ def check_discount(value: float, prefix: str = "") -> float:
     Raises:
         DiscountError: anything else.
     """
-    try:
-        number = float("nan") if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
+    number = as_number(value)
     if not 0.0 <= number <= 1.0:
         raise DiscountError(f"{prefix}discount is {value!r}; expected a number in [0, 1].")
     return number
@@ -96,7 +99,8 @@ def check_horizon(horizon: Any) -> int | None:
     Raises:
         OptionError: anything else.
     """
-    if horizon is None or (isinstance(horizon, (int, np.integer)) and not isinstance(horizon, bool) and horizon > 0):
+    is_integer = isinstance(horizon, (int, np.integer)) and not isinstance(horizon, bool)
+    if horizon is None or (is_integer and 0 < horizon < 2**63):
         return None if horizon is None else int(horizon)
     raise OptionError(f"horizon is {horizon!r}; expected a positive number of steps, or None for no limit.")
 

@@ -14,6 +14,7 @@ from bocmdp_gym.construction import Constructed
 from bocmdp_gym.env import RESET_OPTIONS, _Configuration
 from bocmdp_gym.errors import OptionError, ResetError, UnsupportedError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork
+from bocmdp_gym.options import check_choice, check_count
 from bocmdp_gym.validation import check_context
 
 _MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
@@ -42,14 +43,13 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
         autoreset_mode: "NextStep" (default), "SameStep" or "Disabled".
 
     Raises:
-        OptionError: no copies.
+        OptionError: no copies, or an unknown mode.
     """
 
     def __init__(self, env: Any, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP):
-        self.env, self.num_envs, self.horizon = env, int(num_envs), env.horizon
-        if self.num_envs < 1:
-            raise OptionError(f"num_envs is {num_envs}; expected at least 1.")
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.env, self.num_envs, self.horizon = env, check_count("num_envs", num_envs), env.horizon
+        name = getattr(autoreset_mode, "value", autoreset_mode)
+        self.autoreset_mode = AutoresetMode(check_choice("autoreset_mode", name, [mode.value for mode in _MODES]))
         self._mode = _MODES.index(self.autoreset_mode)
         self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = env.render_mode

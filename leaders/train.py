@@ -7,8 +7,7 @@ import sys
 import numpy as np
 
 from bocmdp_gym import TabularBOCMDP, configurable
-from bocmdp_gym.errors import BOCMDPError
-from leaders.checkpoints import RunInterruptedError
+from bocmdp_gym.errors import BOCMDPError, RunInterruptedError
 from leaders.command_line import choose
 from leaders.constraints import Constraint
 from leaders.env_settings import ENVIRONMENTS

@@ -47,6 +47,7 @@ from bocmdp_gym.soft_bellman import policy_entropy
 from bocmdp_gym.tabular import TabularBOCMDP, check_regularization
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
+from bocmdp_gym.validation import check_discount
 
 Array = npt.NDArray[np.float64]
 OBJECTIVES = ("revenue", "welfare")
@@ -145,6 +146,8 @@ class DynamicMechanism(PicturedEnv):
         self.profiles = np.array(list(product(range(k), repeat=n)), dtype=np.int64)  # (K^n, n)
         self._others = np.array(list(product(range(k), repeat=n - 1)), dtype=np.int64).reshape(k ** (n - 1), n - 1)
         self._build_contexts()
+        discount = check_discount(discount)
+        leader_discount = None if leader_discount is None else check_discount(leader_discount, "leader_")
         if self.objective == "revenue" and leader_discount not in (None, discount):
             raise DiscountError(
                 f"leader_discount is {leader_discount} and discount {discount}; payments are discounted with the latter, so "

@@ -118,13 +118,15 @@ class MetaRL(PicturedEnv):
         self.kl_weight = check_number("kl_weight", kl_weight, above=0.0)
         self.grid: Grid | None = None
         self.start, self.goals = 0, []
+        goal_reward, step_reward = check_number("goal_reward", goal_reward), check_number("step_reward", step_reward)
+        slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
         if rewards is None:
-            if len(goals) == 0:
-                raise OptionError("goals is empty; expected a cell [row, column], or a list of cells, for each task.")
+            if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, (str, bytes)) or len(goals) == 0:
+                raise OptionError(f"goals is {goals!r}; expected a cell [row, column], or a list of cells, for each task.")
             self.grid = Grid(layout)
             self.start = self.grid.state(start, "start")
-            self.goals = [self._goal_states(goal, f"goal of task {i}") for i, goal in enumerate(goals)]
-            paid, ends = self._grid_rewards(check_number("goal_reward", goal_reward), check_number("step_reward", step_reward))
+            self.goals = [self._goal_states(goal, f"goals[{i}]") for i, goal in enumerate(goals)]
+            paid, ends = self._grid_rewards(goal_reward, step_reward)
             successors, probabilities = self.grid.slippery_moves(slip_probability)
         else:
             paid = torch.from_numpy(check_array("rewards", rewards, (None, None))).unsqueeze(1)
@@ -150,7 +152,8 @@ class MetaRL(PicturedEnv):
 
     def _goal_states(self, goal: Any, name: str) -> list[int]:
         assert self.grid is not None
-        cells = [goal] if np.ndim(goal) == 1 else goal
+        nested = isinstance(goal, (Sequence, np.ndarray)) and not isinstance(goal, str) and len(goal) > 0
+        cells = goal if nested and isinstance(goal[0], (Sequence, np.ndarray)) else [goal]
         return [self.grid.state(cell, name) for cell in cells]
 
     def _grid_rewards(self, goal_reward: float, step_reward: float) -> tuple[Tensor, Tensor]:

@@ -131,13 +131,13 @@ class PrincipalAgent(PicturedEnv):
         self.outside_option = None if outside_option is None else check_number("outside_option", outside_option)
         agents = check_count("n_agents", n_agents)
         self.slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
+        self.layers, self.width = check_count("layers", layers), check_count("width", width)
+        edges, size = check_count("n_actions", n_actions, 1, self.width), check_count("size", size, 3)
         self.grid: Grid | None = None
         if instance == "grid":
-            self.grid = random_grid(check_count("size", size, 3), rng)
+            self.grid = random_grid(size, rng)
             self.instance = grid_instance(self.grid, agents, self.slip_probability, rng)
         else:
-            self.layers, self.width = check_count("layers", layers), check_count("width", width)
-            edges = check_count("n_actions", n_actions, 1, self.width)
             self.instance = layered_instance(self.layers, self.width, edges, agents, self.slip_probability, rng)
         super().__init__(self._make_model(agent_probabilities, discount, leader_discount), horizon, render_mode)
 

@@ -41,7 +41,7 @@ from torch import Tensor
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import ActionError, OptionError, StateError
-from bocmdp_gym.options import check_array, check_choice, check_count, check_distribution, check_number
+from bocmdp_gym.options import check_array, check_count, check_distribution, check_number, check_render_mode
 from bocmdp_gym.pictures import AGENT, INK, PALETTE, Canvas, Pictures
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.transitions import FactoredTransitions
@@ -314,9 +314,7 @@ class TaxDesign(Pictures, ConfigurableEnv):
         self.economy = Economy(prices, wage, preferences, asset_range, noise_std, tax_upper)
         self.initial_std = check_number("initial_std", initial_std, above=0.0)
         self.horizon = check_horizon(horizon)
-        if render_mode is not None:
-            check_choice("render_mode", render_mode, self.metadata["render_modes"])
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode, self.metadata)
         self.model = TaxModel(
             self.economy,
             check_count("grid_size", grid_size, 2),

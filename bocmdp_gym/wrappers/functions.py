@@ -15,6 +15,7 @@ from bocmdp_gym.errors import ModelError
 
 #: A function (x (d,), observations (N, ...), actions (N, ...), context) -> (N,), in torch.
 PointFunction = Callable[[Tensor, Any, Any, Any], Tensor]
+POINT_ARGUMENTS = "x, observations, actions, context"
 _PROBES = 3
 
 

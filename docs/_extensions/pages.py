@@ -21,7 +21,6 @@ from PIL import Image
 from results import table, write_results
 
 import bocmdp_gym
-import bocmdp_gym.wrappers
 import followers
 import leaders
 import leaders.gradients
@@ -29,6 +28,18 @@ from bocmdp_gym.registration import ENVIRONMENTS, Entry
 from leaders.base import _ESTIMATORS as ESTIMATORS
 from leaders.history import COLUMNS
 
+#: The packages and modules whose ``__all__`` is the public surface; each has an API page.
+PUBLIC = (
+    "bocmdp_gym",
+    "bocmdp_gym.errors",
+    "bocmdp_gym.wrappers",
+    "bocmdp_gym.envs",
+    "bocmdp_gym.incentives",
+    "bocmdp_gym.deprecation",
+    "followers",
+    "leaders",
+    "leaders.gradients",
+)
 #: Settings whose known optimum is shown: keywords of gym.make, keywords of `benchmark` ("method": another method to ask).
 OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "bocmdp/FourRooms-v0": [
@@ -254,22 +265,23 @@ def follower_pages(out: Path) -> set[str]:
 def api_pages(out: Path, elsewhere: set[str]) -> None:
     """The public names of each package, in one page per package; those with pages of their own are links."""
     seen: set[int] = set()
-    packages = (bocmdp_gym, bocmdp_gym.errors, bocmdp_gym.wrappers, followers, leaders, leaders.gradients)
-    for package in packages:
-        name = package.__name__
-        own = getattr(package, "__all__", None) or [k for k, v in vars(package).items() if getattr(v, "__module__", "") == name]
+    for name in PUBLIC:
+        package = importlib.import_module(name)
+        own = package.__all__
         lines = [f"# {name}", "", "```{eval-rst}", f".. automodule:: {name}", "   :no-members:", ""]
         links = []
         for one in own:
             value, full = getattr(package, one), f"{name}.{one}"
-            if full in elsewhere or id(value) in seen:
+            if inspect.ismodule(value):
+                links.append(f":py:mod:`{one} <{value.__name__}>`")
+            elif not (inspect.isclass(value) or inspect.isfunction(value)):
+                lines += [f".. autodata:: {full}", ""]
+            elif full in elsewhere or id(value) in seen:
                 links.append(f":py:obj:`{one} <{value.__module__}.{one}>`")
-                continue
-            seen.add(id(value))
-            if inspect.isclass(value):
-                lines += [f".. autoclass:: {full}", "   :members:", "   :show-inheritance:", ""]
-            elif inspect.isfunction(value):
-                lines += [f".. autofunction:: {full}", ""]
+            else:
+                seen.add(id(value))
+                members = ["   :members:", "   :show-inheritance:"] if inspect.isclass(value) else []
+                lines += [f".. {'autoclass' if members else 'autofunction'}:: {full}", *members, ""]
         if links:
             lines += ["Described elsewhere: " + ", ".join(links) + ".", ""]
         (out / f"{name}.md").write_text("\n".join([*lines, "```", ""]))
