@@ -1,5 +1,6 @@
 """Followers: whoever answers a leader, behind one trajectory oracle."""
 
+from bocmdp_gym.version import __version__
 from followers.base import Follower, InterpolatedPolicy, Policy, TabularPolicy, Task
 from followers.callable import CallableFollower
 from followers.checks import check_follower
@@ -43,6 +44,7 @@ __all__ = [
     "Task",
     "TrajectoryOracle",
     "VanillaPolicyGradient",
+    "__version__",
     "check_follower",
     "empirical_policy",
     "suboptimality",

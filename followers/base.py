@@ -159,7 +159,7 @@ class Task:
     def states_of(self) -> Callable[[Any], Any] | None:
         """Reads the state in an observation, as the follower sees it; None where there are no states to read."""
         if not self._layers.showing:
-            return getattr(self.core, "states_of", None)
+            return self.core.states_of if self.core.exposes_states else None
         rows = self.observations
         assert rows is not None
         states = {row.tobytes(): state for state, row in enumerate(rows)}
@@ -190,7 +190,7 @@ class Task:
         Raises:
             UnsupportedError: outer layers change the observations the grid is laid on.
         """
-        if hasattr(self.core, "neighbours"):
+        if self.core.interpolates:
             if not self._layers.plain:
                 raise UnsupportedError(
                     f"the model of {type(self.core).__name__} is a grid of its own observations, and outer layers change them; "

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from bocmdp_gym import TabularBOCMDP, TabularEnv
-from bocmdp_gym.checks import CheckError, _require
+from bocmdp_gym.checks import _require
 from bocmdp_gym.optimum import WarmSolver
 from followers.base import Array, Follower, Policy, TabularPolicy
 from followers.evaluation import policy_values
@@ -277,4 +277,4 @@ def _global_state() -> tuple[Any, ...]:
     return random.getstate(), (name, keys.tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
 
 
-__all__ = ["CheckError", "Problem", "check_follower", "small_problems"]
+__all__ = ["Problem", "check_follower", "small_problems"]

@@ -81,10 +81,10 @@ class Layers(NamedTuple):
 
 def inspect_layers(env: gym.Env[Any, Any], core: Any) -> Layers:
     """Look at every layer of ``env`` around ``core``."""
-    horizon = getattr(core, "horizon", None)
+    horizon = core.horizon
     showing: list[Any] | None = []
     layer: Any = env
-    while layer is not core:
+    while layer is not core.layer:
         if isinstance(layer, TimeLimit):
             limit = layer._max_episode_steps
             horizon = limit if horizon is None else min(horizon, limit)

@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.options import check_regularization
+from bocmdp_gym.validation import check_discount
 from followers.base import Array, Follower, TabularPolicy, Task
 
 #: Iterations after which a follower run to a tolerance gives up.

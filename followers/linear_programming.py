@@ -21,9 +21,9 @@ import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.mdps import ContextArrays
+from bocmdp_gym.validation import check_discount
 from followers.base import Array, Follower, TabularPolicy, Task
 from followers.iterative import check_budget, check_tolerance
 

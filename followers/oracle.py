@@ -13,9 +13,9 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
-from bocmdp_gym.env import check_context, check_leader
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.sampling import simulate
+from bocmdp_gym.validation import check_context, check_leader
 from followers.base import Array, Follower, Policy, TabularPolicy, Task
 from followers.empirical import EmpiricalPolicy
 from followers.environments import AnyEnv, inspect_layers, make_single, observations_of_states
@@ -56,7 +56,7 @@ class TrajectoryOracle:
         self.env: AnyEnv = TabularEnv(env) if isinstance(env, TabularBOCMDP) else env
         one, self.core = make_single(self.env)
         self.follower = follower
-        self.model: BOCMDP | None = getattr(self.core, "model", None)
+        self.model: BOCMDP | None = self.core.model
         if follower.needs_model and not isinstance(self.model, TabularBOCMDP):
             raise UnsupportedError(
                 f"{type(follower).__name__} plans with a tabular model, and {type(self.core).__name__} has none; use a "

@@ -39,7 +39,7 @@ def check_relabelling(core: Any) -> None:
     Raises:
         UnsupportedError: no model to read rewards from, or transitions that depend on x.
     """
-    model = getattr(core, "model", None)
+    model = core.model
     if not isinstance(model, BOCMDP):
         raise UnsupportedError(
             f"{type(core).__name__} has no model to read rewards from, so replay='relabel' cannot mend a buffer when x changes; "

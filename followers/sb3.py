@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnsupportedError, suggest
+from bocmdp_gym.hooks import context_observed
 from bocmdp_gym.options import check_regularization
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
@@ -145,7 +146,7 @@ class SB3Follower(Follower):
         """Refuse what cannot work, before anything runs (see the class)."""
         super().bind(env, core)
         one, core = make_single(env)
-        if self.shared and not _context_observed(one):
+        if self.shared and not context_observed(one):
             raise UnsupportedError(
                 "a shared learner has to see the context, and no layer of this environment shows it; wrap it in "
                 "bocmdp_gym.wrappers.ObserveContext, or use one learner per context (shared=False)."
@@ -346,14 +347,3 @@ def _positive(value: Any, name: str) -> int:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
         return int(value)
     raise OptionError(f"{name} is {value!r}; expected an integer, at least 1.")
-
-
-def _context_observed(env: Any) -> bool:
-    """Whether a layer shows the context: it says so, or its observations have a part of that name."""
-    while True:
-        space = env.observation_space
-        if getattr(env, "context_observed", False) or (isinstance(space, gym.spaces.Dict) and "context" in space.spaces):
-            return True
-        if not isinstance(env, gym.Wrapper):
-            return False
-        env = env.env

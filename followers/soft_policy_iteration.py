@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import check_regularization
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
+from bocmdp_gym.validation import check_discount
 from followers.base import Follower, TabularPolicy, Task
 
 

@@ -1,5 +1,6 @@
 """Leaders: HPGD and its relatives, through one outer loop."""
 
+from bocmdp_gym.version import __version__
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
@@ -21,6 +22,7 @@ __all__ = [
     "LeaderEnv",
     "Result",
     "ZeroOrder",
+    "__version__",
     "check_gradient",
     "compare_gradients",
     "multistart",

@@ -22,20 +22,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from bocmdp_gym.errors import BOCMDPError, OptionError
+from bocmdp_gym.errors import CheckpointError, OptionError, RunInterruptedError
 
 FORMAT = "bocmdp-gym checkpoint 1"
 _SEPARATOR = "\x1f"  # no name of a part contains it
 #: Older checkpoints are removed once there are more than this.
 KEEP = 3
-
-
-class CheckpointError(BOCMDPError, RuntimeError):
-    """A checkpoint is missing, damaged, or belongs to another run; or it cannot be written."""
-
-
-class RunInterruptedError(BOCMDPError, RuntimeError):
-    """The run was asked to stop (SIGTERM); a checkpoint was written."""
 
 
 class Checkpoints:

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from bocmdp_gym import TabularBOCMDP, configurable
-from bocmdp_gym.checks import CheckError
+from bocmdp_gym.errors import CheckError
 from followers import Follower, SoftPolicyIteration
 from leaders.base import Leader
 from leaders.compare import compare_gradients

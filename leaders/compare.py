@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.env import check_context
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
+from bocmdp_gym.validation import check_context
 from followers import Follower, TrajectoryOracle
 from leaders.base import Leader, as_tensor
 from leaders.gradients import Estimator, ExactEstimator, Loss
@@ -148,7 +148,7 @@ def _contexts(oracle: TrajectoryOracle, context: Any) -> list[tuple[Any, float]]
     """The contexts to estimate in, with their weights."""
     if context is not None:
         return [(check_context(context, oracle.core.context_space), 1.0)]
-    space, probabilities = oracle.core.context_space, getattr(oracle.core, "context_probabilities", None)
+    space, probabilities = oracle.core.context_space, oracle.core.context_probabilities
     if not isinstance(space, gym.spaces.Discrete) or probabilities is None:
         raise ContextError(f"context is None, and {space} has no finite list of contexts to average over; pass one context.")
     return [(int(space.start) + i, float(p)) for i, p in enumerate(probabilities)]

@@ -19,10 +19,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.env import check_leader
 from bocmdp_gym.errors import ConvergenceError, OptionError, UnsupportedError
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import check_count
+from bocmdp_gym.validation import check_leader
 from followers import Follower, Policy, TrajectoryOracle, suboptimality
 from leaders.base import Leader
 from leaders.batch import BatchEstimator, Drawn, batch_estimator, weighted

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 
 from bocmdp_gym import TabularBOCMDP, configurable
-from bocmdp_gym.errors import BOCMDPError
-from leaders.checkpoints import RunInterruptedError
+from bocmdp_gym.errors import BOCMDPError, RunInterruptedError
 from leaders.command_line import choose
 from leaders.constraints import Constraint
 from leaders.env_settings import ENVIRONMENTS
@@ -26,8 +24,7 @@ def train(settings: RunSettings) -> Result:
         BOCMDPError: settings that cannot work, before anything runs.
     """
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
-    stated: Any = getattr(configurable(env), "constraints", list)  # what x must satisfy, where an environment says so
-    constraints = [Constraint(**constraint) for constraint in stated()]
+    constraints = [Constraint(**constraint) for constraint in configurable(env).constraints()]
     run = RunFolder(settings)
     if settings.resume:
         found = "going on from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
@@ -53,7 +50,7 @@ def train(settings: RunSettings) -> Result:
     title = f"{settings.name}: {settings.leader} against {settings.follower}"
     save(learning_curve(result.history, title), run.path / "learning_curve.png")
     core, model, regularization = result.oracle.core, result.oracle.model, leader.estimator.regularization
-    if hasattr(core, "result_figure") and isinstance(model, TabularBOCMDP) and regularization is not None:
+    if core.result_name is not None and isinstance(model, TabularBOCMDP) and regularization is not None:
         policies = model.solve(result.x, regularization).policy.numpy()
         save(core.result_figure(result.x.numpy(), policies), run.path / f"{core.result_name}.png")
     run.write_summary(

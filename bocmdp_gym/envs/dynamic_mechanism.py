@@ -47,6 +47,7 @@ from bocmdp_gym.soft_bellman import policy_entropy
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
+from bocmdp_gym.validation import check_discount
 
 Array = npt.NDArray[np.float64]
 OBJECTIVES = ("revenue", "welfare")
@@ -145,6 +146,8 @@ class DynamicMechanism(PicturedEnv):
         self.profiles = np.array(list(product(range(k), repeat=n)), dtype=np.int64)  # (K^n, n)
         self._others = np.array(list(product(range(k), repeat=n - 1)), dtype=np.int64).reshape(k ** (n - 1), n - 1)
         self._build_contexts()
+        discount = check_discount(discount)
+        leader_discount = None if leader_discount is None else check_discount(leader_discount, "leader_")
         if self.objective == "revenue" and leader_discount not in (None, discount):
             raise DiscountError(
                 f"leader_discount is {leader_discount} and discount {discount}; payments are discounted with the latter, so "
@@ -384,12 +387,14 @@ class DynamicMechanism(PicturedEnv):
         weights = self.discount ** np.arange(ranked.shape[1])
         return float(self._profile_probabilities.numpy() @ ranked @ weights)
 
-    def benchmark(self) -> Benchmark | None:
-        """The optimum as lambda -> 0 on this grid of types; None where the leader discounts differently.
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The optimum as lambda -> 0 on this grid of types; None at any other lambda, or if the leader discounts differently.
 
         Welfare: dynamic VCG is efficient. Revenue: the best mechanism with unit weights and one boost for all unsold items, by
         trying every type as that boost, and the bound on all mechanisms.
         """
+        if regularization not in (None, 0.0):
+            return None
         unit = np.ones(self.n_bidders)
         if self.objective == "welfare":
             x = self.leader_of(unit, np.zeros(self.n_slots))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 from typing import Any
 
 import gymnasium as gym
@@ -125,11 +126,12 @@ class FourRooms(PicturedEnv):
         self.penalty_budget = check_number("penalty_budget", penalty_budget, above=0.0)
         self.penalty_cost = check_number("penalty_cost", penalty_cost, 0.0, note=" (the paper's beta)")
         check_choice("observation", observation, OBSERVATIONS)
-        if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, str):
+        if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, (str, bytes)):
             raise OptionError(f"goals is {goals!r}; expected a list of cells [row, column].")
         if len(goals) == 0:
             raise OptionError("goals is empty; expected at least one cell [row, column].")
-        small, scale = Grid(layout), check_count("scale", scale)
+        small = Grid(layout)
+        scale = check_count("scale", scale, maximum=isqrt((2**31 - 1) // len(small)))  # states are counted by int32
         self.grid = small if scale == 1 else small.scaled(scale)
 
         def middle(cell: Any, name: str) -> int:
@@ -137,7 +139,7 @@ class FourRooms(PicturedEnv):
             return self.grid.state((row * scale + scale // 2, column * scale + scale // 2), name)
 
         self.start = None if start is None else middle(start, "start")
-        self.goals = [middle(goal, f"goal {i}") for i, goal in enumerate(goals)]
+        self.goals = [middle(goal, f"goals[{i}]") for i, goal in enumerate(goals)]
         self.waypoint = middle(waypoint, "waypoint")
         super().__init__(self._make_model(slip_probability, discount, leader_discount), horizon, render_mode)
         where = self.grid.coordinates.tolist()
@@ -192,8 +194,9 @@ class FourRooms(PicturedEnv):
         shares = torch.softmax(self.model.check_leader(x).detach(), 0).numpy()
         return self.penalty_budget * shares[:-1]
 
-    def benchmark(self, regularization: float = 0.001) -> Benchmark | None:
-        """The best leader return known at this lambda; None at settings other than the published table's."""
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The best leader return known at this lambda (None: 0.001); None at settings other than the published table's."""
+        regularization = 0.001 if regularization is None else regularization
         value = BEST_KNOWN.get((regularization, self.penalty_cost))
         if value is None or self._settings != PUBLISHED:
             return None

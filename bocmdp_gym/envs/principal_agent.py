@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.benchmark import Benchmark
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.grid import Grid
 from bocmdp_gym.incentives import IncentiveProblem
@@ -32,6 +31,7 @@ from bocmdp_gym.pictures import AGENT, INK, Canvas, PicturedEnv, blend
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
+from bocmdp_gym.validation import check_discount
 
 Array = npt.NDArray[np.float64]
 INSTANCES = ("layered", "grid")
@@ -131,13 +131,13 @@ class PrincipalAgent(PicturedEnv):
         self.outside_option = None if outside_option is None else check_number("outside_option", outside_option)
         agents = check_count("n_agents", n_agents)
         self.slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
+        self.layers, self.width = check_count("layers", layers), check_count("width", width)
+        edges, size = check_count("n_actions", n_actions, 1, self.width), check_count("size", size, 3)
         self.grid: Grid | None = None
         if instance == "grid":
-            self.grid = random_grid(check_count("size", size, 3), rng)
+            self.grid = random_grid(size, rng)
             self.instance = grid_instance(self.grid, agents, self.slip_probability, rng)
         else:
-            self.layers, self.width = check_count("layers", layers), check_count("width", width)
-            edges = check_count("n_actions", n_actions, 1, self.width)
             self.instance = layered_instance(self.layers, self.width, edges, agents, self.slip_probability, rng)
         super().__init__(self._make_model(agent_probabilities, discount, leader_discount), horizon, render_mode)
 
@@ -270,7 +270,11 @@ class PrincipalAgent(PicturedEnv):
         n_actions = self.instance.principal.shape[1]
         return np.arange(n_actions) if self.grid is not None else np.zeros(n_actions, dtype=np.int64)
 
-    def benchmark(self, limit: int = 2000) -> Benchmark | None:
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The principal's optimum as lambda -> 0, within its constraints: `hard_optimum`; None at any other lambda."""
+        return self.hard_optimum() if regularization in (None, 0.0) else None
+
+    def hard_optimum(self, limit: int = 2000) -> Benchmark | None:
         """The principal's optimum as lambda -> 0, within its constraints.
 
         None where moves are random, no bonus satisfies the constraints, or there are too many paths.

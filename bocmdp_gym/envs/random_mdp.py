@@ -128,8 +128,9 @@ class RandomMDP(PicturedEnv):
         del context
         return (x**2).sum() / 2 + (policy**2).sum((-2, -1)) / 2
 
-    def benchmark(self) -> Benchmark:
-        """The optimum of `quadratic_loss`; no optimum of the leader's return is known."""
+    def benchmark(self, regularization: float | None = None) -> Benchmark:
+        """The optimum of `quadratic_loss`, the same at any lambda; no optimum of the leader's return is known."""
+        del regularization
         return Benchmark(
             value=self.model.n_states / (2 * self.model.n_actions),
             objective="quadratic_loss, minimised",

@@ -41,11 +41,11 @@ from torch import Tensor
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import ActionError, OptionError, StateError
-from bocmdp_gym.options import check_array, check_choice, check_count, check_distribution, check_number
+from bocmdp_gym.options import check_array, check_count, check_distribution, check_number, check_render_mode
 from bocmdp_gym.pictures import AGENT, INK, PALETTE, Canvas, Pictures
 from bocmdp_gym.tabular import TabularBOCMDP
-from bocmdp_gym.tabular_env import check_horizon
 from bocmdp_gym.transitions import FactoredTransitions
+from bocmdp_gym.validation import check_horizon
 
 Array = npt.NDArray[np.float64]
 HOURS = np.linspace(0.0, 8.0, 10)
@@ -291,6 +291,7 @@ class TaxDesign(Pictures, ConfigurableEnv):
     """
 
     model: TaxModel
+    interpolates = True
 
     def __init__(
         self,
@@ -313,9 +314,7 @@ class TaxDesign(Pictures, ConfigurableEnv):
         self.economy = Economy(prices, wage, preferences, asset_range, noise_std, tax_upper)
         self.initial_std = check_number("initial_std", initial_std, above=0.0)
         self.horizon = check_horizon(horizon)
-        if render_mode is not None:
-            check_choice("render_mode", render_mode, self.metadata["render_modes"])
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode, self.metadata)
         self.model = TaxModel(
             self.economy,
             check_count("grid_size", grid_size, 2),
@@ -342,8 +341,9 @@ class TaxDesign(Pictures, ConfigurableEnv):
         """x_0 ~ N(0, 1)."""
         return rng.standard_normal(self.model.leader_dim)
 
-    def benchmark(self, regularization: float = 0.1) -> Benchmark | None:
-        """The best leader return known at this lambda; None at other settings than the defaults."""
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The best leader return known at this lambda (None: 0.1); None at other settings than the defaults."""
+        regularization = 0.1 if regularization is None else regularization
         defaults = signature(TaxDesign).parameters
         if regularization not in BEST_KNOWN or not all(
             np.array_equal(value, defaults[name].default) for name, value in self._settings.items()

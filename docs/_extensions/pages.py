@@ -21,7 +21,6 @@ from PIL import Image
 from results import table, write_results
 
 import bocmdp_gym
-import bocmdp_gym.wrappers
 import followers
 import leaders
 import leaders.gradients
@@ -29,7 +28,19 @@ from bocmdp_gym.registration import ENVIRONMENTS, Entry
 from leaders.base import _ESTIMATORS as ESTIMATORS
 from leaders.history import COLUMNS
 
-#: Settings whose known optimum is shown: keywords of gym.make, keywords of `benchmark`.
+#: The packages and modules whose ``__all__`` is the public surface; each has an API page.
+PUBLIC = (
+    "bocmdp_gym",
+    "bocmdp_gym.errors",
+    "bocmdp_gym.wrappers",
+    "bocmdp_gym.envs",
+    "bocmdp_gym.incentives",
+    "bocmdp_gym.deprecation",
+    "followers",
+    "leaders",
+    "leaders.gradients",
+)
+#: Settings whose known optimum is shown: keywords of gym.make, keywords of `benchmark` ("method": another method to ask).
 OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "bocmdp/FourRooms-v0": [
         ({"slip_probability": 0.44, "penalty_cost": beta}, {"regularization": lam})
@@ -37,8 +48,8 @@ OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         for beta in (1.0, 3.0, 5.0)
     ],
     "bocmdp/MetaRL-v0": [
-        ({"rewards": [[1, 0], [0, 1]], "task_probabilities": [0.7, 0.3], "kl_weight": 1.0}, {"objective": objective})
-        for objective in ("reward", "value")
+        ({"rewards": [[1, 0], [0, 1]], "task_probabilities": [0.7, 0.3], "kl_weight": 1.0}, asked)
+        for asked in ({}, {"method": "value_benchmark"})
     ],
     "bocmdp/PrincipalAgent-v0": [({"budget_on": "sum"}, {}), ({"budget_on": "paid", "n_agents": 1}, {})],
     "bocmdp/DynamicMechanism-v0": [({"objective": "revenue"}, {}), ({"objective": "welfare"}, {})],
@@ -169,7 +180,8 @@ def optimum(env_id: str, kind: type) -> Iterable[str]:
     """The best value known for a leader, as `benchmark` tells it."""
     rows, sources = [], []
     for keywords, asked in OPTIMA.get(env_id, [({}, {})]):
-        known = kind(**keywords).benchmark(**asked)
+        method = asked.get("method", "benchmark")
+        known = getattr(kind(**keywords), method)(**{k: v for k, v in asked.items() if k != "method"})
         if known is None:
             raise ValueError(f"{env_id} knows no optimum at {keywords}, {asked}; expected one, or another entry in OPTIMA.")
         settings = ", ".join(f"`{name}={value!r}`" for name, value in (keywords | asked).items()) or "defaults"
@@ -253,22 +265,23 @@ def follower_pages(out: Path) -> set[str]:
 def api_pages(out: Path, elsewhere: set[str]) -> None:
     """The public names of each package, in one page per package; those with pages of their own are links."""
     seen: set[int] = set()
-    packages = (bocmdp_gym, bocmdp_gym.errors, bocmdp_gym.wrappers, followers, leaders, leaders.gradients)
-    for package in packages:
-        name = package.__name__
-        own = getattr(package, "__all__", None) or [k for k, v in vars(package).items() if getattr(v, "__module__", "") == name]
+    for name in PUBLIC:
+        package = importlib.import_module(name)
+        own = package.__all__
         lines = [f"# {name}", "", "```{eval-rst}", f".. automodule:: {name}", "   :no-members:", ""]
         links = []
         for one in own:
             value, full = getattr(package, one), f"{name}.{one}"
-            if full in elsewhere or id(value) in seen:
+            if inspect.ismodule(value):
+                links.append(f":py:mod:`{one} <{value.__name__}>`")
+            elif not (inspect.isclass(value) or inspect.isfunction(value)):
+                lines += [f".. autodata:: {full}", ""]
+            elif full in elsewhere or id(value) in seen:
                 links.append(f":py:obj:`{one} <{value.__module__}.{one}>`")
-                continue
-            seen.add(id(value))
-            if inspect.isclass(value):
-                lines += [f".. autoclass:: {full}", "   :members:", "   :show-inheritance:", ""]
-            elif inspect.isfunction(value):
-                lines += [f".. autofunction:: {full}", ""]
+            else:
+                seen.add(id(value))
+                members = ["   :members:", "   :show-inheritance:"] if inspect.isclass(value) else []
+                lines += [f".. {'autoclass' if members else 'autofunction'}:: {full}", *members, ""]
         if links:
             lines += ["Described elsewhere: " + ", ".join(links) + ".", ""]
         (out / f"{name}.md").write_text("\n".join([*lines, "```", ""]))

@@ -10,9 +10,9 @@ from stable_baselines3 import PPO
 
 import leaders
 from bocmdp_gym import TabularVectorEnv, errors
+from bocmdp_gym.errors import CheckError
 from bocmdp_gym.wrappers import ObserveContext
 from followers import CallableFollower, SoftPolicyIteration, TrajectoryOracle, check_follower, empirical_policy
-from followers.checks import CheckError
 from tests.followers.problems import CountSteps, Point, X, bandit
 
 P = np.array([[0.8, 0.2], [0.3, 0.7]])

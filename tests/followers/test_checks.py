@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import followers
-from bocmdp_gym.checks import CheckError
+from bocmdp_gym.errors import CheckError
 from followers import Follower, SoftPolicyIteration, Task, check_follower
 from followers.checks import small_problems
 

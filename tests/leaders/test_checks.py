@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import leaders
-from bocmdp_gym.checks import CheckError
+from bocmdp_gym.errors import CheckError
 from leaders import check_gradient
 from leaders.gradients import ExactEstimator
 from tests.problems import random_model
