@@ -74,6 +74,14 @@ class ConvergenceError(BOCMDPError, ArithmeticError):
     """An iteration did not reach its tolerance, or its values stopped being finite."""
 
 
+class CheckpointError(BOCMDPError, RuntimeError):
+    """A checkpoint is missing, damaged, or belongs to another run; or it cannot be written."""
+
+
+class RunInterruptedError(BOCMDPError, RuntimeError):
+    """The run was asked to stop (SIGTERM); a checkpoint was written."""
+
+
 class WorkerError(BOCMDPError, RuntimeError):
     """A worker process died with work that cannot simply be done again."""
 

@@ -23,9 +23,9 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from followers import Follower, TrajectoryOracle
 from leaders.gradients.exact import leader_values
-from leaders.loop import generator
 from leaders.plots import save
-from leaders.runs import SUMMARY
+from leaders.run import generator
+from leaders.run_folder import SUMMARY
 from leaders.settings import RunSettings
 from leaders.typed_settings import settings_from_summary
 

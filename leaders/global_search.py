@@ -20,7 +20,8 @@ from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from followers import Follower
 from leaders.base import Leader
-from leaders.loop import Result, generator, optimize
+from leaders.loop import optimize
+from leaders.run import Result, generator
 
 
 @dataclass(frozen=True)

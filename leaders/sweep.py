@@ -34,7 +34,7 @@ import tyro
 
 from bocmdp_gym.errors import BOCMDPError, OptionError, suggest
 from bocmdp_gym.options import check_count
-from leaders.runs import SUMMARY
+from leaders.run_folder import SUMMARY
 from leaders.settings import RunSettings
 from leaders.sweep_table import write_tables
 from leaders.tasks import Backend, Outcomes, run_tasks

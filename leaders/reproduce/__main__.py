@@ -24,7 +24,7 @@ from leaders.reproduce.paper import BEST_KNOWN, CELLS, FIGURES, ITERATIONS, PLAN
 from leaders.reproduce.runs import key, run
 from leaders.reproduce.search import search, search_task
 from leaders.reproduce.table import Dynamics, Entry, Rates
-from leaders.runs import processor, versions
+from leaders.run_folder import processor, versions
 from leaders.tasks import Function, run_tasks
 
 #: A run has left the local optimum when its value is this much above that of exact ascent.
