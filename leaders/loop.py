@@ -22,7 +22,7 @@ from leaders.base import Leader
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
-from leaders.run import Callback, OracleFactory, Result, Run, RunOptions
+from leaders.run import Callback, LeaderRun, OracleFactory, Result, RunOptions
 
 #: Runs shorter than this show no progress bar.
 _QUIET_ITERATIONS = 50
@@ -88,7 +88,7 @@ def optimize(
     if resume and checkpoints is None:
         raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
     options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)
-    run = Run(env, leader, follower, iterations, seed, options, oracle)
+    run = LeaderRun(env, leader, follower, iterations, seed, options, oracle)
     if checkpoints is not None:
         checkpoints.fingerprint |= run.identity(seed, contexts)
         if not resume:
@@ -99,7 +99,7 @@ def optimize(
 
 
 def complete(
-    run: Run,
+    run: LeaderRun,
     evaluate_every: int,
     callback: Callback | None,
     progress: bool | None,

@@ -24,7 +24,7 @@ from leaders.batch import BatchEstimator, Drawn, batch_estimator
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
 from leaders.loop import complete, is_quiet, one_torch_thread
-from leaders.run import Callback, OracleFactory, Result, Run, RunOptions
+from leaders.run import Callback, LeaderRun, OracleFactory, Result, RunOptions
 
 
 def optimize_many(
@@ -77,8 +77,8 @@ def optimize_many(
         raise UnsupportedError("device= solves the follower's problem itself and asks no other oracle; leave one of them out.")
     options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)
 
-    def start(i: int) -> Run:
-        return Run(env, leaders[i], _copy(follower), iterations, numbers[i], options, oracle)
+    def start(i: int) -> LeaderRun:
+        return LeaderRun(env, leaders[i], _copy(follower), iterations, numbers[i], options, oracle)
 
     first, batch = start(0), None
     if loss is None and oracle is TrajectoryOracle:
@@ -129,7 +129,7 @@ def _copy(follower: Follower) -> Follower:
 
 
 def _complete_at_once(
-    runs: list[Run], batch: BatchEstimator, evaluate_every: int, callback: Callback | None, progress: bool | None
+    runs: list[LeaderRun], batch: BatchEstimator, evaluate_every: int, callback: Callback | None, progress: bool | None
 ) -> list[Result]:
     """Make all runs in step. One that its callback stops keeps its place in the batch, and is not moved any more."""
     iterations = runs[0].iterations

@@ -100,7 +100,7 @@ class RunOptions(TypedDict):
     contexts: int | Literal["all"]
 
 
-class Run:
+class LeaderRun:
     """The state of a run between iterations; what a checkpoint keeps is `state`.
 
     Args:
