@@ -10,7 +10,7 @@ from leaders.history import History
 from leaders.leader_env import LeaderEnv
 from leaders.loop import optimize
 from leaders.many import optimize_many
-from leaders.run import Progress, Result
+from leaders.result import Progress, Result
 
 __all__ = [
     "AMD",

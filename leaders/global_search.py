@@ -22,7 +22,8 @@ from bocmdp_gym.options import check_count, check_number
 from followers import Follower
 from leaders.base import Leader
 from leaders.loop import optimize
-from leaders.run import Result, generator
+from leaders.result import Result
+from leaders.run import generator
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from leaders.base import Leader
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
-from leaders.run import Callback, LeaderRun, OracleFactory, Result, RunOptions
+from leaders.result import Callback, Result
+from leaders.run import LeaderRun, OracleFactory, RunOptions
 
 #: Runs shorter than this show no progress bar.
 _QUIET_ITERATIONS = 50

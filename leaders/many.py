@@ -24,7 +24,8 @@ from leaders.batch import BatchEstimator, Drawn, batch_estimator
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
 from leaders.loop import complete, is_quiet, one_torch_thread
-from leaders.run import Callback, LeaderRun, OracleFactory, Result, RunOptions
+from leaders.result import Callback, Result
+from leaders.run import LeaderRun, OracleFactory, RunOptions
 
 
 def optimize_many(
@@ -94,7 +95,7 @@ def _one_per_run(leader: Any, seeds: Any) -> tuple[list[Leader], list[Any]]:
     """A leader and a seed for every run; leaders of equal settings share an estimator, never an update.
 
     Raises:
-        OptionError: seeds that are no list, no seeds or leaders, or lists of different lengths.
+        OptionError: seeds that are not a list, no seeds or leaders, or lists of different lengths.
     """
     if isinstance(seeds, str) or not isinstance(seeds, (Sequence, np.ndarray)) or len(seeds) == 0:
         raise OptionError(f"seeds is {seeds!r}; expected a list of whole numbers.")

@@ -14,7 +14,7 @@ from leaders.constraints import Constraint
 from leaders.env_settings import ENVIRONMENTS
 from leaders.loop import optimize
 from leaders.plots import learning_curve, save
-from leaders.run import Result
+from leaders.result import Result
 from leaders.run_folder import RunFolder
 from leaders.settings import RunSettings
 

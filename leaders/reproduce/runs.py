@@ -17,7 +17,7 @@ from leaders.gradients import MonteCarloEstimator
 from leaders.loop import optimize
 from leaders.reproduce.mismatch import MismatchedSimulator
 from leaders.reproduce.paper import Cell
-from leaders.run import Result
+from leaders.result import Result
 
 #: How often the exact return is computed; the table's number is the mean of these over the last tenth of a run.
 EVALUATE_EVERY = 10
