@@ -2,17 +2,21 @@
 
 from bocmdp_gym.version import __version__
 from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
+from leaders.checkpoints import Checkpoints
 from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
 from leaders.constraints import Constraint
 from leaders.global_search import multistart
 from leaders.history import History
 from leaders.leader_env import LeaderEnv
-from leaders.loop import Result, optimize
+from leaders.loop import optimize
+from leaders.many import optimize_many
+from leaders.result import Progress, Result
 
 __all__ = [
     "AMD",
     "HPGD",
+    "Checkpoints",
     "ComparedGradient",
     "Constraint",
     "ExactGradient",
@@ -20,6 +24,7 @@ __all__ = [
     "History",
     "Leader",
     "LeaderEnv",
+    "Progress",
     "Result",
     "ZeroOrder",
     "__version__",
@@ -27,4 +32,5 @@ __all__ = [
     "compare_gradients",
     "multistart",
     "optimize",
+    "optimize_many",
 ]

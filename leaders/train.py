@@ -11,14 +11,15 @@ from bocmdp_gym.errors import BOCMDPError, RunInterruptedError
 from leaders.command_line import choose
 from leaders.constraints import Constraint
 from leaders.env_settings import ENVIRONMENTS
-from leaders.loop import Result, optimize
+from leaders.loop import optimize
 from leaders.plots import learning_curve, save
-from leaders.runs import RunFolder
+from leaders.result import Result
+from leaders.run_folder import RunFolder
 from leaders.settings import RunSettings
 
 
 def train(settings: RunSettings) -> Result:
-    """One run, with everything it leaves in its folder (`leaders.runs`).
+    """One run, with everything it leaves in its folder (`leaders.run_folder`).
 
     Raises:
         BOCMDPError: settings that cannot work, before anything runs.

@@ -109,7 +109,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, follow
     options = {"seed": 2, "evaluate_every": 10}
     whole = leaders.optimize(four_rooms(), _leader(kind), FOLLOWERS[follower](), 30, **options)
 
-    def stop(progress: leaders.loop.Progress) -> None:
+    def stop(progress: leaders.Progress) -> None:
         if progress.iteration >= 20:
             raise StopError
 
@@ -177,6 +177,20 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     first = leaders.optimize(model, leader, follower, 10, **arguments)
     again = leaders.optimize(model, leader, follower, 10, **arguments, resume=True)
     assert torch.equal(first.x, again.x)
+
+
+def test_a_run_that_its_callback_stops_is_saved_there(tmp_path: Path) -> None:
+    model, leader, follower = random_model(1), leaders.ExactGradient(learning_rate=0.1), followers.SoftPolicyIteration(0.5)
+    whole = leaders.optimize(model, leader, follower, 10, evaluate_every=3)
+    stopped = leaders.optimize(
+        model, leader, follower, 10, evaluate_every=3, checkpoints=Checkpoints(tmp_path, 100), callback=lambda p: p.iteration == 3
+    )
+    assert (stopped.stopped, stopped.iterations) == ("callback", 4)
+    assert (tmp_path / "iteration-000000004.safetensors").exists()
+    resumed = leaders.optimize(model, leader, follower, 10, evaluate_every=3, checkpoints=Checkpoints(tmp_path, 100), resume=True)
+    assert (resumed.stopped, resumed.iterations) == ("iterations", 10)
+    assert torch.equal(resumed.x, whole.x)
+    assert torch.equal(resumed.x_random, whole.x_random)
 
 
 def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

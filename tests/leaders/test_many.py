@@ -10,12 +10,10 @@ import torch
 
 import followers
 from bocmdp_gym.errors import ConvergenceError, OptionError, UnsupportedError
-from leaders import AMD, HPGD, Constraint, ExactGradient, Leader, Result, optimize
-from leaders import loop as loop_module
+from leaders import AMD, HPGD, Constraint, ExactGradient, Leader, Progress, Result, optimize, optimize_many
+from leaders import many as many_module
 from leaders.batch import DeviceBatch, ExactBatch, MonteCarloBatch
-from leaders.checkpoints import Checkpoints
 from leaders.gradients import MonteCarloEstimator
-from leaders.loop import Progress
 from leaders.updates import Update
 from tests.problems import four_rooms, overflowing_model, random_model, small_rooms
 
@@ -28,14 +26,14 @@ REWARDS = ("reward", "leader_reward")
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The batch estimators that were made: their classes, None where runs went one after another."""
     made: list[Any] = []
-    original = loop_module.batch_estimator
+    original = many_module.batch_estimator
 
     def spy(*args: Any) -> Any:
         batch = original(*args)
         made.append(type(batch) if batch is not None else None)
         return batch
 
-    monkeypatch.setattr(loop_module, "batch_estimator", spy)
+    monkeypatch.setattr(many_module, "batch_estimator", spy)
     return made
 
 
@@ -72,7 +70,7 @@ def test_each_seed_s_run_is_that_seed_s_run_alone(
     """Equal bits where rewards are elementwise functions of softmax(x), whatever the number of threads."""
     monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
     options = {"evaluate_every": 5, **options}
-    runs = optimize(small_rooms(), leader(), follower(), 12, seed=SEEDS, **options)
+    runs = optimize_many(small_rooms(), leader(), follower(), 12, seeds=SEEDS, **options)
     assert batches == [ExactBatch if leader.func is ExactGradient else MonteCarloBatch]
     alone = [optimize(small_rooms(), leader(), follower(), 12, seed=seed, **options) for seed in SEEDS]
     assert_equal_runs(runs, alone)
@@ -85,14 +83,14 @@ def test_functions_with_matrix_products_agree_to_rounding(leader: Any, moving: t
     """Three contexts with successors and ends of their own, two discounts, nine actions."""
     model = random_model(4, moving=moving, actions=9, successors=2)
     assert model.discount != model.leader_discount
-    runs = optimize(model, leader(), follower(0.3), 10, seed=SEEDS, contexts=2)
+    runs = optimize_many(model, leader(), follower(0.3), 10, seeds=SEEDS, contexts=2)
     assert None not in batches
     alone = [optimize(model, leader(), follower(0.3), 10, seed=seed, contexts=2) for seed in SEEDS]
     assert_equal_runs(runs, alone, tolerance=1e-9)
 
 
 def test_the_paper_s_problem_runs_at_once(batches: list[Any]) -> None:
-    runs = optimize(four_rooms(), HPGD(0.5, 2000), follower(1e-3), 15, seed=SEEDS)
+    runs = optimize_many(four_rooms(), HPGD(0.5, 2000), follower(1e-3), 15, seeds=SEEDS)
     alone = [optimize(four_rooms(), HPGD(0.5, 2000), follower(1e-3), 15, seed=seed) for seed in SEEDS[:2]]
     assert batches == [MonteCarloBatch]
     assert_equal_runs(runs[:2], alone)
@@ -100,7 +98,7 @@ def test_the_paper_s_problem_runs_at_once(batches: list[Any]) -> None:
 
 def test_step_sizes_are_compared_at_once(batches: list[Any]) -> None:
     rates = [0.01, 0.03, 0.1, 1.0]
-    runs = optimize(small_rooms(), [ExactGradient(rate) for rate in rates], follower(), 10, seed=[4] * 4)
+    runs = optimize_many(small_rooms(), [ExactGradient(rate) for rate in rates], follower(), 10, seeds=[4])
     alone = [optimize(small_rooms(), ExactGradient(rate), follower(), 10, seed=4) for rate in rates]
     assert batches == [ExactBatch]
     assert_equal_runs(runs, alone)
@@ -119,20 +117,20 @@ def test_step_sizes_are_compared_at_once(batches: list[Any]) -> None:
 def test_everything_else_runs_one_after_another(leader: Any, made: Any, options: dict[str, Any], batches: list[Any]) -> None:
     moving = REWARDS if "error_groups" in leader.keywords or isinstance(made, partial) else (*REWARDS, "transition")
     model = random_model(2, moving=moving)
-    runs = optimize(model, leader(), made(0.3), 3, seed=SEEDS[:4], **options)
+    runs = optimize_many(model, leader(), made(0.3), 3, seeds=SEEDS[:4], **options)
     assert set(batches) <= {None}
     alone = [optimize(model, leader(), made(0.3), 3, seed=seed, **options) for seed in SEEDS[:4]]
     assert_equal_runs(runs, alone)
 
 
 def test_a_few_runs_are_faster_one_after_another(batches: list[Any]) -> None:
-    optimize(small_rooms(), ExactGradient(0.1), follower(), 2, seed=range(3))
+    optimize_many(small_rooms(), ExactGradient(0.1), follower(), 2, seeds=range(3))
     assert batches == [None]
 
 
 def test_leaders_that_differ_in_their_estimates_run_one_after_another(batches: list[Any]) -> None:
     budgets = (100, 100, 100, 200)
-    runs = optimize(small_rooms(), [HPGD(0.1, steps) for steps in budgets], follower(), 3, seed=[1] * 4)
+    runs = optimize_many(small_rooms(), [HPGD(0.1, steps) for steps in budgets], follower(), 3, seeds=[1] * 4)
     assert batches == [None]
     alone = [optimize(small_rooms(), HPGD(0.1, steps), follower(), 3, seed=1) for steps in budgets]
     assert_equal_runs(runs, alone)
@@ -141,16 +139,57 @@ def test_leaders_that_differ_in_their_estimates_run_one_after_another(batches: l
 def test_callbacks_are_told_which_run_it_is() -> None:
     seen: list[Progress] = []
     for seeds in ([5, 6], [5, 6, 7, 8]):
-        optimize(small_rooms(), ExactGradient(0.1), follower(0.3), 4, seed=seeds, evaluate_every=3, callback=seen.append)
+        optimize_many(small_rooms(), ExactGradient(0.1), follower(0.3), 4, seeds=seeds, evaluate_every=3, callback=seen.append)
     assert [(p.run, p.iteration) for p in seen[:4]] == [(0, 0), (0, 3), (1, 0), (1, 3)]  # one after another
     assert [(p.run, p.iteration) for p in seen[4:]] == [(run, t) for t in (0, 3) for run in range(4)]  # at once
+
+
+@pytest.mark.parametrize("seeds", [[5, 6], SEEDS])
+def test_a_callback_stops_one_run_and_no_other(seeds: list[int]) -> None:
+    """One after another, and at once."""
+
+    def stop(progress: Progress) -> bool:
+        return progress.run == 1 and progress.iteration == 2
+
+    runs = optimize_many(small_rooms(), ExactGradient(0.1), follower(0.3), 6, seeds=seeds, evaluate_every=1, callback=stop)
+    alone = optimize(small_rooms(), ExactGradient(0.1), follower(0.3), 3, seed=seeds[1], evaluate_every=1)
+    assert [run.stopped for run in runs] == ["iterations", "callback", *["iterations"] * (len(seeds) - 2)]
+    assert [run.iterations for run in runs] == [6, 3, *[6] * (len(seeds) - 2)]
+    assert torch.equal(runs[1].x, alone.x)
+    assert runs[1].leader_return == alone.leader_return
+    whole = optimize(small_rooms(), ExactGradient(0.1), follower(0.3), 6, seed=seeds[0], evaluate_every=1)
+    assert_equal_runs(runs[:1], [whole])
+
+
+def test_all_runs_may_be_stopped() -> None:
+    runs = optimize_many(
+        small_rooms(), ExactGradient(0.1), follower(0.3), 100, seeds=SEEDS, evaluate_every=2, callback=lambda progress: True
+    )
+    assert [(run.stopped, run.iterations, len(run.history)) for run in runs] == [("callback", 1, 1)] * len(SEEDS)
+
+
+@pytest.mark.parametrize("seeds", [[5, 6], SEEDS])
+def test_each_result_has_an_oracle_and_a_follower_of_its_own(seeds: list[int]) -> None:
+    mine = followers.SoftQLearning(0.3, iterations=20) if len(seeds) == 2 else follower(0.3)
+    runs = optimize_many(small_rooms(), HPGD(0.1, 100), mine, 3, seeds=seeds)
+    assert len({id(run.oracle) for run in runs}) == len(seeds)
+    assert len({id(run.oracle.follower) for run in runs} | {id(mine)}) == len(seeds) + 1
+
+
+def test_a_follower_that_cannot_be_copied_is_refused() -> None:
+    class Unique(followers.SoftPolicyIteration):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise TypeError("cannot pickle a lock")
+
+    with pytest.raises(UnsupportedError, match="Unique cannot be copied"):
+        optimize_many(small_rooms(), ExactGradient(0.1), Unique(0.3), 3, seeds=[0, 1])
 
 
 def test_constraints_belong_to_each_run(batches: list[Any]) -> None:
     constraint = Constraint("participation", "follower", at_least=1.0)
     model = random_model(moving=REWARDS)
     options: dict[str, Any] = {"constraints": [constraint], "x0": np.full(5, 0.4)}
-    runs = optimize(model, ExactGradient(0.1), follower(0.3), 6, seed=SEEDS, **options)
+    runs = optimize_many(model, ExactGradient(0.1), follower(0.3), 6, seeds=SEEDS, **options)
     assert batches == [ExactBatch]
     alone = [optimize(model, ExactGradient(0.1), follower(0.3), 6, seed=seed, **options) for seed in SEEDS]
     assert_equal_runs(runs, alone, tolerance=1e-9)
@@ -163,14 +202,14 @@ def test_batched_lu_agrees_with_the_kernels(contexts: Any, successors: int | Non
     moving = (*REWARDS, "transition", "initial", "termination")
     model = random_model(3, moving=moving, successors=successors)
     options: dict[str, Any] = {"contexts": contexts, "evaluate_every": 4}
-    runs = optimize(model, ExactGradient(0.3), follower(0.1), 12, seed=SEEDS, device="cpu", **options)
+    runs = optimize_many(model, ExactGradient(0.3), follower(0.1), 12, seeds=SEEDS, device="cpu", **options)
     assert batches == [DeviceBatch]
     alone = [optimize(model, ExactGradient(0.3), follower(0.1), 12, seed=seed, **options) for seed in SEEDS]
     for run, other in zip(runs, alone, strict=True):
         torch.testing.assert_close(run.x, other.x, rtol=1e-9, atol=1e-9)
         for name in ("sampled_return", "gradient_norm", "leader_return"):
             np.testing.assert_allclose(run.history[name], other.history[name], rtol=1e-7)
-    one = optimize(model, ExactGradient(0.3), follower(0.1), 12, seed=SEEDS[1], device="cpu", **options)
+    (one,) = optimize_many(model, ExactGradient(0.3), follower(0.1), 12, seeds=[SEEDS[1]], device="cpu", **options)
     torch.testing.assert_close(one.x, runs[1].x, rtol=1e-9, atol=1e-9)
 
 
@@ -180,16 +219,19 @@ def test_batched_lu_agrees_with_the_kernels(contexts: Any, successors: int | Non
         (HPGD(), {"device": "cpu"}, "device='cpu' is for ExactGradient"),
         (ExactGradient(), {"device": "cpu", "loss": lambda x, policy, context: x.sum()}, "not for a general loss"),
         (ExactGradient(), {"device": "abacus"}, "cannot use device 'abacus'"),
-        (ExactGradient(), {"seed": []}, "expected a whole number"),
-        (ExactGradient(), {"seed": "twelve"}, "expected a whole number"),
-        (ExactGradient(), {"seed": [0, -1]}, "seed is -1"),
-        ([ExactGradient()] * 2, {"seed": [0, 1, 2]}, "2 leaders for 3 seeds"),
-        ([ExactGradient()], {"seed": [0], "checkpoints": Checkpoints("nowhere")}, "leaders.sweep"),
+        (ExactGradient(), {"device": "cpu", "oracle": partial(followers.TrajectoryOracle, compiled=False)}, "no other oracle"),
+        (ExactGradient(), {"seeds": []}, "expected a list of whole numbers"),
+        (ExactGradient(), {"seeds": "twelve"}, "expected a list of whole numbers"),
+        (ExactGradient(), {"seeds": 3}, "expected a list of whole numbers"),
+        (ExactGradient(), {"seeds": [0, -1]}, "seed is -1"),
+        ([ExactGradient()] * 2, {"seeds": [0, 1, 2]}, "2 leaders for 3 seeds"),
+        ([], {}, "0 leaders for"),
+        ([ExactGradient], {}, "expected a Leader"),
     ],
 )
 def test_what_cannot_work_is_refused(leader: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises((OptionError, UnsupportedError), match=message):
-        optimize(small_rooms(), leader, follower(), 3, **options)
+        optimize_many(small_rooms(), leader, follower(), 3, **options)
 
 
 def test_a_run_that_fails_is_named() -> None:
@@ -201,13 +243,13 @@ def test_a_run_that_fails_is_named() -> None:
         return Leader(MonteCarloEstimator(100), update)
 
     with pytest.raises(ConvergenceError, match="iteration 0 of run 1"):
-        optimize(
+        optimize_many(
             random_model(moving=REWARDS),
             [start(Update(0.1)), start(Broken(0.1)), start(Update(0.1)), start(Update(0.1))],
             follower(0.3),
             3,
-            seed=[0] * 4,
+            seeds=[0] * 4,
             x0=np.full(5, 0.5),
         )
     with pytest.raises(ConvergenceError, match="in context 0 of run 0"):
-        optimize(overflowing_model(), ExactGradient(), follower(0.3), 3, seed=SEEDS, x0=[1.0])
+        optimize_many(overflowing_model(), ExactGradient(), follower(0.3), 3, seeds=SEEDS, x0=[1.0])

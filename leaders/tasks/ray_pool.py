@@ -1,4 +1,4 @@
-"""Workers of `leaders.tasks` on Ray: on this machine, or on all machines of a cluster."""
+"""Workers on Ray: on this machine, or on all machines of a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from followers.ray_cluster import ONE_THREAD, RayCluster
-from leaders.tasks import Attempt, Function, attempt_task
+from leaders.tasks.attempts import Attempt, Function, attempt_task
 
 
 class RayPool:

@@ -10,8 +10,8 @@ and a picture of the result, where the environment has one (Four-Rooms: penalty_
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import platform
 import shutil
 import sys
@@ -19,15 +19,18 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, Logger, TensorBoardOutputFormat
 
 from bocmdp_gym.errors import OptionError
+from bocmdp_gym.files import write_atomically
 from leaders.checkpoints import Checkpoints
 from leaders.history import History
 from leaders.settings import RunSettings
+
+if TYPE_CHECKING:  # Stable-Baselines3 and TensorBoard take seconds to import: only runs that are logged do
+    from stable_baselines3.common.logger import Logger
 
 SUMMARY = "summary.json"
 _OURS = (SUMMARY, "progress.csv", "history.npz", "learning_curve.png", "checkpoints")
@@ -54,18 +57,17 @@ class RunFolder:
             raise OptionError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out.") from error
         self._settings = settings
         self._files: Logger | None = None
-        self._screen = Logger(None, [HumanOutputFormat(sys.stdout)])
+        self._screen: Logger | None = None
         self._next_print = 0
         self.checkpoints = Checkpoints(self.path / "checkpoints", settings.checkpoint_every, settings.fingerprint())
         if settings.overwrite and not settings.resume:
-            self.checkpoints.on_begin = self._clear  # an old run goes only when the new one is known to work
+            self.checkpoints.on_begin = self._clear  # an old run is removed only when the new one is known to work
 
     def _open_files(self, earlier: Iterable[dict[str, Any]]) -> Logger:
         """Start the logs, and repeat what a resumed run had logged up to its checkpoint (its later rows are void)."""
         for old in self.path.glob("events.out.tfevents.*"):
             old.unlink()
-        formats = [_OrderedCSV(str(self.path / "progress.csv")), TensorBoardOutputFormat(str(self.path))]
-        files = Logger(str(self.path), formats)
+        files = _file_logger(self.path)
         for record in earlier:
             if record["iteration"] % self._settings.evaluate_every == 0:
                 _dump(files, record)
@@ -87,10 +89,11 @@ class RunFolder:
         last = record["iteration"] == self._settings.iterations - 1
         if record["iteration"] >= self._next_print or last:
             self._next_print = record["iteration"] + max(1, self._settings.iterations // 10)
+            self._screen = self._screen or _screen_logger()
             _dump(self._screen, record)
 
     def write_summary(self, found: dict[str, Any]) -> None:
-        """Write summary.json, whole or not at all."""
+        """Write summary.json."""
         summary = {
             "name": self._settings.name,
             "environment": self._settings.env_id,
@@ -98,19 +101,19 @@ class RunFolder:
             "settings": {name: _plain(value) for name, value in asdict(self._settings).items()},
             "versions": versions(),
         }
-        scratch = self.path / (SUMMARY + ".tmp")
-        scratch.write_text(json.dumps(summary, indent=2, allow_nan=True) + "\n")
-        os.replace(scratch, self.path / SUMMARY)
+        write_atomically(self.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=True) + "\n")
 
     def write_history(self, history: History) -> None:
         """Write history.npz."""
-        np.savez_compressed(self.path / "history.npz", **{name: history[name] for name in history.columns})
+        content = io.BytesIO()
+        np.savez_compressed(content, **{name: history[name] for name in history.columns})
+        write_atomically(self.path / "history.npz", content.getvalue())
 
     def close(self) -> None:
         """Close the logs."""
-        if self._files is not None:
-            self._files.close()
-        self._screen.close()
+        for logger in (self._files, self._screen):
+            if logger is not None:
+                logger.close()
 
 
 def versions() -> dict[str, str]:
@@ -125,7 +128,7 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's name, as the operating system tells it."""
+    """The processor's name, as the operating system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -137,20 +140,32 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-class _OrderedCSV(CSVOutputFormat):
-    """A CSV whose columns come in the order they were first logged, the same in every process."""
+def _screen_logger() -> Logger:
+    from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        new = [key for key in key_values if key not in self.keys]
-        if new:
-            self.keys.extend(new)
-            self.file.seek(0)
-            rows = self.file.readlines()[1:]
-            self.file.seek(0)
-            self.file.write(",".join(self.keys) + "\n")
-            for row in rows:
-                self.file.write(row[:-1] + self.separator * len(new) + "\n")
-        super().write(key_values, key_excluded, step)
+    return Logger(None, [HumanOutputFormat(sys.stdout)])
+
+
+def _file_logger(folder: Path) -> Logger:
+    """Writes progress.csv and TensorBoard's events."""
+    from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+
+    class OrderedCSV(CSVOutputFormat):
+        """A CSV whose columns come in the order they were first logged, the same in every process."""
+
+        def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+            new = [key for key in key_values if key not in self.keys]
+            if new:
+                self.keys.extend(new)
+                self.file.seek(0)
+                rows = self.file.readlines()[1:]
+                self.file.seek(0)
+                self.file.write(",".join(self.keys) + "\n")
+                for row in rows:
+                    self.file.write(row[:-1] + self.separator * len(new) + "\n")
+            super().write(key_values, key_excluded, step)
+
+    return Logger(str(folder), [OrderedCSV(str(folder / "progress.csv")), TensorBoardOutputFormat(str(folder))])
 
 
 def _dump(logger: Logger, record: dict[str, Any]) -> None:
