@@ -25,10 +25,11 @@ from bocmdp_gym.options import check_count
 from bocmdp_gym.soft_bellman import WarmSolver
 from followers import Follower, Policy, TrajectoryOracle, suboptimality
 from leaders.base import Leader
-from leaders.batch import BatchEstimator, Drawn, batch_estimator, weighted
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.gradients import Estimate, Loss, PolicyEstimator
+from leaders.gradients.batch import BatchEstimator
+from leaders.gradients.estimate import WeightedContexts, weighted
 from leaders.gradients.exact import leader_values
 from leaders.history import History
 
@@ -188,8 +189,8 @@ def optimize(
         iterations: T >= 1.
         seed: all randomness of the run comes from this seed or generator; equal seeds give equal numbers, bit for bit. A list of
             seeds makes that many runs, each the run of its seed alone: HPGD with trajectories and ExactGradient run all of them
-            at once, on all cores, where only the rewards of a small tabular problem depend on x (`leaders.batch`, which also
-            says where last bits may differ); all else runs one after another.
+            at once, on all cores, where only the rewards of a small tabular problem depend on x (`leaders.gradients.batch`, which
+            also says where last bits may differ); all else runs one after another.
         x0: where to start, ``(d,)``; the environment's ``initial_leader(rng)`` if None.
         loss: a differentiable f(x, policy (S, A), context), minimised instead of maximising the leader's return.
         constraints: on outcomes of tabular problems, by an augmented Lagrangian (`leaders.constraints`).
@@ -308,7 +309,7 @@ def _try_batch(
     if loss is not None or oracle is not TrajectoryOracle:
         return [], None
     first = start(leaders[0], follower, iterations, seeds[0])
-    batch = batch_estimator(first.oracle, [one.estimator for one in leaders], device)
+    batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
     if batch is None:
         return [], None
     others = [start(one, follower, iterations, seed) for one, seed in zip(leaders[1:], seeds[1:], strict=True)]
@@ -419,14 +420,14 @@ class _Run:
         estimates = [estimator.estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]
         return self.take(drawn, weighted(estimates, [w for _, w in drawn]), evaluate, checkpoints)
 
-    def draw(self) -> Drawn:
+    def draw(self) -> WeightedContexts:
         """Begin an iteration: the contexts it is about, with their weights."""
         if self.done == self.chosen:
             self.x_random = self.x.detach().clone()
         return self._weighted(self.rng)
 
     def take(
-        self, drawn: Drawn, estimate: Estimate, evaluate: bool, checkpoints: Checkpoints | None, name: str = ""
+        self, drawn: WeightedContexts, estimate: Estimate, evaluate: bool, checkpoints: Checkpoints | None, name: str = ""
     ) -> dict[str, Any]:
         """End an iteration: move x along an estimate. Returns the iteration's record."""
         x, gradient, context = self.x.detach(), estimate.gradient, drawn[0][0]
@@ -439,6 +440,9 @@ class _Run:
             "sampled_return": estimate.leader_return,
             "env_steps": self.oracle.env_steps,
         }
+        if estimate.model_draws > 0:
+            before = self.history[-1].get("model_draws", 0) if len(self.history) > 0 else 0
+            record["model_draws"] = before + estimate.model_draws
         if len(drawn) == 1:
             record["context"] = context
         if estimate.standard_error is not None:

@@ -209,7 +209,7 @@ def test_contexts_share_what_the_model_shares() -> None:
 
 def test_a_policy_known_from_its_trajectories_alone() -> None:
     class Silent(followers.SoftPolicyIteration):
-        """Tells no probabilities."""
+        """Exposes no probabilities."""
 
         def respond(self, task: followers.Task, rng: np.random.Generator) -> Any:
             policy = super().respond(task, rng)
