@@ -72,5 +72,5 @@ def check_gradient(
         if row.error > 0.5 * size and bias == 0.0:
             raise CheckError(
                 f"context {context}: the mean's standard error is {row.error / size:.0%} of the exact gradient, too much to "
-                "tell; raise repeats or the estimator's own batch."
+                "decide; raise repeats or the estimator's own batch."
             )

@@ -59,6 +59,7 @@ COLUMNS = {
     "seen_pairs": "pooled estimator: pairs of state and action whose transitions have been seen, of this iteration's context",
     "smoothing": "zero-order leaders: u_t, the distance of the points compared is u_t |z|",
     "env_steps": "environment steps used so far, all iterations together",
+    "model_draws": "steps drawn from the model itself so far, without the environment (geometric draws)",
     "follower_iterations": "iterations the follower needed",
     "follower_training_steps": "environment steps the follower has learnt from so far, all contexts together",
     "follower_residual": "what remains of the follower's error, by the measure its class names (a soft Bellman residual, mostly)",

@@ -20,9 +20,10 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
 from leaders.base import Leader
-from leaders.batch import BatchEstimator, Drawn, batch_estimator
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
+from leaders.gradients.batch import BatchEstimator
+from leaders.gradients.estimate import WeightedContexts
 from leaders.loop import complete, is_quiet, one_torch_thread
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
@@ -49,7 +50,8 @@ def optimize_many(
     """Make a run of `leaders.optimize` for every seed, or for every leader, or for pairs of them.
 
     Each is the run of its seed and leader alone. HPGD with trajectories and ExactGradient make all of them at once, on all cores,
-    where only the rewards of a small tabular problem depend on x (`leaders.batch`, which also says where last bits may differ);
+    where only the rewards of a small tabular problem depend on x (`leaders.gradients.batch`, which also says where last
+    bits may differ);
     all else runs one after another. There are no checkpoints: `leaders.sweep` keeps each run's.
 
     Args:
@@ -83,7 +85,7 @@ def optimize_many(
 
     first, batch = start(0), None
     if loss is None and oracle is TrajectoryOracle:
-        batch = batch_estimator(first.oracle, [one.estimator for one in leaders], device)
+        batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
     others = range(1, len(leaders))
     if batch is not None:
         return _complete_at_once([first, *map(start, others)], batch, evaluate_every, callback, progress)
@@ -134,7 +136,7 @@ def _complete_at_once(
 ) -> list[Result]:
     """Make all runs in step. One that its callback stops keeps its place in the batch, and is not moved any more."""
     iterations = runs[0].iterations
-    drawn: list[Drawn] = [[] for _ in runs]
+    drawn: list[WeightedContexts] = [[] for _ in runs]
     results: dict[int, Result] = {}
     for run in runs:
         run.share = 1.0 / len(runs)

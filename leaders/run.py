@@ -20,12 +20,12 @@ from bocmdp_gym.options import check_count
 from bocmdp_gym.validation import check_leader
 from followers import Follower, TrajectoryOracle
 from leaders.base import Leader
-from leaders.batch import Drawn, weighted
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.contexts import every_context
 from leaders.evaluator import Evaluator
 from leaders.gradients import Estimate, Loss, PolicyEstimator
+from leaders.gradients.estimate import WeightedContexts, weighted
 from leaders.history import History
 from leaders.result import Callback, Progress, Result, Stopped
 
@@ -122,7 +122,7 @@ class LeaderRun:
         estimate = estimates[0] if weights[0] == 1.0 else weighted(estimates, weights)
         return self.take(drawn, estimate, evaluate, checkpoints)
 
-    def draw(self) -> Drawn:
+    def draw(self) -> WeightedContexts:
         """Begin an iteration: the contexts it is about, with their weights."""
         if self.done in self._kept:
             self.x_random = self.x.detach().clone()
@@ -131,7 +131,7 @@ class LeaderRun:
         return [(self.oracle.core.sample_context(self.rng), 1.0 / self._number) for _ in range(self._number)]
 
     def take(
-        self, drawn: Drawn, estimate: Estimate, evaluate: bool, checkpoints: Checkpoints | None, name: str = ""
+        self, drawn: WeightedContexts, estimate: Estimate, evaluate: bool, checkpoints: Checkpoints | None, name: str = ""
     ) -> dict[str, Any]:
         """End an iteration: move x along an estimate. Returns the iteration's record.
 
@@ -148,6 +148,9 @@ class LeaderRun:
             "sampled_return": estimate.leader_return,
             "env_steps": self.oracle.env_steps,
         }
+        if estimate.model_draws > 0:
+            before = self.history[-1].get("model_draws", 0) if len(self.history) > 0 else 0
+            record["model_draws"] = before + estimate.model_draws
         if len(drawn) == 1:
             record["context"] = context
         if estimate.standard_error is not None:
@@ -265,7 +268,7 @@ def generator(seed: Any) -> np.random.Generator:
         raise OptionError(f"seed is {seed!r}; expected a whole number, at least 0.") from error
 
 
-def _contexts_per_iteration(core: Any, contexts: int | Literal["all"]) -> tuple[int, Drawn | None]:
+def _contexts_per_iteration(core: Any, contexts: int | Literal["all"]) -> tuple[int, WeightedContexts | None]:
     """How many contexts an iteration draws, or all of them.
 
     Raises:

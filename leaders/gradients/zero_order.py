@@ -22,8 +22,10 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
-from leaders.gradients.base import Array, Estimate, Estimator, Loss, policy_table, pooled
+from leaders.gradients.base import Array, Estimator, policy_table
+from leaders.gradients.estimate import Estimate, combine_groups
 from leaders.gradients.exact import policy_return
+from leaders.gradients.needs import Loss
 
 
 class ZeroOrderEstimator(Estimator):
@@ -108,7 +110,7 @@ class ZeroOrderEstimator(Estimator):
                 gradients.append((there - behind) / (2.0 * u) * z)
             else:
                 gradients.append((there - here) / u * z)
-        gradient, error = pooled(gradients, [1] * self.directions)
+        gradient, error = combine_groups(gradients, [1] * self.directions)
         metrics = {"smoothing": u}
         return Estimate(gradient, sum(returns) / len(returns), oracle.env_steps - before, error, metrics)
 

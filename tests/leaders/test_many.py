@@ -11,9 +11,9 @@ import torch
 import followers
 from bocmdp_gym.errors import ConvergenceError, OptionError, UnsupportedError
 from leaders import AMD, HPGD, Constraint, ExactGradient, Leader, Progress, Result, optimize, optimize_many
-from leaders import many as many_module
-from leaders.batch import DeviceBatch, ExactBatch, MonteCarloBatch
-from leaders.gradients import MonteCarloEstimator
+from leaders.gradients import AdaptiveModelDesignEstimator, Estimator, ExactEstimator, MonteCarloEstimator
+from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
+from leaders.gradients._monte_carlo_batch import MonteCarloBatch
 from leaders.updates import Update
 from tests.problems import four_rooms, overflowing_model, random_model, small_rooms
 
@@ -26,14 +26,19 @@ REWARDS = ("reward", "leader_reward")
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The batch estimators that were made: their classes, None where runs went one after another."""
     made: list[Any] = []
-    original = many_module.batch_estimator
 
-    def spy(*args: Any) -> Any:
-        batch = original(*args)
-        made.append(type(batch) if batch is not None else None)
-        return batch
+    def spied(kind: type[Estimator]) -> Any:
+        original = kind.batched
 
-    monkeypatch.setattr(many_module, "batch_estimator", spy)
+        def spy(*args: Any) -> Any:
+            batch = original(*args)
+            made.append(type(batch) if batch is not None else None)
+            return batch
+
+        return staticmethod(spy)
+
+    for kind in (ExactEstimator, MonteCarloEstimator, AdaptiveModelDesignEstimator):
+        monkeypatch.setattr(kind, "batched", spied(kind))
     return made
 
 
@@ -134,6 +139,28 @@ def test_leaders_that_differ_in_their_estimates_run_one_after_another(batches: l
     assert batches == [None]
     alone = [optimize(small_rooms(), HPGD(0.1, steps), follower(), 3, seed=1) for steps in budgets]
     assert_equal_runs(runs, alone)
+
+
+def test_leaders_that_share_an_estimator_run_at_once(batches: list[Any]) -> None:
+    estimator = MonteCarloEstimator(100)
+    rates = (0.1, 0.2, 0.1, 0.3)
+    runs = optimize(small_rooms(), [Leader(estimator, Update(rate)) for rate in rates], follower(), 3, seed=[1] * 4)
+    assert batches == [MonteCarloBatch]
+    alone = [optimize(small_rooms(), Leader(MonteCarloEstimator(100), Update(rate)), follower(), 3, seed=1) for rate in rates]
+    assert_equal_runs(runs, alone)
+
+
+def test_a_subclass_that_estimates_otherwise_is_not_taken_for_its_base(batches: list[Any]) -> None:
+    class Reversed(ExactEstimator):
+        def estimate(self, *args: Any, **kwargs: Any) -> Any:
+            estimate = super().estimate(*args, **kwargs)
+            estimate.gradient = -estimate.gradient
+            return estimate
+
+    leaders = [Leader(Reversed(), Update(0.1)) for _ in range(4)]
+    runs = optimize(small_rooms(), leaders, follower(), 3, seed=[1] * 4)
+    assert batches == [None]
+    assert_equal_runs(runs, [optimize(small_rooms(), leaders[0], follower(), 3, seed=1)] * 4)
 
 
 def test_callbacks_are_told_which_run_it_is() -> None:

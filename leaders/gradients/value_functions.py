@@ -20,7 +20,7 @@ _RIDGE = 1e-8
 
 
 def check_space(space: gym.Space[Any]) -> None:
-    """Refuse a space whose points are no vectors.
+    """Refuse a space whose points cannot be written as vectors.
 
     Raises:
         UnsupportedError: neither Discrete, MultiDiscrete, MultiBinary nor Box.
@@ -71,7 +71,7 @@ class ValueFunction(ABC):
 
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, saved by one of the same sizes."""
+        """Continue from `state`, saved by one of the same sizes."""
 
 
 class LinearValue(ValueFunction):
