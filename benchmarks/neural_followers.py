@@ -30,7 +30,7 @@ import followers
 import leaders
 import leaders.loop
 from benchmarks.common import RESULTS, store
-from followers.sb3_policy import reader
+from followers.sb3.policy import reader
 from leaders.gradients.exact import leader_values
 
 REGULARIZATION = 0.02

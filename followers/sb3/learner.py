@@ -15,7 +15,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from bocmdp_gym.errors import ConvergenceError
 from followers.base import Array, Task
-from followers.replay import empty_buffer, relabel
+from followers.sb3.replay import empty_buffer, relabel
 
 #: Network parameters are looked at after this many steps at the latest, losses after each update.
 CHECK_STEPS = 512
@@ -44,7 +44,7 @@ class Learner:
 
 
 class Saved(NamedTuple):
-    """A learner that waits for its context to come up (see `followers.sb3_state`)."""
+    """A learner that waits for its context to come up (see `followers.sb3.state`)."""
 
     state: dict[str, Any]
     leader: Array | None

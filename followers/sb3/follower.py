@@ -22,12 +22,12 @@ from bocmdp_gym.tabular import check_regularization
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
-from followers.replay import check_relabelling
-from followers.sb3_algorithms import default_of, find_algorithm, greedy_in_values, parameters_of
-from followers.sb3_envs import training_envs
-from followers.sb3_learner import ContinuousLog, Learner, Saved, Watch, as_callbacks
-from followers.sb3_policy import DiscreteSB3Policy, SB3Policy, reader
-from followers.sb3_state import read, restore, state_of, write
+from followers.sb3.algorithms import default_of, find_algorithm, greedy_in_values, parameters_of
+from followers.sb3.envs import training_envs
+from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks
+from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, reader
+from followers.sb3.replay import check_relabelling
+from followers.sb3.state import read, restore, state_of, write
 
 _RESERVED = {
     "env": "the environment comes from the oracle",

@@ -8,7 +8,7 @@ from stable_baselines3 import SAC
 
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.tabular import check_regularization
-from followers.sb3 import SB3Follower
+from followers.sb3.follower import SB3Follower
 
 
 class SACFollower(SB3Follower):

@@ -10,11 +10,12 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+from followers.sb3.soft_dqn import SoftDQN
 
 #: Where algorithms are found by name.
 _SOURCES = {
     "stable_baselines3": ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"),
-    "followers.soft_dqn": ("SoftDQN",),
+    SoftDQN.__module__: ("SoftDQN",),
     "sb3_contrib": ("ARS", "CrossQ", "MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO"),
 }
 #: Algorithms whose answer is no policy of the observation alone, and what to use instead.
