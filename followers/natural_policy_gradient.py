@@ -13,7 +13,7 @@ from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.kernels import policy_tables
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.soft_bellman import TOLERANCE
-from followers import kernels
+from followers._natural_policy_gradient_kernels import sampled_q
 from followers.base import Array, Task
 from followers.environments import AnyEnv
 from followers.evaluation import PolicyValues, policy_values
@@ -175,7 +175,7 @@ class SampledNaturalPolicyGradientRun(NaturalPolicyGradientRun):
 
     def _estimate(self) -> Array:
         policy_tables(self._pi, self.arrays.successors, self.arrays.probabilities, *self._joint)
-        q: Array = kernels.sampled_q(
+        q: Array = sampled_q(
             *self._joint,
             *self._moves,
             self.regularization * entr(self._pi).sum(-1),

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from bocmdp_gym.alias import generator_state
 from bocmdp_gym.errors import DiscountError
 from bocmdp_gym.sampling import successor_tables
-from followers import kernels
+from followers._policy_gradient_kernels import policy_gradient
 from followers.base import Array, Task
 from followers.evaluation import policy_values
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
@@ -123,7 +123,7 @@ class VanillaPolicyGradientRun(Run):
 
     def _advance(self, iterations: int, tolerance: float | None) -> int:
         del tolerance
-        bad = kernels.policy_gradient(
+        bad = policy_gradient(
             *self._softmax,
             self._baseline,
             self._visits,

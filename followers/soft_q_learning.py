@@ -10,7 +10,7 @@ import numpy.typing as npt
 from bocmdp_gym.alias import alias_tables, generator_state
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
 from bocmdp_gym.sampling import successor_tables
-from followers import kernels
+from followers._soft_q_learning_kernels import soft_q_learning
 from followers.base import Array, Task
 from followers.evaluation import q_values
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
@@ -133,7 +133,7 @@ class SoftQLearningRun(Run):
     def _advance(self, iterations: int, tolerance: float | None) -> int:
         del tolerance
         rule = self._step_size
-        bad = kernels.soft_q_learning(
+        bad = soft_q_learning(
             *self._softmax,
             self._counts,
             self.arrays.reward,

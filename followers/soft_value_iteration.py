@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 
 from bocmdp_gym.soft_bellman import TOLERANCE
-from followers import kernels
+from followers._soft_value_iteration_kernels import sweep
 from followers.base import Array, Task
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run
 
@@ -75,7 +75,7 @@ class SoftValueIterationRun(Run):
     def _advance(self, iterations: int, tolerance: float | None) -> int:
         if self.arrays.moves is not None:
             return self._sweep_factored(iterations, tolerance)
-        done, self._residual = kernels.soft_value_iteration(
+        done, self._residual = sweep(
             self.arrays.reward,
             self.arrays.continuation,
             self.arrays.successors,

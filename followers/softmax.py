@@ -1,4 +1,4 @@
-r"""A softmax policy beside its parameters, in the form the compiled kernels update in place (`followers.kernels`)."""
+"""A softmax policy beside its parameters, in a form that compiled kernels update in place."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from followers import kernels
+from followers._softmax_kernels import fill, normalise
 from followers.base import Array
 
 
 class SoftmaxState(NamedTuple):
     """softmax(q / temperature) over actions, with q.
 
-    weight(s, a) = exp((q(s, a) - top(s)) / temperature), total(s) = sum_a weight(s, a), and
-    value(s) = temperature logsumexp(q(s, .) / temperature).
+    value(s) = temperature logsumexp(q(s, .) / temperature); the rest is in `followers._softmax_kernels`.
     """
 
     q: Array  # (S, A)
@@ -32,9 +31,9 @@ class SoftmaxState(NamedTuple):
 
     def refresh(self, temperature: float) -> None:
         """Bring everything up to date after ``q`` changed."""
-        kernels.softmax_state(self.q, temperature, self.weight, self.top, self.total, self.value)
+        fill(self.q, temperature, self.weight, self.top, self.total, self.value)
 
     def table(self) -> Array:
         """The policy's probabilities ``(S, A)``, a fresh array."""
-        table: Array = kernels.policy_table(self.weight, self.total, np.empty_like(self.q))
+        table: Array = normalise(self.weight, self.total, np.empty_like(self.q))
         return table

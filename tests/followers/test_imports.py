@@ -7,7 +7,10 @@ import pytest
 
 import followers
 
-CHECK = "import sys, followers, leaders; sys.exit(sorted({'stable_baselines3', 'tensorboard', 'sb3_contrib'} & set(sys.modules)) or 0)"
+CHECK = """
+import sys, followers, leaders
+sys.exit(sorted({"stable_baselines3", "tensorboard", "sb3_contrib"} & set(sys.modules)) or 0)
+"""
 
 
 def test_stable_baselines3_is_imported_when_it_is_used() -> None:
