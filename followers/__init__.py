@@ -6,7 +6,7 @@ Those trained by Stable-Baselines3 are imported when they are first used, since 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from followers.base import Follower, InterpolatedPolicy, Policy, TabularPolicy, Task
+from followers.base import Follower, Task
 from followers.callable import CallableFollower
 from followers.checks import check_follower
 from followers.empirical import EmpiricalPolicy, empirical_policy
@@ -14,6 +14,7 @@ from followers.iterative import IterativeFollower, Run
 from followers.linear_programming import LinearProgramming
 from followers.natural_policy_gradient import NaturalPolicyGradient
 from followers.oracle import TrajectoryOracle
+from followers.policies import InterpolatedPolicy, Policy, TabularPolicy
 from followers.policy_distance import Suboptimality, suboptimality
 from followers.policy_gradient import VanillaPolicyGradient
 from followers.ray_oracle import RayOracle

@@ -14,10 +14,11 @@ import torch
 from bocmdp_gym import TabularBOCMDP, TabularEnv
 from bocmdp_gym.checks import CheckError, _require
 from bocmdp_gym.soft_bellman import WarmSolver
-from followers.base import Array, Follower, Policy, TabularPolicy
+from followers.base import Follower
 from followers.evaluation import policy_values
 from followers.iterative import IterativeFollower
 from followers.oracle import TrajectoryOracle
+from followers.policies import Array, Policy, TabularPolicy
 
 #: Max-norm policy gap asked of followers that promise nothing themselves.
 DELTA = 0.05

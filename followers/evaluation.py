@@ -7,7 +7,7 @@ from typing import NamedTuple
 from scipy.special import entr
 
 from bocmdp_gym.tabular import ContextArrays
-from followers.base import Array
+from followers.policies import Array
 
 
 class PolicyValues(NamedTuple):

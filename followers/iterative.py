@@ -21,7 +21,8 @@ import numpy as np
 from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.tabular import check_regularization
-from followers.base import Array, Follower, TabularPolicy, Task
+from followers.base import Follower, Task
+from followers.policies import Array, TabularPolicy
 
 #: Iterations after which a follower run to a tolerance gives up.
 MAX_ITERATIONS = 1_000_000
@@ -134,7 +135,7 @@ class IterativeFollower(Follower):
         DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
     """
 
-    needs_model = True
+    plans = True
 
     def __init__(
         self,

@@ -24,8 +24,9 @@ from scipy.sparse import coo_array
 from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.tabular import ContextArrays
-from followers.base import Array, Follower, TabularPolicy, Task
+from followers.base import Follower, Task
 from followers.iterative import check_budget, check_tolerance
+from followers.policies import Array, TabularPolicy
 
 Actions = npt.NDArray[np.int64]
 
@@ -51,7 +52,7 @@ class LinearProgramming(Follower):
         DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
     """
 
-    needs_model = True
+    plans = True
 
     def __init__(
         self,

@@ -14,10 +14,11 @@ from bocmdp_gym.kernels import policy_tables
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.soft_bellman import TOLERANCE
 from followers._natural_policy_gradient_kernels import sampled_q
-from followers.base import Array, Task
+from followers.base import Task
 from followers.environments import AnyEnv
 from followers.evaluation import PolicyValues, policy_values
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
+from followers.policies import Array
 from followers.softmax import SoftmaxState
 from followers.step_sizes import StepSize, check_step_size
 

@@ -23,7 +23,7 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import ContextError, ModelError
 from bocmdp_gym.soft_bellman import WarmSolver
 from bocmdp_gym.tabular import ConfiguredMDPs, ContextArrays, check_regularization
-from followers.base import Array, TabularPolicy
+from followers.policies import Array, TabularPolicy
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from bocmdp_gym.alias import generator_state
 from bocmdp_gym.errors import DiscountError
 from bocmdp_gym.sampling import successor_tables
 from followers._policy_gradient_kernels import policy_gradient
-from followers.base import Array, Task
+from followers.base import Task
 from followers.evaluation import policy_values
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
+from followers.policies import Array
 from followers.softmax import SoftmaxState
 from followers.step_sizes import StepSize, check_step_size
 

@@ -9,7 +9,8 @@ import numpy as np
 from bocmdp_gym.env import check_discount
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, WarmSolver
 from bocmdp_gym.tabular import check_regularization
-from followers.base import Follower, TabularPolicy, Task
+from followers.base import Follower, Task
+from followers.policies import TabularPolicy
 
 
 class SoftPolicyIteration(Follower):
@@ -25,7 +26,7 @@ class SoftPolicyIteration(Follower):
         RegularizationError: lambda is not positive and finite.
     """
 
-    needs_model = True
+    plans = True
     exact = True
 
     def __init__(

@@ -11,9 +11,10 @@ from bocmdp_gym.alias import alias_tables, generator_state
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
 from bocmdp_gym.sampling import successor_tables
 from followers._soft_q_learning_kernels import soft_q_learning
-from followers.base import Array, Task
+from followers.base import Task
 from followers.evaluation import q_values
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
+from followers.policies import Array
 from followers.softmax import SoftmaxState
 from followers.step_sizes import StepSize, check_step_size
 

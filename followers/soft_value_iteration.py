@@ -9,8 +9,9 @@ from scipy.special import logsumexp, softmax
 
 from bocmdp_gym.soft_bellman import TOLERANCE
 from followers._soft_value_iteration_kernels import sweep
-from followers.base import Array, Task
+from followers.base import Task
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run
+from followers.policies import Array
 
 
 class SoftValueIteration(IterativeFollower):

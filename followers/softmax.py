@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from followers._softmax_kernels import fill, normalise
-from followers.base import Array
+from followers.policies import Array
 
 
 class SoftmaxState(NamedTuple):

@@ -329,7 +329,7 @@ def _optimize_at_once(
             x = torch.stack([run.x.detach() for run in runs])
             estimates = batch.estimate(x, drawn, [run.rng for run in runs])
             for i, (run, contexts, estimate) in enumerate(zip(runs, drawn, estimates, strict=True)):
-                run.oracle.env_steps += estimate.env_steps
+                run.oracle.count_steps(estimate.env_steps)
                 record = run.take(contexts, estimate, due, None, f" of run {i}")
                 if due and callback is not None:
                     callback(Progress(iteration, run.x.detach(), record, run.history, run.oracle, i))
@@ -493,7 +493,8 @@ class _Run:
         self.x = self.leader.update.start(torch.from_numpy(state["x"]), self.iterations, self.oracle.core.leader_space)
         self.leader.update.load_state(state["update"])
         self.rng.bit_generator.state = json.loads(state["rng"])
-        self.oracle.env_steps, self._before = state["env_steps"], state["seconds"]
+        self.oracle.restore(state["env_steps"])
+        self._before = state["seconds"]
         self.history.load_state(state["history"])
         self.leader.estimator.load_state(state["estimator"])
         self.oracle.follower.load_state(state["follower"])

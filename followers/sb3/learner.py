@@ -14,7 +14,8 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from bocmdp_gym.errors import ConvergenceError
-from followers.base import Array, Task
+from followers.base import Task
+from followers.policies import Array
 from followers.sb3.replay import empty_buffer, relabel
 
 #: Network parameters are looked at after this many steps at the latest, losses after each update.

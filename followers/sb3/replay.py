@@ -12,7 +12,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from bocmdp_gym import BOCMDP, TabularBOCMDP
 from bocmdp_gym.errors import UnsupportedError
-from followers.base import Array, Task
+from followers.base import Task
+from followers.policies import Array
 
 
 def empty_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:

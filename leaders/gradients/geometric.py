@@ -199,7 +199,7 @@ class GeometricEstimator(PolicyEstimator):
             estimate = self._estimate_loss(mdps, context, table, self.loss, rng)
         else:
             estimate = self._estimate_return(mdps, context, table, rng)
-        oracle.env_steps += estimate.env_steps
+        oracle.count_steps(estimate.env_steps)
         return estimate
 
     def _estimate_return(self, mdps: ConfiguredMDPs, context: int, policy: Array, rng: np.random.Generator) -> Estimate:

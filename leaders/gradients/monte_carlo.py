@@ -157,7 +157,7 @@ class MonteCarloEstimator(PolicyEstimator):
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
-        if not oracle.tells_states:
+        if not oracle.exposes_states:
             raise UnsupportedError(
                 f"the Monte-Carlo estimator averages by state, and trajectories of {type(oracle.core).__name__}, as seen here, "
                 'tell no states; use HPGD(estimator="critic"), or play the model itself, bocmdp_gym.TabularEnv(env.model).'
