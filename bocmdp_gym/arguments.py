@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature, signature
 from pathlib import PurePath
-from types import FunctionType
 from typing import Any, Self
 
 import numpy as np
@@ -109,8 +108,9 @@ def _equal(value: Any, default: Any) -> bool:
 
 def _text(value: Any) -> str:
     """A value as it is written in code."""
-    if isinstance(value, (type, FunctionType)):
-        return value.__qualname__
+    name = getattr(value, "__qualname__", None)  # of classes and functions, compiled ones included
+    if callable(value) and isinstance(name, str):
+        return name
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.size <= _LONGEST):
         return repr(value.tolist())
     if isinstance(value, PurePath):

@@ -10,7 +10,7 @@ from followers.base import Follower, Task
 from followers.callable import CallableFollower
 from followers.checks import check_follower
 from followers.empirical import EmpiricalPolicy, empirical_policy
-from followers.iterative import IterativeFollower, Run
+from followers.iterative import IterativeFollower, Solve
 from followers.linear_programming import LinearProgramming
 from followers.natural_policy_gradient import NaturalPolicyGradient
 from followers.oracle import TrajectoryOracle
@@ -47,7 +47,6 @@ __all__ = [
     "NaturalPolicyGradient",
     "Policy",
     "RayOracle",
-    "Run",
     "SACFollower",
     "SB3Follower",
     "SoftDQN",
@@ -55,6 +54,7 @@ __all__ = [
     "SoftPolicyIteration",
     "SoftQLearning",
     "SoftValueIteration",
+    "Solve",
     "StepSize",
     "Suboptimality",
     "TabularPolicy",

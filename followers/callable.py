@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from bocmdp_gym import TabularEnv
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.options import check_count
 from bocmdp_gym.tabular import check_regularization
 from followers.adapters import Agent
 from followers.base import Follower, Task
@@ -124,7 +125,7 @@ class CallableFollower(Follower):
         train: ``train(env, context, rng)``, called for each response, with the environment (or the copies) at x and the context;
             it trains the agent in place and returns None, or returns the agent that answers. Its steps are counted.
         probabilities: ``observation -> (A,)``; the agent's own method of that name if None.
-        estimate_steps: where the agent tells no probabilities: estimate them from this many steps after each response.
+        estimate_steps: where the agent exposes no probabilities: estimate them from this many steps after each response.
         regularization: lambda, if the agent maximises the regularised return; leaders ask for their own otherwise.
         reset: called once when a run starts, to forget what was learnt.
 
@@ -151,13 +152,19 @@ class CallableFollower(Follower):
             raise OptionError(
                 "neither agent nor train was given; expected an agent, or a train(env, context, rng) that returns one."
             )
-        if estimate_steps is not None and not (isinstance(estimate_steps, (int, np.integer)) and estimate_steps > 0):
-            raise OptionError(f"estimate_steps is {estimate_steps!r}; expected an integer, at least 1.")
+        for name, value in (("train", train), ("probabilities", probabilities), ("reset", reset)):
+            if value is not None and not callable(value):
+                raise OptionError(f"{name} is {value!r}; expected a function.")
+        self._estimate_steps = None if estimate_steps is None else check_count("estimate_steps", estimate_steps)
         self.regularization = None if regularization is None else check_regularization(regularization)
-        self._probabilities, self._estimate_steps = probabilities, estimate_steps
+        self._probabilities = probabilities
         self._agent = self._given = None if agent is None else Agent(agent, probabilities)
         self._known: WeakSet[Agent] = WeakSet()
         self._train, self._reset = train, reset
+        if probabilities is not None or estimate_steps is not None:
+            self.exposes_probabilities = True
+        elif train is None:
+            self.exposes_probabilities = self._agent is not None and self._agent.exposes
         self.training_steps = 0
 
     def bind(self, env: AnyEnv, core: Any) -> None:

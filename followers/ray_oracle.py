@@ -58,10 +58,11 @@ class RayOracle(TrajectoryOracle):
                 f"this {type(follower).__name__} has one learner for all contexts, so it cannot answer in several at once; use "
                 "TrajectoryOracle, or shared=False."
             )
+        workers = None if workers is None else check_count("workers", workers)
         remote = _RemoteFollower(follower)
         super().__init__(env, remote, compiled=compiled)  # refuses what cannot work before any worker starts
         self._remote = remote
-        self._cluster = RayCluster(None if workers is None else check_count("workers", workers), address)
+        self._cluster = RayCluster(workers, address)
         known = self.core.context_probabilities
         size = workers or min(self._cluster.size, self._cluster.size if known is None else len(known))
         remote.start_workers(self._cluster, self.env, size)

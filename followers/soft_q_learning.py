@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from bocmdp_gym.alias import alias_tables, generator_state
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
+from bocmdp_gym.options import check_choice, check_count, check_number
 from bocmdp_gym.sampling import successor_tables
 from followers._soft_q_learning_kernels import soft_q_learning
 from followers.base import Task
 from followers.evaluation import q_values
-from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
+from followers.iterative import MAX_ITERATIONS, IterativeFollower, Solve
 from followers.policies import Array
 from followers.softmax import SoftmaxState
 from followers.step_sizes import StepSize, check_step_size
@@ -67,25 +68,15 @@ class SoftQLearning(IterativeFollower):
         warm_start: bool = True,
         discount: float | None = None,
     ):
-        super().__init__(
-            regularization,
-            iterations=iterations,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            warm_start=warm_start,
-            discount=discount,
-        )
+        super().__init__(regularization, iterations, tolerance, max_iterations, warm_start, discount)
         self.behaviour: str | Array = check_behaviour(behaviour)
-        if not 0.0 <= exploration <= 1.0:
-            raise OptionError(f"exploration is {exploration}; expected a probability in [0, 1].")
-        if sampling not in SAMPLINGS:
-            raise OptionError(f"unknown sampling {sampling!r}. {suggest(sampling, SAMPLINGS)}")
-        self.exploration, self.sampling = float(exploration), sampling
+        self.exploration = check_number("exploration", exploration, 0.0, 1.0)
+        self.sampling = check_choice("sampling", sampling, SAMPLINGS)
         self.step_size = None if step_size is None else check_step_size(step_size, 1.0)
-        self.check_every = check_budget(check_every, "check_every")
+        self.check_every = check_count("check_every", check_every)
 
-    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> SoftQLearningRun:
-        return SoftQLearningRun(task, self, generator_state(rng), state)
+    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> SoftQLearningSolve:
+        return SoftQLearningSolve(task, self, generator_state(rng), state)
 
     def policy_gap(self, residual: float, discount: float) -> float:
         return residual / (2.0 * self.regularization * (1.0 - discount)) if discount < 1.0 else np.inf
@@ -99,7 +90,7 @@ class _Behaviour(NamedTuple):
     fixed: float
 
 
-class SoftQLearningRun(Run):
+class SoftQLearningSolve(Solve):
     """Updates from sampled transitions; see `SoftQLearning`."""
 
     name = "soft Q-learning"

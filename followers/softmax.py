@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
 
 from followers._softmax_kernels import fill, normalise
 from followers.policies import Array
@@ -37,3 +38,9 @@ class SoftmaxState(NamedTuple):
         """The policy's probabilities ``(S, A)``, a fresh array."""
         table: Array = normalise(self.weight, self.total, np.empty_like(self.q))
         return table
+
+
+def soft_value(q: Array, temperature: float) -> Array:
+    """temperature logsumexp(q / temperature), over actions."""
+    value: Array = temperature * logsumexp(q / temperature, axis=-1)
+    return value

@@ -27,6 +27,8 @@ class SACFollower(SB3Follower):
     Reference: Haarnoja et al., "Soft Actor-Critic", 2018.
     """
 
+    exposes_probabilities = False
+
     def __init__(self, regularization: float, total_timesteps: int, **settings: Any):
         if "ent_coef" in settings:
             raise OptionError(

@@ -19,5 +19,7 @@ class SoftDQNFollower(SB3Follower):
         RegularizationError: lambda is not positive and finite. Otherwise as `SB3Follower`.
     """
 
+    exposes_probabilities = True
+
     def __init__(self, regularization: float, total_timesteps: int, **settings: Any):
         super().__init__(SoftDQN, total_timesteps, regularization=regularization, **settings)
