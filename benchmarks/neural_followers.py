@@ -29,7 +29,7 @@ import bocmdp_gym
 import followers
 import leaders
 from benchmarks.common import RESULTS, store
-from followers.sb3_policy import reader
+from followers.sb3.policy import reader
 from leaders.gradients.exact import leader_values
 
 REGULARIZATION = 0.02

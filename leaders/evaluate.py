@@ -163,7 +163,7 @@ def _reports(
         leader = batch.discounted_returns(oracle.core.leader_discount, leader=True)
         own = batch.discounted_returns(oracle.core.discount)
         exact, value = None, float(own.mean())
-        table = getattr(policy, "table", None)
+        table = policy.table
         if isinstance(oracle.model, TabularBOCMDP) and table is not None:
             exact, value = _exact_values(oracle, x, context, table, follower.regularization or 0.0)
         reports.append(

@@ -150,7 +150,7 @@ def _complete_at_once(
             for i, (run, contexts, estimate) in enumerate(zip(runs, drawn, estimates, strict=True)):
                 if i in results:
                     continue
-                run.oracle.env_steps += estimate.env_steps
+                run.oracle.count_steps(estimate.env_steps)
                 run.take(contexts, estimate, due, None, f" of run {i}")
                 if due and callback is not None:
                     run.report(callback, i)

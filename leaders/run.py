@@ -246,7 +246,8 @@ class LeaderRun:
         self.x = self.leader.update.start(torch.from_numpy(state["x"]), self.iterations, self.oracle.core.leader_space)
         self.leader.update.load_state(state["update"])
         self.rng.bit_generator.state = json.loads(state["rng"])
-        self.oracle.env_steps, self._before = state["env_steps"], state["seconds"]
+        self.oracle.restore(state["env_steps"])
+        self._before = state["seconds"]
         self.history.load_state(state["history"])
         self.leader.estimator.load_state(state["estimator"])
         self.oracle.follower.load_state(state["follower"])

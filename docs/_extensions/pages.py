@@ -248,7 +248,7 @@ def follower_pages(out: Path) -> set[str]:
         kind = getattr(followers, name)
         if not (inspect.isclass(kind) and issubclass(kind, followers.Follower)) or inspect.isabstract(kind):
             continue
-        logs = ["## What it logs", "", "Distances from the optimum, as every follower that tells its probabilities."]
+        logs = ["## What it logs", "", "Distances from the optimum, as of every follower that exposes its probabilities."]
         if name in FOLLOWERS:
             follower = FOLLOWERS[name]()
             lam = None if follower.regularization is not None else 0.1

@@ -111,7 +111,7 @@ class PolicyEstimator(Estimator):
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         policy = oracle.respond(x, context, rng)
         estimate = self.estimate_policy(oracle, policy, x, context, rng)
-        estimate.metrics.update(getattr(policy, "metrics", {}))
+        estimate.metrics.update(policy.metrics)
         return estimate
 
     @abstractmethod

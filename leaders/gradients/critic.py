@@ -260,20 +260,13 @@ def _spaces(oracle: TrajectoryOracle) -> tuple[gym.Space[Any], gym.Space[Any]]:
 
 
 def _probabilities(policy: Policy, observations: Any, states: Any) -> Array | None:
-    """Action probabilities at N observations, ``(N, ...)``, None if the policy exposes none."""
-    table = getattr(policy, "table", None)
-    if table is not None and states is not None:
-        rows: Array = table[states]
+    """Action probabilities at N observations, ``(N, ...)``, None if the policy tells none."""
+    if policy.table is not None and states is not None:
+        rows: Array = policy.table[states]
         return rows
-    if hasattr(policy, "probabilities_batch"):
-        return np.asarray(policy.probabilities_batch(observations), dtype=np.float64)
-    if hasattr(policy, "probabilities"):
-        return np.stack([np.asarray(policy.probabilities(o), dtype=np.float64) for o in observations])
-    return None
+    return np.asarray(policy.probabilities_batch(observations), dtype=np.float64) if policy.exposes_probabilities else None
 
 
 def _act(policy: Policy, observations: Any, rng: np.random.Generator) -> Any:
     """One action per observation."""
-    if hasattr(policy, "act_batch"):
-        return policy.act_batch(observations, rng)
-    return np.asarray([policy.act(observation, rng) for observation in observations])
+    return np.asarray(policy.act_batch(observations, rng))

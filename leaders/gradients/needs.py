@@ -102,7 +102,7 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
     if isinstance(model, TabularBOCMDP):
         _check_model(needs, model, loss)
     _check_follower(needs, oracle)
-    if needs.needs_states and not oracle.tells_states:
+    if needs.needs_states and not oracle.exposes_states:
         raise UnsupportedError(
             f"{name} averages by state, and trajectories of {core}, as seen here, carry no states; use "
             'HPGD(estimator="critic"), or play the model itself, bocmdp_gym.TabularEnv(env.model).'

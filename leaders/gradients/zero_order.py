@@ -79,7 +79,7 @@ class ZeroOrderEstimator(Estimator):
         tabular = isinstance(oracle.model, TabularBOCMDP)
         exact = self.exact
         if exact is None:
-            exact = loss is not None or (tabular and oracle.follower.needs_model)
+            exact = loss is not None or (tabular and oracle.follower.plans)
         if exact and not tabular:
             wanted = "a loss f(x, policy, context) reads the policy as a table" if loss else "exact returns read its arrays"
             raise UnsupportedError(

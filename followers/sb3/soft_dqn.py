@@ -26,7 +26,6 @@ from torch.nn.functional import mse_loss
 
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_regularization
-from followers.sb3 import SB3Follower
 
 
 class SoftDQNPolicy(DQNPolicy):
@@ -143,18 +142,3 @@ class SoftDQN(DQN):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", float(np.mean(losses)))
-
-
-class SoftDQNFollower(SB3Follower):
-    """`SB3Follower` with `SoftDQN`: a neural follower that solves the regularised problem, lambda known to the leader.
-
-    Args:
-        regularization: lambda > 0.
-        total_timesteps, settings: as for `SB3Follower`.
-
-    Raises:
-        RegularizationError: lambda is not positive and finite. Otherwise as `SB3Follower`.
-    """
-
-    def __init__(self, regularization: float, total_timesteps: int, **settings: Any):
-        super().__init__(SoftDQN, total_timesteps, regularization=regularization, **settings)

@@ -10,11 +10,12 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+from followers.sb3.soft_dqn import SoftDQN
 
 #: Where algorithms are found by name.
 _SOURCES = {
     "stable_baselines3": ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"),
-    "followers.soft_dqn": ("SoftDQN",),
+    SoftDQN.__module__: ("SoftDQN",),
     "sb3_contrib": ("ARS", "CrossQ", "MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO"),
 }
 #: Algorithms whose answer is no policy of the observation alone, and what to use instead.
@@ -50,7 +51,7 @@ def find_algorithm(algorithm: str | type[BaseAlgorithm]) -> type[BaseAlgorithm]:
     for base in found.__mro__:
         if base.__name__ in _REFUSED:
             raise UnsupportedError(f"{found.__name__} cannot be a follower: {_REFUSED[base.__name__]}.")
-    if "gamma" not in parameters_of(found):
+    if "gamma" not in settings_of(found):
         raise UnsupportedError(f"{found.__name__} has no gamma, so it cannot take the environment's discount; use PPO or DQN.")
     return found
 
@@ -66,7 +67,7 @@ def _signatures(algorithm: type[BaseAlgorithm]) -> Iterator[inspect.Parameter]:
             return
 
 
-def parameters_of(algorithm: type[BaseAlgorithm]) -> set[str]:
+def settings_of(algorithm: type[BaseAlgorithm]) -> set[str]:
     """Names of the constructor's parameters."""
     return {p.name for p in _signatures(algorithm)}
 
@@ -78,5 +79,5 @@ def default_of(algorithm: type[BaseAlgorithm], name: str, otherwise: Any) -> Any
 
 def greedy_in_values(algorithm: type[BaseAlgorithm]) -> bool:
     """Whether it answers with the action of the largest Q-value (DQN, QRDQN), which is also what explores by epsilon alone."""
-    names = parameters_of(algorithm)
+    names = settings_of(algorithm)
     return "exploration_final_eps" in names and "regularization" not in names

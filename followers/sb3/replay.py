@@ -12,7 +12,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from bocmdp_gym import BOCMDP, TabularBOCMDP
 from bocmdp_gym.errors import UnsupportedError
-from followers.base import Array, Task
+from followers.base import Task
+from followers.environments import model_of
+from followers.policies import Array
 
 
 def empty_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
@@ -39,10 +41,10 @@ def check_relabelling(core: Any) -> None:
     Raises:
         UnsupportedError: no model to read rewards from, or transitions that depend on x.
     """
-    model = core.model
-    if not isinstance(model, BOCMDP):
+    model = model_of(core)
+    if model is None:
         raise UnsupportedError(
-            f"{type(core).__name__} has no model to read rewards from, so replay='relabel' cannot mend a buffer when x changes; "
+            f"{type(core).__name__} has no model to read rewards from, so replay='relabel' cannot fix a buffer when x changes; "
             "use replay='drop'."
         )
     if isinstance(model, TabularBOCMDP):

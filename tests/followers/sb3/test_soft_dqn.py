@@ -59,7 +59,7 @@ def test_other_targets_and_losses_would_not(fault: str, monkeypatch: pytest.Monk
     if fault == "hard maximum":
         monkeypatch.setattr("torch.logsumexp", lambda q, dim, keepdim: q.max(dim=dim, keepdim=keepdim).values)
     elif fault == "robust loss":
-        monkeypatch.setattr("followers.soft_dqn.mse_loss", torch.nn.functional.smooth_l1_loss)
+        monkeypatch.setattr("followers.sb3.soft_dqn.mse_loss", torch.nn.functional.smooth_l1_loss)
     q, exact = solve(1 if fault == "truncation ends" else 10, FAULTY.get(fault, SoftDQN))
     assert float((q - exact).abs().max()) > 1.0
 

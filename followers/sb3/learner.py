@@ -14,8 +14,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from bocmdp_gym.errors import ConvergenceError
-from followers.base import Array, Task
-from followers.replay import empty_buffer, relabel
+from followers.base import Task
+from followers.policies import Array
+from followers.sb3.replay import empty_buffer, relabel
 
 #: Network parameters are looked at after this many steps at the latest, losses after each update.
 CHECK_STEPS = 512
@@ -44,14 +45,14 @@ class Learner:
 
 
 class Saved(NamedTuple):
-    """A learner that waits for its context to come up (see `followers.sb3_state`)."""
+    """A learner that waits for its context to come up (see `followers.sb3.state`)."""
 
     state: dict[str, Any]
     leader: Array | None
 
 
 class ContinuousLog(Logger):
-    """One log for learners that follow one another: steps go on where the last one's ended.
+    """One log for learners that follow one another: steps continue where the last one's ended.
 
     Attributes:
         steps: steps logged so far.

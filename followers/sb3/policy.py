@@ -21,8 +21,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor
 
 from bocmdp_gym.errors import ConvergenceError
-from followers.base import Array
 from followers.generators import isolated_torch
+from followers.policies import Array, Policy
 
 #: Reads a network: the probabilities ``(N, A_k)`` of each factor k of a discrete action (one, unless MultiDiscrete).
 Reader = Callable[[BasePolicy, Any], list[Array]]
@@ -69,7 +69,7 @@ def _finite(probabilities: Tensor) -> Array:
     return array
 
 
-class SB3Policy:
+class SB3Policy(Policy):
     """A snapshot of a Stable-Baselines3 policy: later training does not change it.
 
     Args:
@@ -77,9 +77,6 @@ class SB3Policy:
         leader, context: the x and xi it answers.
         metrics: numbers about the training, by name.
     """
-
-    #: Probabilities per state, where states are a table and actions have probabilities.
-    table: Array | None = None
 
     def __init__(self, policy: BasePolicy, leader: Array, context: Any, metrics: dict[str, float]):
         self.leader, self.context, self.metrics = leader, context, metrics
@@ -97,7 +94,6 @@ class SB3Policy:
         return network.to(self._device)
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
-        """An action for one observation."""
         with isolated_torch(int(rng.integers(2**31))):  # all that the networks of SB3 draw from
             if getattr(self.network, "use_sde", False):  # its noise is drawn ahead of the actions
                 self.network.reset_noise()  # type: ignore[operator]
@@ -105,7 +101,6 @@ class SB3Policy:
         return action
 
     def act_batch(self, observations: Any, rng: np.random.Generator) -> Any:
-        """Actions for many observations at once."""
         return self.act(observations, rng)
 
 
@@ -114,8 +109,10 @@ class DiscreteSB3Policy(SB3Policy):
 
     Args:
         read: how to read them.
-        observations: what is seen in each state, ``(S, ...)``, where states are a table.
+        observations: what is seen in each state, ``(S, ...)``, where the problem is tabular.
     """
+
+    exposes_probabilities = True
 
     def __init__(
         self, policy: BasePolicy, leader: Array, context: Any, metrics: dict[str, float], read: Reader, observations: Any | None
@@ -131,11 +128,9 @@ class DiscreteSB3Policy(SB3Policy):
             return self._read(network, network.obs_to_tensor(observations)[0])
 
     def probabilities(self, observation: Any) -> Array:
-        """Action probabilities for one observation: ``(A,)``, or one axis per factor of a MultiDiscrete action."""
         return reduce(np.multiply.outer, [factor[0] for factor in self._factors(self.network, observation)])
 
     def probabilities_batch(self, observations: Any) -> Array:
-        """Action probabilities at many observations at once, ``(N, A)``, or ``(N, ...)`` with one axis per factor."""
         joint, *others = self._factors(self.network, observations)
         for factor in others:
             joint = joint[..., None] * factor.reshape(len(factor), *(1,) * (joint.ndim - 1), -1)

@@ -17,18 +17,20 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from bocmdp_gym.errors import BOCMDPError, OptionError, UnsupportedError, suggest
+from bocmdp_gym.arguments import parameters_of
+from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
 from bocmdp_gym.hooks import context_observed
-from bocmdp_gym.options import check_regularization
+from bocmdp_gym.options import check_choice, check_count, check_regularization
+from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
-from followers.replay import check_relabelling
-from followers.sb3_algorithms import default_of, find_algorithm, greedy_in_values, parameters_of
-from followers.sb3_envs import training_envs
-from followers.sb3_learner import ContinuousLog, Learner, Saved, Watch, as_callbacks
-from followers.sb3_policy import DiscreteSB3Policy, SB3Policy, reader
-from followers.sb3_state import read, restore, state_of, write
+from followers.sb3.algorithms import default_of, find_algorithm, greedy_in_values, settings_of
+from followers.sb3.envs import training_envs
+from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks
+from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, reader
+from followers.sb3.replay import check_relabelling
+from followers.sb3.state import read, restore, state_of, write
 
 _RESERVED = {
     "env": "the environment comes from the oracle",
@@ -49,9 +51,9 @@ class SB3Follower(Follower):
         total_timesteps: environment steps of each response, at least; on-policy algorithms finish the rollout begun.
         policy: the algorithm's first argument; "MlpPolicy", or "MultiInputPolicy" for dictionaries of observations, if None.
         softmax_temperature: t, to answer with softmax(Q/t); for algorithms that are greedy in Q-values (DQN, QRDQN).
-        warm_start: go on from the context's last response; else each response trains a new learner.
+        warm_start: continue from the context's last response; else each response trains a new learner.
         replay: what happens to a replay buffer when x changes, whose rewards belong to the old x: "drop" it, and collect
-            ``learning_starts`` steps anew; or "relabel" its rewards, where the model tells them and x moves nothing else.
+            ``learning_starts`` steps again; or "relabel" its rewards, where the model has them and x moves nothing else.
         shared: one learner for all contexts, trained on their mixture; only where the context is observed.
         n_envs: copies of the environment to train on.
         make_env, vec_env_class: how a copy is made (``copy.deepcopy`` if None), and how copies are run.
@@ -93,14 +95,16 @@ class SB3Follower(Follower):
         **settings: Any,
     ):
         self.algorithm = find_algorithm(algorithm)
-        self.total_timesteps = _positive(total_timesteps, "total_timesteps")
-        self.warm_start, self.shared, self.replay = warm_start, shared, replay
-        self.settings, self.discount = settings, settings.pop("gamma", discount)
-        self._policy, self._callbacks, self._log_interval = policy, as_callbacks(callback), log_interval
-        self._n_envs = None if n_envs is None else _positive(n_envs, "n_envs")
+        self.total_timesteps = check_count("total_timesteps", total_timesteps)
+        self.warm_start, self.shared, self.replay = warm_start, shared, check_choice("replay", replay, REPLAY)
+        self.settings, given = settings, settings.pop("gamma", discount)
+        self.discount = None if given is None else check_discount(given)
+        self._policy, self._callbacks = policy, as_callbacks(callback)
+        self._log_interval = None if log_interval is None else check_count("log_interval", log_interval)
+        self._n_envs = None if n_envs is None else check_count("n_envs", n_envs)
         self._make_env, self._vec_env_class = make_env, vec_env_class
         self._log_dir = None if log_dir is None else Path(log_dir)
-        self._temperature = softmax_temperature
+        self._temperature = None if softmax_temperature is None else check_regularization(softmax_temperature)
         self._check_settings()
         self.regularization = self._find_regularization()
         self._envs: VecEnv | None = None
@@ -111,18 +115,18 @@ class SB3Follower(Follower):
 
     def _check_settings(self) -> None:
         name = self.algorithm.__name__
-        known = parameters_of(self.algorithm) - {"policy", "self", "gamma", "_init_setup_model"}
+        known = settings_of(self.algorithm) - {"policy", "self", "gamma", "_init_setup_model"}
         for setting in self.settings:
             if setting in _RESERVED:
                 raise OptionError(f"{setting} cannot be set: {_RESERVED[setting]}.")
             if setting not in known:
-                raise OptionError(f"{name} has no setting {setting!r}. {suggest(setting, sorted(known - set(_RESERVED)))}")
-        if self.replay not in REPLAY:
-            raise OptionError(f"unknown replay {self.replay!r}. {suggest(self.replay, REPLAY)}")
-        if self._temperature is not None:
-            check_regularization(self._temperature)
-            if not greedy_in_values(self.algorithm):
-                raise OptionError(f"softmax_temperature is for algorithms that are greedy in Q-values, which {name} is not.")
+                own = {p.name for p in parameters_of(SB3Follower) if p.kind is p.KEYWORD_ONLY}
+                options = sorted((known | own) - set(_RESERVED))
+                raise UnknownOptionError(
+                    f"{type(self).__name__} with {name} has no option {setting!r}. {suggest(setting, options)}"
+                )
+        if self._temperature is not None and not greedy_in_values(self.algorithm):
+            raise OptionError(f"softmax_temperature is for algorithms that are greedy in Q-values, which {name} is not.")
         if self.replay == "relabel" and self.shared:
             raise OptionError("a shared learner's buffer mixes contexts, so it cannot be relabelled; use replay='drop'.")
         buffer = self.settings.get("replay_buffer_class")
@@ -136,7 +140,7 @@ class SB3Follower(Follower):
             )
 
     def _find_regularization(self) -> float | None:
-        if "regularization" in parameters_of(self.algorithm):
+        if "regularization" in settings_of(self.algorithm):
             return check_regularization(self.settings.get("regularization"))
         coefficient = self.settings.get("ent_coef")
         fixed = isinstance(coefficient, (int, float)) and coefficient > 0
@@ -146,6 +150,8 @@ class SB3Follower(Follower):
         """Refuse what cannot work, before anything runs (see the class)."""
         super().bind(env, core)
         one, core = make_single(env)
+        discrete = isinstance(one.action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
+        self.exposes_probabilities = type(self).exposes_probabilities if discrete else False
         if self.shared and not context_observed(one):
             raise UnsupportedError(
                 "a shared learner has to see the context, and no layer of this environment shows it; wrap it in "
@@ -301,7 +307,7 @@ class SB3Follower(Follower):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`: equal settings and an equal generator then give equal answers, bit for bit.
+        """Continue from `state`: equal settings and an equal generator then give equal answers, bit for bit.
 
         Raises:
             OptionError: another algorithm's learners; or, at the next response, ones with other networks.
@@ -329,7 +335,7 @@ class SB3Follower(Follower):
         (folder / "follower.json").write_text(json.dumps({**record, "learners": learners}, indent=2))
 
     def load(self, path: str | Path) -> None:
-        """Go on from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
+        """Continue from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
 
         Raises:
             OptionError: as `load_state`.
@@ -341,9 +347,3 @@ class SB3Follower(Follower):
             leader = None if entry["leader"] is None else np.array(entry["leader"])
             learners[index] = {"context": entry["context"], "leader": leader, **read(folder / f"learner_{index}")}
         self.load_state({**record, "learners": learners})
-
-
-def _positive(value: Any, name: str) -> int:
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
-        return int(value)
-    raise OptionError(f"{name} is {value!r}; expected an integer, at least 1.")

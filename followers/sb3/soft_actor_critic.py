@@ -8,7 +8,7 @@ from stable_baselines3 import SAC
 
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_regularization
-from followers.sb3 import SB3Follower
+from followers.sb3.follower import SB3Follower
 
 
 class SACFollower(SB3Follower):
@@ -26,6 +26,8 @@ class SACFollower(SB3Follower):
 
     Reference: Haarnoja et al., "Soft Actor-Critic", 2018.
     """
+
+    exposes_probabilities = False
 
     def __init__(self, regularization: float, total_timesteps: int, **settings: Any):
         if "ent_coef" in settings:
