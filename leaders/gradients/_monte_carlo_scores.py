@@ -59,7 +59,7 @@ def monte_carlo_scores(
     value = _follower_values(states, rewards, ends, terminated, final_states, bonus, gamma, bootstrap)
     w_transition = np.zeros(succ.shape)
     w_initial = np.zeros(bonus.shape[0])
-    w_going = np.zeros((bonus.shape[0], rows.shape[0]))
+    w_continued = np.zeros((bonus.shape[0], rows.shape[0]))
     for e in range(n_episodes):
         begin = ends[e - 1] if e > 0 else 0
         w_initial[states[begin]] += leader_value[states[begin]] / n_episodes
@@ -79,6 +79,6 @@ def monte_carlo_scores(
                         k += 1
                 weight = gamma * trace * value[following] + gamma_leader * mass * leader_value[following]
                 w_transition[s, row, k] += weight
-                w_going[s, a] += weight
+                w_continued[s, a] += weight
             mass *= gamma_leader
-    return w_transition, w_initial, w_going
+    return w_transition, w_initial, w_continued

@@ -116,7 +116,7 @@ class AdaptiveModelDesignEstimator(Estimator):
         self._last = None if state["last"] is None else bytes.fromhex(state["last"])
         self._states = {context: _State(**carried) for context, carried in state["carried"].items()}
         self._round = {
-            context: Estimate(torch.from_numpy(e["gradient"]), e["leader_return"], metrics=e["metrics"])
+            context: Estimate(torch.as_tensor(e["gradient"]), e["leader_return"], metrics=e["metrics"])
             for context, e in state["round"].items()
         }
 

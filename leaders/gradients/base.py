@@ -142,16 +142,16 @@ def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Ar
 
 
 def add_scores(
-    weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array, w_going: Array
+    weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array, w_continued: Array
 ) -> None:
     """Put weights on log P ``(S, M, K)`` and log mu ``(S,)`` into ``weights``, as weights on the stored values.
 
     Where q depends on x, the episode continues with probability (1 - q) P: a weight W on log P, summed per action in
-    ``w_going`` ``(S, A)``, is also one of -W / (1 - q) on q.
+    ``w_continued`` ``(S, A)``, is also one of -W / (1 - q) on q.
     """
     if "transition" in moving:
         weights.transition = score_weights(arrays.stored_successors, arrays.stored_probabilities, w_transition)
     if "termination" in moving:
-        weights.termination = -w_going / np.where(arrays.termination < 1.0, 1.0 - arrays.termination, 1.0)
+        weights.termination = -w_continued / np.where(arrays.termination < 1.0, 1.0 - arrays.termination, 1.0)
     if "initial" in moving:
         weights.initial = w_initial / np.where(arrays.initial > 0.0, arrays.initial, 1.0)

@@ -93,7 +93,7 @@ def scored_weights(
     shape = (model.n_states, model.n_actions)
     w_r, w_rbar, *carried = _first_pass(batch, shape, discounts, regularization, bootstrap_truncated)
     bonus = np.zeros(model.n_states) if policy is None else regularization * entr(policy).sum(-1)
-    w_transition, w_initial, w_going = monte_carlo_scores(
+    w_transition, w_initial, w_continued = monte_carlo_scores(
         batch.states,
         batch.actions,
         batch.rewards,
@@ -108,7 +108,7 @@ def scored_weights(
         *carried,
     )
     weights = Weights(reward=w_r, leader_reward=w_rbar)
-    add_scores(weights, model.moving, arrays, w_transition, w_initial, w_going)
+    add_scores(weights, model.moving, arrays, w_transition, w_initial, w_continued)
     return weights
 
 

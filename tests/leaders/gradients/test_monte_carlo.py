@@ -182,7 +182,7 @@ def test_what_cannot_work_is_refused() -> None:
 
 
 def _literal_weights(batch, n_s, n_a, gamma, gamma_leader, lam, bootstrap):  # type: ignore[no-untyped-def]
-    """The module's formulas in plain Python; with ``bootstrap`` a cut episode continues as the average visit to its end."""
+    """The module's formulas, in plain Python; with ``bootstrap`` a cut episode continues as the average visit there does."""
     visits = np.zeros((n_s, n_a))
     for s, a in zip(batch.states, batch.actions, strict=True):
         visits[s, a] += 1
