@@ -47,7 +47,7 @@ class OptionError(BOCMDPError, ValueError):
 
 
 class UnknownOptionError(OptionError, TypeError):
-    """A keyword argument that an environment does not have."""
+    """A keyword argument that a constructor does not have."""
 
 
 class ResetError(BOCMDPError, RuntimeError):

@@ -11,6 +11,7 @@ from followers.oracle import TrajectoryOracle
 from followers.policy_distance import Suboptimality, suboptimality
 from followers.policy_gradient import VanillaPolicyGradient
 from followers.ray_oracle import RayOracle
+from followers.registry import register
 from followers.sb3 import SB3Follower
 from followers.soft_actor_critic import SACFollower
 from followers.soft_dqn import SoftDQN, SoftDQNFollower
@@ -45,5 +46,6 @@ __all__ = [
     "VanillaPolicyGradient",
     "check_follower",
     "empirical_policy",
+    "register",
     "suboptimality",
 ]

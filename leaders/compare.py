@@ -17,8 +17,8 @@ from bocmdp_gym.env import check_context
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
-from leaders.base import Leader, as_tensor
 from leaders.gradients import Estimator, ExactEstimator, Loss
+from leaders.leaders import Leader, as_tensor
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from leaders.gradients.exact import leader_values
 from leaders.loop import generator
 from leaders.plots import save
 from leaders.runs import SUMMARY
-from leaders.settings import RunSettings
-from leaders.typed_settings import settings_from_summary
+from leaders.settings import RunSettings, settings_from_summary
 
 #: Half-width of a 95% confidence interval in standard errors.
 _Z95 = 1.959963984540054

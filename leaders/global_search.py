@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from followers import Follower
-from leaders.base import Leader
+from leaders.leaders import Leader
 from leaders.loop import Result, generator, optimize
 
 

@@ -24,13 +24,13 @@ from bocmdp_gym.errors import ConvergenceError, OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.soft_bellman import WarmSolver
 from followers import Follower, Policy, TrajectoryOracle, suboptimality
-from leaders.base import Leader
 from leaders.batch import BatchEstimator, Drawn, batch_estimator, weighted
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.gradients import Estimate, Loss, PolicyEstimator
 from leaders.gradients.exact import leader_values
 from leaders.history import History
+from leaders.leaders import Leader
 
 #: (env, follower) -> oracle.
 OracleFactory = Callable[[Any, Follower], TrajectoryOracle]

@@ -63,7 +63,7 @@ class AdaptiveModelDesignEstimator(Estimator):
     answers from the round already made.
 
     Args:
-        sweeps: K.
+        sweeps: the paper's K, sweeps over every context per new x.
         regularization: lambda; the follower's if None.
 
     Raises:

@@ -96,7 +96,7 @@ class CriticEstimator(PolicyEstimator):
         hidden: widths of the networks' hidden layers; () for linear values, solved exactly. None: linear where observations
             and actions are Discrete (these are visit averages), two layers of 64 elsewhere.
         epochs: rounds of regression per estimate; networks go on from the context's last estimate.
-        learning_rate: of Adam.
+        learning_rate: step size of Adam, which fits the networks.
         batch_size: points per Adam step.
         action_samples: actions drawn per observation for E_b Qbar(s, b), where the policy tells no probabilities.
         error_groups: split the episodes into this many groups and report a standard error from their spread, at one reverse

@@ -138,7 +138,8 @@ class ExactEstimator(Estimator):
 
     Args:
         regularization: lambda; the follower's if None.
-        tolerance, max_iterations: of the soft policy iteration.
+        tolerance: bound on the residual of the soft policy iteration that solves the follower's problem.
+        max_iterations: Newton steps allowed to it.
 
     Attributes:
         solver: solves it, warm-started per context.

@@ -135,7 +135,8 @@ class MonteCarloEstimator(PolicyEstimator):
 
     Args:
         env_steps: steps per estimate; the last episode is finished and its steps are counted too.
-        bootstrap_truncated: see the module docstring; off in the paper's runs.
+        bootstrap_truncated: continue episodes that a time limit cut as the average visit to their last state; off in
+            the paper's runs.
         error_groups: split the episodes into this many groups and report a standard error from their spread, at one more
             pass over the steps and one reverse pass each; 0: none.
         regularization: lambda; the follower's if None.
