@@ -65,9 +65,10 @@ class Update:
             raise OptionError(f"max_gradient_norm is {max_gradient_norm!r}; expected a positive number, or None.")
         if isinstance(schedule, str):
             check_choice("schedule", schedule, SCHEDULES)
-        for name, value in (("schedule", schedule), ("projection", projection)):
-            if not (isinstance(value, str) or value is None or callable(value)) or (name, value) == ("schedule", None):
-                raise OptionError(f"{name} is {value!r}; expected a function.")
+        elif not callable(schedule):
+            raise OptionError(f"schedule is {schedule!r}; expected a function of (iteration, iterations), or a name.")
+        if not (projection is None or callable(projection)):
+            raise OptionError(f"projection is {projection!r}; expected a function of x, or None.")
         self.learning_rate, self.max_gradient_norm = learning_rate, max_gradient_norm
         self.schedule: Schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         self.projection = projection

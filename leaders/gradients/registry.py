@@ -33,6 +33,8 @@ def add_estimator(name: str, kind: type[Estimator]) -> None:
         raise OptionError(f"the estimator's name is {name!r}; expected lower-case words with underscores, as in 'my_own'.")
     if not (inspect.isclass(kind) and issubclass(kind, Estimator)) or inspect.isabstract(kind):
         raise OptionError(f"{name} is {kind!r}; expected a class derived from leaders.gradients.Estimator that has `estimate`.")
+    if "regularization" not in inspect.signature(kind).parameters:
+        raise OptionError(f"{kind.__name__} takes no regularization; expected an argument of that name, for lambda, or None.")
     if ESTIMATORS.get(name, kind) is not kind:
         raise OptionError(f"another estimator is called {name!r} already; choose another name.")
     ESTIMATORS[name] = kind
