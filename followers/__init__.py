@@ -19,6 +19,7 @@ from followers.policies import InterpolatedPolicy, Policy, TabularPolicy
 from followers.policy_distance import Suboptimality, suboptimality
 from followers.policy_gradient import VanillaPolicyGradient
 from followers.ray_oracle import RayOracle
+from followers.registry import register
 from followers.soft_policy_iteration import SoftPolicyIteration
 from followers.soft_q_learning import SoftQLearning
 from followers.soft_value_iteration import SoftValueIteration
@@ -65,6 +66,7 @@ __all__ = [
     "__version__",
     "check_follower",
     "empirical_policy",
+    "register",
     "suboptimality",
 ]
 

@@ -1,7 +1,6 @@
 """Leaders: HPGD and its relatives, through one outer loop."""
 
 from bocmdp_gym.version import __version__
-from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 from leaders.checkpoints import Checkpoints
 from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
@@ -9,6 +8,7 @@ from leaders.constraints import Constraint
 from leaders.global_search import multistart
 from leaders.history import History
 from leaders.leader_env import LeaderEnv
+from leaders.leaders import AMD, HPGD, ExactGradient, Leader, ZeroOrder, register_estimator
 from leaders.loop import optimize
 from leaders.many import optimize_many
 from leaders.result import Progress, Result
@@ -33,4 +33,5 @@ __all__ = [
     "multistart",
     "optimize",
     "optimize_many",
+    "register_estimator",
 ]

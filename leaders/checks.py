@@ -10,9 +10,9 @@ import numpy as np
 from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import CheckError
 from followers import Follower, SoftPolicyIteration
-from leaders.base import Leader
 from leaders.compare import compare_gradients
 from leaders.gradients import Estimator, Loss
+from leaders.leaders import Leader
 
 #: Estimates that differ by less than this, relative to the gradient, count as deterministic.
 _DETERMINISTIC = 1e-8

@@ -17,9 +17,9 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.validation import check_context
 from followers import Follower, TrajectoryOracle
-from leaders.base import Leader, as_tensor
 from leaders.gradients import Estimator, ExactEstimator, Loss
 from leaders.gradients.estimate import WeightedContexts, every_context
+from leaders.leaders import Leader, as_tensor
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ from leaders.gradients.exact import leader_values
 from leaders.plots import save
 from leaders.run import generator
 from leaders.run_folder import SUMMARY
-from leaders.settings import RunSettings
-from leaders.typed_settings import settings_from_summary
+from leaders.settings import RunSettings, settings_from_summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count, check_number
 from followers import Follower
-from leaders.base import Leader
+from leaders.leaders import Leader
 from leaders.loop import optimize
 from leaders.result import Result
 from leaders.run import generator

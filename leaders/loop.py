@@ -18,10 +18,10 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
-from leaders.base import Leader
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
+from leaders.leaders import Leader
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 

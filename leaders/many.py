@@ -19,11 +19,11 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
-from leaders.base import Leader
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
 from leaders.gradients.batch import BatchEstimator
 from leaders.gradients.estimate import WeightedContexts
+from leaders.leaders import Leader
 from leaders.loop import complete, is_quiet, one_torch_thread
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions

@@ -19,7 +19,6 @@ from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.validation import check_leader
 from followers import Follower, TrajectoryOracle
-from leaders.base import Leader
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.contexts import every_context
@@ -27,6 +26,7 @@ from leaders.evaluator import Evaluator
 from leaders.gradients import Estimate, Loss, PolicyEstimator
 from leaders.gradients.estimate import WeightedContexts, weighted
 from leaders.history import History
+from leaders.leaders import Leader
 from leaders.result import Callback, Progress, Result, Stopped
 
 #: (env, follower) -> oracle.

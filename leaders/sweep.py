@@ -35,11 +35,10 @@ import tyro
 from bocmdp_gym.errors import BOCMDPError, OptionError, suggest
 from bocmdp_gym.options import check_count
 from leaders.run_folder import SUMMARY
-from leaders.settings import RunSettings
+from leaders.settings import RunSettings, settings_from_summary, settings_from_values
 from leaders.sweep_table import write_tables
 from leaders.tasks import Backend, Outcomes, run_tasks
 from leaders.train import train
-from leaders.typed_settings import settings_from_summary, settings_from_values
 
 #: Settings that say where and how a run is kept, not what it is: the sweep decides on them.
 _OURS = ("out", "overwrite", "resume", "progress")
@@ -52,7 +51,7 @@ class Sweep:
     """What to run: every environment with every leader, follower, case, grid point and seed.
 
     Attributes:
-        environments: names of `ENVIRONMENTS`.
+        environments: names of `leaders.settings.commands`.
         leaders, followers: names as on the command line; empty: those of the settings.
         seeds: seeds of the runs.
         settings: of every run.

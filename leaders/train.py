@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from dataclasses import fields
 
 import numpy as np
 
 from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import BOCMDPError, RunInterruptedError
-from leaders.command_line import choose
 from leaders.constraints import Constraint
-from leaders.env_settings import ENVIRONMENTS
 from leaders.loop import optimize
 from leaders.plots import learning_curve, save
 from leaders.result import Result
 from leaders.run_folder import RunFolder
-from leaders.settings import RunSettings
+from leaders.settings import RunSettings, commands, import_module, settings_from_values
+from leaders.settings.command_line import choose
 
 
 def train(settings: RunSettings) -> Result:
@@ -28,7 +29,7 @@ def train(settings: RunSettings) -> Result:
     constraints = [Constraint(**constraint) for constraint in configurable(env).constraints()]
     run = RunFolder(settings)
     if settings.resume:
-        found = "going on from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
+        found = "continuing from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
         print(f"{run.path}: {found}", file=sys.stderr)
     try:
         result = optimize(
@@ -73,9 +74,17 @@ def train(settings: RunSettings) -> Result:
 
 
 def parse(arguments: list[str] | None = None) -> RunSettings:
-    """Settings from the command line."""
-    chosen: RunSettings = choose(ENVIRONMENTS, "leaders.train", __doc__, arguments)
-    return chosen
+    """Settings from the command line.
+
+    Raises:
+        OptionError: as `settings_from_values`.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    for option, value in itertools.pairwise([*itertools.chain.from_iterable(one.split("=", 1) for one in given), ""]):
+        if option == "--module":
+            import_module(value)  # it may bring environments, estimators and followers of its own
+    chosen: RunSettings = choose(commands(), "leaders.train", __doc__, given)
+    return settings_from_values(chosen.name, {field.name: getattr(chosen, field.name) for field in fields(chosen)})
 
 
 def main(arguments: list[str] | None = None) -> int:

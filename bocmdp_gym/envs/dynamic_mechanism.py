@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +50,9 @@ from bocmdp_gym.transitions import SuccessorTransitions
 from bocmdp_gym.validation import check_discount
 
 Array = npt.NDArray[np.float64]
-OBJECTIVES = ("revenue", "welfare")
-BOOSTS = ("state_action", "slot")
+Objective = Literal["revenue", "welfare"]
+Boosts = Literal["state_action", "slot"]
+OBJECTIVES, BOOSTS = get_args(Objective), get_args(Boosts)
 MAX_CONTEXTS = 20_000
 _FINE = 10.0  # for giving an item to a bidder who is served or absent: it is lost, and nobody does it as lambda -> 0
 
@@ -87,12 +88,18 @@ class DynamicMechanism(PicturedEnv):
     Starts in period 0 with nobody served; terminates after the last item. ``horizon`` may truncate it earlier.
 
     ## Arguments
-    n_bidders, n_slots: bidders and periods. n_types: K types at the middles of K equal parts of [0, 1].
-    types: other types instead, increasing and not negative. type_probabilities: of the types; uniform if None.
-    Types are independent. objective: "revenue" or "welfare". boosts: "state_action" or "slot". weight_bound: weights lie
-    between its inverse and itself, > 1. discount, leader_discount: gamma of the mechanism and its bidders, gamma_L of the
-    leader (None: gamma, as it must be for revenue: payments are discounted with gamma).
-    horizon: steps until truncation, or None. render_mode: "rgb_array" or "human".
+    n_bidders: number of bidders, who want one item each.
+    n_slots: number of periods, with one item each.
+    n_types: K types per bidder, in the middles of K equal parts of [0, 1].
+    types: other types instead, increasing and not negative.
+    type_probabilities: probabilities of the types, which are independent; uniform if None.
+    objective: what the leader maximises, "revenue" or "welfare".
+    boosts: boosts for every state and action ("state_action"), or one for each unsold item ("slot").
+    weight_bound: weights lie between its inverse and itself, > 1.
+    discount: gamma of the mechanism and its bidders.
+    leader_discount: the leader's gamma_L; None: gamma, as it must be for revenue (payments are discounted with gamma).
+    horizon: steps until truncation, or None for no limit.
+    render_mode: "rgb_array" or "human".
 
     Raises:
         OptionError, DiscountError: an argument out of range, or more than 20,000 contexts.
@@ -111,8 +118,8 @@ class DynamicMechanism(PicturedEnv):
         n_types: int = 5,
         types: Sequence[float] | None = None,
         type_probabilities: Sequence[float] | None = None,
-        objective: str = "revenue",
-        boosts: str = "state_action",
+        objective: Objective = "revenue",
+        boosts: Boosts = "state_action",
         weight_bound: float = 2.0,
         discount: float = 0.9,
         leader_discount: float | None = None,

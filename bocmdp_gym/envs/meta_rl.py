@@ -81,12 +81,18 @@ class MetaRL(PicturedEnv):
     at once.
 
     ## Arguments
-    kl_weight: lambda' > 0, the price of departing from the prior.
-    rewards: one-step tasks, ``(tasks, actions)``; None for the grid.
-    layout: rows, ``x`` is a wall. start: a cell ``[row, column]``. goals: per task a cell, or a list of cells.
-    slip_probability, goal_reward, step_reward: of the grid.
-    task_probabilities: P_xi; uniform if None.
-    horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L; 1 is allowed where steps cost.
+    kl_weight: lambda' > 0, the price of departing from the prior, per unit of KL divergence.
+    rewards: rewards of one-step tasks, ``(tasks, actions)``; None for the grid.
+    layout: the rows of the map, ``x`` is a wall.
+    start: row and column of the start, counted from 0.
+    goals: for each task a cell ``[row, column]``, or a list of cells.
+    slip_probability: probability that a move on the grid goes another way than chosen.
+    goal_reward: what reaching a goal of the task pays.
+    step_reward: what every other step on the grid pays.
+    task_probabilities: probabilities of the tasks, P_xi; uniform if None.
+    horizon: steps until truncation, or None for no limit.
+    discount: the follower's gamma; 1 is allowed where steps cost.
+    leader_discount: the leader's gamma_L; None: gamma.
     render_mode: "rgb_array" or "human".
 
     Raises:

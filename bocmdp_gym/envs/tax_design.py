@@ -273,12 +273,18 @@ class TaxDesign(Pictures, ConfigurableEnv):
     ``state`` sets the assets.
 
     ## Arguments
-    prices: of the goods, > 0; their number sets that of the goods. wage: per hour, >= 0.
-    preferences: exponents > 0, one row per context, one column per good. context_probabilities: uniform if None.
-    tax_upper: upper bounds of income tax and VAT rates; [2, 2, 2, 2] in the published runs, where the income tax may exceed 1.
-    asset_range: [low, high]. noise_std, initial_std: standard deviations > 0.
+    prices: prices of the goods, > 0; their number sets that of the goods.
+    wage: wage per hour, at least 0.
+    preferences: exponents > 0 of the goods in the utility, one row per context, one column per good.
+    context_probabilities: probabilities of the contexts; uniform if None.
+    tax_upper: upper bounds of income tax and VAT rates; 2 2 2 2 in the published runs, where the income tax may exceed 1.
+    asset_range: smallest and largest assets.
+    noise_std: standard deviation > 0 of what happens to the assets by chance.
+    initial_std: standard deviation > 0 of the first assets.
     grid_size: grid points of ``model``, at least 2; an odd number puts one on 0 assets, where the utility has a kink.
-    horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L, below 1.
+    horizon: steps until truncation, or None for no limit.
+    discount: the households' gamma, below 1.
+    leader_discount: the leader's gamma_L, below 1; None: gamma.
     render_mode: "rgb_array" or "human".
 
     Raises:

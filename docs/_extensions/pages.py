@@ -24,9 +24,11 @@ import bocmdp_gym
 import followers
 import leaders
 import leaders.gradients
+from bocmdp_gym.docstrings import argument_groups
 from bocmdp_gym.registration import ENVIRONMENTS, Entry
-from leaders.base import _ESTIMATORS as ESTIMATORS
+from leaders.gradients.registry import ESTIMATORS
 from leaders.history import COLUMNS
+from leaders.settings.environments import command_name
 
 #: The packages and modules whose ``__all__`` is the public surface; each has an API page.
 PUBLIC = (
@@ -100,6 +102,7 @@ def environment_page(entry: Entry, out: Path) -> str:
     facts = {
         "made by": f'`gym.make("{entry.id}")`',
         "many at once": f'`gym.make_vec("{entry.id}", num_envs=64)`' + ("" if entry.vector_entry_point else " (copies)"),
+        "on the command line": f"`python -m leaders.train {command_name(entry.id)}`",
         "x": f"`{core.leader_space}`",
         "contexts": f"`{core.context_space}`",
         "actions": f"`{env.action_space}`",
@@ -161,11 +164,14 @@ def markdown(kind: type) -> Iterable[str]:
         if heading not in ("## Arguments", "## Errors"):
             yield section
             continue
-        names = "|".join(inspect.signature(kind).parameters) if heading == "## Arguments" else r"\w+Error"
-        pieces = re.split(rf"(?:^|\s+)((?:{names})(?:, (?:{names}))*): ", " ".join(body.split()))
         yield f"{heading}\n"
-        for one, meaning in zip(pieces[1::2], pieces[2::2], strict=True):
-            yield "- " + ", ".join(f"`{name}`" for name in one.split(", ")) + f": {meaning}"
+        if heading == "## Arguments":
+            groups = argument_groups(kind)
+        else:
+            pieces = re.split(r"(?:^|\s+)(\w+Error(?:, \w+Error)*): ", " ".join(body.split()))
+            groups = [(tuple(one.split(", ")), text) for one, text in zip(pieces[1::2], pieces[2::2], strict=True)]
+        for names, meaning in groups:
+            yield "- " + ", ".join(f"`{name}`" for name in names) + f": {meaning}"
         yield ""
 
 
@@ -223,8 +229,8 @@ def class_page(title: str, classes: Iterable[str], module: str, logs: Iterable[s
 
 def leader_pages(out: Path) -> set[str]:
     """A page for HPGD, for each of its estimators and for every other leader. Returns the classes they describe."""
-    pages = {"HPGD": ("HPGD", ["leaders.HPGD"], "leaders.base", leaders.HPGD(**SHORT["monte_carlo"]))}
-    for name, (estimator, _) in ESTIMATORS.items():
+    pages = {"HPGD": ("HPGD", ["leaders.HPGD"], "leaders.leaders", leaders.HPGD(**SHORT["monte_carlo"]))}
+    for name, estimator in ESTIMATORS.items():
         leader = leaders.HPGD(estimator=name, **SHORT.get(name, {}))
         title = f'HPGD(estimator="{name}")'
         pages[name] = (title, [f"leaders.gradients.{estimator.__name__}"], estimator.__module__, leader)

@@ -131,7 +131,7 @@ class GeometricEstimator(PolicyEstimator):
 
     Args:
         samples: draws per estimate.
-        sampling_distribution: nu of Alg. 1, ``(S,)``, positive everywhere (general losses only); uniform if None.
+        sampling_distribution: nu of Algorithm 1, ``(S,)``, positive everywhere (general losses only); uniform if None.
         error_groups: split the draws into this many groups and report a standard error from their spread, at one reverse
             pass each; 0: none.
         regularization: lambda; the follower's if None.

@@ -29,7 +29,7 @@ class MultilevelEstimator(Estimator):
     """dF_xi/dx as if the follower had made 2^K iterations, at the cost of O(K) of them.
 
     Args:
-        levels: K, at least 2.
+        levels: the follower makes 2^K iterations in effect, K at least 2.
         samples: draws of the geometric estimator, for each of a run's three estimates.
         runs: independent follower runs averaged per estimate; with two or more, a standard error over them is reported.
         inner: another estimator of dF_t than the geometric one, such as ``MonteCarloEstimator(10_000)``; it has its own

@@ -32,11 +32,11 @@ class ZeroOrderEstimator(Estimator):
     """Differences of returns along random directions; needs no model and no lambda.
 
     Args:
-        smoothing: C; u_t = C/(t + 1) at the t-th x asked for.
-        decay: False: u = C throughout, which suits sampled returns (their noise is divided by u).
+        smoothing: C, the size of the steps aside: u_t = C/(t + 1) at the t-th x asked for.
+        decay: whether u_t falls with t; False: u = C throughout, which suits sampled returns (their noise is divided by u).
         directions: directions averaged per estimate; with two or more, a standard error over them is reported.
-        two_sided: F(x + u z) - F(x - u z) instead of F(x + u z) - F(x): two responses per direction instead of one, plus
-            one; even orders of the expansion in u cancel.
+        two_sided: differences F(x + u z) - F(x - u z) instead of F(x + u z) - F(x): two responses per direction instead of
+            one, plus one; even orders of the expansion in u cancel.
         exact: returns from the model's arrays (needs a tabular model and action probabilities) instead of ``env_steps``
             sampled steps each; None: where the model is tabular and the follower plans with it.
         env_steps: steps per sampled return.

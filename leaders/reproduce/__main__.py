@@ -17,7 +17,6 @@ from typing import Any
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from bocmdp_gym.files import write_atomically
 from bocmdp_gym.options import check_count
-from leaders.command_line import choose
 from leaders.plots import save
 from leaders.reproduce import figures, table
 from leaders.reproduce.escapes import anatomy
@@ -26,6 +25,7 @@ from leaders.reproduce.runs import key, run
 from leaders.reproduce.search import search, search_task
 from leaders.reproduce.table import Dynamics, Entry, Rates
 from leaders.run_folder import processor, versions
+from leaders.settings.command_line import choose
 from leaders.tasks import Function, run_tasks
 
 #: A run has left the local optimum when its value is this much above that of exact ascent.

@@ -11,9 +11,9 @@ import numpy as np
 
 import bocmdp_gym  # noqa: F401 - registers the environments
 from followers import SoftPolicyIteration
-from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 from leaders.checkpoints import Checkpoints
 from leaders.gradients import MonteCarloEstimator
+from leaders.leaders import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 from leaders.loop import optimize
 from leaders.reproduce.mismatch import MismatchedSimulator
 from leaders.reproduce.paper import Cell
