@@ -11,10 +11,10 @@ import numpy.typing as npt
 from numba import njit
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.kernels import simulate
 from bocmdp_gym.kernels.alias import policy_tables
 from bocmdp_gym.kernels.banded import banded_policy_iteration
 from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.kernels.simulate import simulate
 from followers import SoftPolicyIteration
 from leaders.gradients._monte_carlo_kernels import monte_carlo_weights
 from leaders.gradients.batch import Array, CompiledBatch

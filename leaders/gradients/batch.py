@@ -107,7 +107,7 @@ class CompiledBatch(BatchEstimator):
         self._prepare(rngs)
         self._call(contexts, reward, leader_reward)
         self._check(mdps, contexts)
-        gradients = mdps.batch_vjp(Weights(reward=self._w_reward, leader_reward=self._w_leader), contexts)
+        gradients = mdps.vjp(Weights(reward=self._w_reward, leader_reward=self._w_leader), contexts)
         returns, steps = self._returns(leader_reward), self._steps()
         residuals, iterations = self._residuals.tolist(), self._iterations.tolist()
         return [
