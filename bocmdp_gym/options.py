@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: a value comes back typed, or an `OptionError` names the argument and what it may be."""
+"""Checks of constructor arguments: a value is returned typed, or an `OptionError` names the argument and what it may be."""
 
 from __future__ import annotations
 

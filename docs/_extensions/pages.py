@@ -177,7 +177,7 @@ def defaults(kind: type) -> Iterable[tuple[str, str]]:
 
 
 def optimum(env_id: str, kind: type) -> Iterable[str]:
-    """The best value known for a leader, as `benchmark` tells it."""
+    """The best value known for a leader, as `benchmark` states it."""
     rows, sources = [], []
     for keywords, asked in OPTIMA.get(env_id, [({}, {})]):
         method = asked.get("method", "benchmark")
@@ -248,7 +248,7 @@ def follower_pages(out: Path) -> set[str]:
         kind = getattr(followers, name)
         if not (inspect.isclass(kind) and issubclass(kind, followers.Follower)) or inspect.isabstract(kind):
             continue
-        logs = ["## What it logs", "", "Distances from the optimum, as every follower that tells its probabilities."]
+        logs = ["## What it logs", "", "Distances from the optimum, as every follower that exposes probabilities."]
         if name in FOLLOWERS:
             follower = FOLLOWERS[name]()
             lam = None if follower.regularization is not None else 0.1
