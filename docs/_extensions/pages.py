@@ -183,7 +183,7 @@ def defaults(kind: type) -> Iterable[tuple[str, str]]:
 
 
 def optimum(env_id: str, kind: type) -> Iterable[str]:
-    """The best value known for a leader, as `benchmark` tells it."""
+    """The best value known for a leader, as `benchmark` states it."""
     rows, sources = [], []
     for keywords, asked in OPTIMA.get(env_id, [({}, {})]):
         method = asked.get("method", "benchmark")
