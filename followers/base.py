@@ -47,7 +47,7 @@ class Task:
 
     @property
     def observations(self) -> npt.NDArray[Any] | None:
-        """What a follower sees in each state, ``(S, ...)``; None where the problem, as seen, has no table of states."""
+        """What a follower sees in each state, ``(S, ...)``; None where the problem, as seen, is not tabular."""
         return observations_of_states(self.core, self._layers, self.context)
 
     @property

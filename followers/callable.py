@@ -55,7 +55,7 @@ class AgentPolicy(Policy):
 
 
 class ExposedPolicy(AgentPolicy):
-    """An agent that exposes its probabilities; ``table`` ``(S, A)`` where states are a table."""
+    """An agent that exposes its probabilities; ``table`` ``(S, A)`` where the problem is tabular."""
 
     exposes_probabilities = True
 
@@ -135,7 +135,7 @@ class CallableFollower(Follower):
     Raises:
         OptionError: neither agent nor train, something that is no agent, or a budget of no steps.
         RegularizationError: lambda is not positive and finite.
-        UnsupportedError: when an oracle is made: ``estimate_steps`` where states are not a table.
+        UnsupportedError: when an oracle is made: ``estimate_steps`` in a non-tabular environment.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class CallableFollower(Follower):
         super().bind(env, core)
         if self._estimate_steps is not None and not isinstance(core, TabularEnv):
             raise UnsupportedError(
-                f"{type(core).__name__} has no table of states to count actions in; pass probabilities=, or leave estimate_steps "
-                "out."
+                f"{type(core).__name__} is not tabular, so there are no states to count actions in; pass probabilities=, or "
+                "leave estimate_steps out."
             )
 
     def respond(self, task: Task, rng: np.random.Generator) -> Policy:

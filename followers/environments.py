@@ -97,7 +97,7 @@ def inspect_layers(env: gym.Env[Any, Any], core: Any) -> Layers:
 
 
 def observations_of_states(core: Any, layers: Layers, context: Any) -> npt.NDArray[Any] | None:
-    """What is seen in each state of a tabular environment in one context, ``(S, ...)``; None where that is no table."""
+    """What is seen in each state of a tabular environment in one context, ``(S, ...)``; None elsewhere."""
     if not isinstance(core, TabularEnv) or layers.showing is None:
         return None
     rows = core.observe(np.arange(core.model.n_states))

@@ -27,7 +27,7 @@ class Policy(ABC):
     Attributes:
         leader, context: the x ``(d,)`` and xi it answers.
         exposes_probabilities: whether `probabilities` answers.
-        table: action probabilities ``(S, A)``, where states are a table and it acts by them; None elsewhere.
+        table: action probabilities ``(S, A)`` that it acts by, where the problem is tabular; None elsewhere.
         value: the follower's regularised values V ``(S,)``, where it knows them.
         estimate: what `probabilities` rest on, where they were counted in trajectories.
         metrics: numbers about the response, by name; they go into the history.

@@ -136,7 +136,7 @@ class _Worker:
         return self._oracle.follower.state()
 
     def load_state(self, state: dict[Any, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self._oracle.follower.load_state(state)
 
 

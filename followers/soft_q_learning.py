@@ -26,14 +26,14 @@ SAMPLINGS = ("trajectory", "pairs")
 class SoftQLearning(IterativeFollower):
     r"""Q(s_t, a_t) += alpha_t (r(s_t, a_t) + gamma lambda logsumexp(Q(s_{t+1}, .) / lambda) - Q(s_t, a_t)), from Q = 0.
 
-    It sees one sampled transition per update: along one trajectory of a behaviour policy, begun anew in the initial
+    It sees one sampled transition per update: along one trajectory of a behaviour policy, begun again in the initial
     distribution where an episode ends (acting then pays r and nothing follows), or at state-action pairs drawn uniformly.
     The policy is softmax(Q / lambda). As a behaviour policy it begins uniform and, where rewards are far above lambda, soon
     repeats what paid first; ``exploration`` keeps it trying. With steps h / (t + t0) the mean squared error is O(log T / T)
     (Proposition E.5), provided the behaviour policy keeps visiting every pair.
 
     Only its residual, max |r + g P V(Q) - Q|, is read off the model: Q is within 1 / (1 - gamma) times it of Q*. Warm
-    starts keep Q and begin the step sizes anew.
+    starts keep Q and begin the step sizes from scratch.
 
     Args:
         regularization: lambda > 0.

@@ -236,7 +236,7 @@ def follower_pages(out: Path) -> set[str]:
         kind = getattr(followers, name)
         if not (inspect.isclass(kind) and issubclass(kind, followers.Follower)) or inspect.isabstract(kind):
             continue
-        logs = ["## What it logs", "", "Distances from the optimum, as every follower that tells its probabilities."]
+        logs = ["## What it logs", "", "Distances from the optimum, as of every follower that exposes its probabilities."]
         if name in FOLLOWERS:
             follower = FOLLOWERS[name]()
             lam = None if follower.regularization is not None else 0.1
@@ -245,7 +245,8 @@ def follower_pages(out: Path) -> set[str]:
             logs[2] = "Besides what the leader logs, in a run on a small tabular problem:" if own else "Nothing of its own."
             logs += ["", *metrics(own)] if own else []
         classes = [f"followers.{name}"] + ["followers.SoftDQN"] * (name == "SoftDQNFollower")
-        (out / f"{name}.md").write_text(class_page(name, classes, kind.__module__, logs))
+        module = followers.SoftDQN.__module__ if name == "SoftDQNFollower" else kind.__module__  # where the mathematics is
+        (out / f"{name}.md").write_text(class_page(name, classes, module, logs))
         described.update(classes)
     return described
 

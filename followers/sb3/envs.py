@@ -19,7 +19,7 @@ from followers.environments import AnyEnv, check_observation, inspect_layers
 
 
 class GymnasiumVecEnv(VecEnv):
-    """A Gymnasium vector environment as a `VecEnv`: every row is a step, and an ended copy starts anew within it.
+    """A Gymnasium vector environment as a `VecEnv`: every row is a step, and an ended copy starts again within it.
 
     Args:
         envs: in autoreset mode "SameStep" or "Disabled".

@@ -51,9 +51,9 @@ class SB3Follower(Follower):
         total_timesteps: environment steps of each response, at least; on-policy algorithms finish the rollout begun.
         policy: the algorithm's first argument; "MlpPolicy", or "MultiInputPolicy" for dictionaries of observations, if None.
         softmax_temperature: t, to answer with softmax(Q/t); for algorithms that are greedy in Q-values (DQN, QRDQN).
-        warm_start: go on from the context's last response; else each response trains a new learner.
+        warm_start: continue from the context's last response; else each response trains a new learner.
         replay: what happens to a replay buffer when x changes, whose rewards belong to the old x: "drop" it, and collect
-            ``learning_starts`` steps anew; or "relabel" its rewards, where the model tells them and x moves nothing else.
+            ``learning_starts`` steps again; or "relabel" its rewards, where the model has them and x moves nothing else.
         shared: one learner for all contexts, trained on their mixture; only where the context is observed.
         n_envs: copies of the environment to train on.
         make_env, vec_env_class: how a copy is made (``copy.deepcopy`` if None), and how copies are run.
@@ -307,7 +307,7 @@ class SB3Follower(Follower):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`: equal settings and an equal generator then give equal answers, bit for bit.
+        """Continue from `state`: equal settings and an equal generator then give equal answers, bit for bit.
 
         Raises:
             OptionError: another algorithm's learners; or, at the next response, ones with other networks.
@@ -335,7 +335,7 @@ class SB3Follower(Follower):
         (folder / "follower.json").write_text(json.dumps({**record, "learners": learners}, indent=2))
 
     def load(self, path: str | Path) -> None:
-        """Go on from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
+        """Continue from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
 
         Raises:
             OptionError: as `load_state`.

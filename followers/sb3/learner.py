@@ -52,7 +52,7 @@ class Saved(NamedTuple):
 
 
 class ContinuousLog(Logger):
-    """One log for learners that follow one another: steps go on where the last one's ended.
+    """One log for learners that follow one another: steps continue where the last one's ended.
 
     Attributes:
         steps: steps logged so far.

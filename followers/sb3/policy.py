@@ -109,7 +109,7 @@ class DiscreteSB3Policy(SB3Policy):
 
     Args:
         read: how to read them.
-        observations: what is seen in each state, ``(S, ...)``, where states are a table.
+        observations: what is seen in each state, ``(S, ...)``, where the problem is tabular.
     """
 
     exposes_probabilities = True

@@ -121,7 +121,7 @@ def test_discount_one_is_for_exact_steps_only() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(errors.OptionError, match=r"first step size is 1\.5; expected at most 1"):
         followers.NaturalPolicyGradient(0.1, step_size=1.5)
-    with pytest.raises(errors.OptionError, match="positive finite number"):
+    with pytest.raises(errors.OptionError, match="finite number above 0"):
         followers.NaturalPolicyGradient(0.1, step_size=0.0)
     with pytest.raises(errors.OptionError, match="by visits"):
         followers.NaturalPolicyGradient(0.1, step_size=StepSize.visits(2.0))

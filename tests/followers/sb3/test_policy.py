@@ -29,7 +29,7 @@ def test_probabilities_of_every_family(algorithm: str) -> None:
 def test_continuous_actions_have_no_probabilities(algorithm: str) -> None:
     env = Point()
     policy = respond(quick(algorithm), env, [0.5])
-    assert not hasattr(policy, "probabilities")
+    assert not policy.exposes_probabilities
     assert policy.table is None
     action = policy.act(np.zeros(1, np.float32), rng(0))
     assert env.action_space.contains(action)

@@ -35,7 +35,7 @@ def test_no_stale_reward_survives_a_new_x(algorithm: str) -> None:
         assert model.replay_buffer.size() == size + 60
 
 
-def test_an_unmended_buffer_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_buffer_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("followers.sb3.learner.empty_buffer", lambda model: model.replay_buffer)
     with pytest.raises(AssertionError):
         test_no_stale_reward_survives_a_new_x("DQN")
@@ -60,7 +60,7 @@ def test_relabelling_is_refused_where_it_would_lie() -> None:
     ]:
         with pytest.raises(errors.UnsupportedError, match=message):
             TrajectoryOracle(model, quick("DQN", replay="relabel"))
-    TrajectoryOracle(random_model(0), quick("PPO", replay="relabel"))  # no buffer, nothing to mend
+    TrajectoryOracle(random_model(0), quick("PPO", replay="relabel"))  # no buffer, nothing to fix
     with pytest.raises(errors.UnsupportedError, match="wrappers change"):
         TrajectoryOracle(CountSteps(bandit()), quick("DQN", replay="relabel"))
     with pytest.raises(errors.OptionError, match="mixes contexts"):
