@@ -7,6 +7,8 @@ from numba import njit
 
 from bocmdp_gym.kernels import LOOSE
 from bocmdp_gym.kernels.bellman import soft_backup
+from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
+from bocmdp_gym.kernels.newton import ZEAL, largest, policy_error, refined_error, settled
 
 
 @njit(cache=True)
@@ -21,7 +23,7 @@ def bandwidth(succ):
     return band
 
 
-@njit(cache=True, fastmath=LOOSE)
+@njit(cache=True, fastmath=LOOSE, error_model="numpy")
 def banded_factor(k, succ, prob, position, band, lu):
     """LU of I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a), rows and columns permuted by ``position``.
 
@@ -54,7 +56,7 @@ def banded_factor(k, succ, prob, position, band, lu):
                     flat[start + np.uint64(j)] -= factor * flat[pivot + np.uint64(j)]
 
 
-@njit(cache=True, fastmath=LOOSE)
+@njit(cache=True, fastmath=LOOSE, error_model="numpy")
 def banded_solve(lu, position, band, b, out):
     """Solve (I - K) out = b with the factor of `banded_factor`."""
     n_s = lu.shape[0]
@@ -76,7 +78,7 @@ def banded_solve(lu, position, band, b, out):
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def banded_solve_transposed(lu, position, band, b, out):
     """Solve (I - K)^T out = b with the factor of `banded_factor`."""
     n_s = lu.shape[0]
@@ -95,29 +97,81 @@ def banded_solve_transposed(lu, position, band, b, out):
     return out
 
 
-@njit(cache=True)
-def banded_policy_iteration(r, g, succ, prob, lam, position, band, tolerance, max_iterations, v, q, pi, lu):
+@njit(cache=True, error_model="numpy")
+def banded_policy_iteration(r, g, succ, prob, lam, position, band, amplification, tolerance, max_iterations, v, q, pi, lu):
     """Soft policy iteration (Newton on the soft Bellman equation) from ``v``, overwritten with the solution.
 
-    Returns (residual, iterations); the residual is NaN if a value stopped being finite.
+    Returns (residual, error, iterations), the error by the rule of `bocmdp_gym.kernels.newton`; the residual is NaN if a value
+    stopped being finite.
     """
-    n_s, n_a, _ = prob.shape
+    n_s = prob.shape[0]
     rhs = np.empty(n_s)
     v_new = np.empty(n_s)
-    k = np.empty((n_s, n_a))
-    residual = np.nan
-    for iteration in range(max_iterations + 1):
+    k = np.empty(r.shape)
+    top = largest(r)
+    goal = ZEAL * tolerance * lam / amplification
+    before = np.inf
+    iteration = 0
+    while True:
         residual = soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new)
-        scale = 1.0
-        for s in range(n_s):
-            scale = max(scale, abs(v_new[s]))
-        if not residual > tolerance * scale or iteration == max_iterations:
-            if residual == residual:
-                v[:] = v_new
-            return residual, iteration
-        for s in range(n_s):
-            for a in range(n_a):
-                k[s, a] = pi[s, a] * g[s, a]
+        if not residual < np.inf:
+            return np.nan, np.inf, iteration
+        scale = largest(v_new) + top
+        if settled(residual, before, scale, goal) or iteration == max_iterations:
+            break
+        before = residual
+        _multiply(pi, g, k)
         banded_factor(k, succ, prob, position, band, lu)
         banded_solve(lu, position, band, rhs, v)
-    return residual, max_iterations
+        iteration += 1
+    v[:] = v_new
+    error = policy_error(residual, scale, amplification, lam)
+    if error <= tolerance or iteration == max_iterations:
+        return residual, error, iteration
+    return _banded_refine(
+        r, g, succ, prob, lam, position, band, residual, scale, tolerance, iteration, max_iterations, v, q, pi, lu
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def _banded_refine(
+    r, g, succ, prob, lam, position, band, residual, scale, tolerance, iteration, max_iterations, v, q, pi, lu
+):
+    """Continue `banded_policy_iteration` at the rounding level of the values: a sharper bound first, then exact residuals."""
+    n_s, n_a, _ = prob.shape
+    k = np.empty((n_s, n_a))
+    step = np.empty(n_s)
+    _multiply(pi, g, k)
+    banded_factor(k, succ, prob, position, band, lu)
+    banded_solve(lu, position, band, np.ones(n_s), step)
+    error = policy_error(residual, scale, largest(step), lam)
+    if error <= tolerance:
+        return residual, error, iteration
+    rows = np.arange(n_a)
+    v_low = np.zeros(n_s)
+    change = np.empty(n_s)
+    future = np.empty((n_s, n_a))
+    future_low = np.empty((n_s, n_a))
+    error, size, before = np.inf, np.inf, np.inf
+    while True:
+        extended_expectation(succ, prob, v, v_low, future, future_low)
+        residual = extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, change)
+        if not residual < np.inf:
+            return np.nan, np.inf, iteration
+        if error <= ZEAL * tolerance or iteration >= max_iterations or (size < lam and size > 0.5 * before):
+            return residual, error, iteration
+        _multiply(pi, g, k)
+        banded_factor(k, succ, prob, position, band, lu)
+        banded_solve(lu, position, band, change, step)
+        before, size = size, largest(step)
+        extended_step(v, v_low, step)
+        error = refined_error(size, residual, scale, lam)
+        iteration += 1
+
+
+@njit(cache=True)
+def _multiply(a, b, out):
+    """out = a * b, all (S, A)."""
+    for s in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            out[s, i] = a[s, i] * b[s, i]

@@ -1,0 +1,58 @@
+r"""When soft policy iteration may stop, and how wrong its policy may then be: the rule of every solver.
+
+The mathematics. The residual T V - V is Newton's right-hand side: V* - V <= ||M^-1|| max |T V - V|, M = I - K of the policy, and a
+policy's error is that of Q over lambda. With the amplification ||M^-1|| <= 1 / (1 - max g) (the longest expected episode, at
+discount 1),
+
+    error = amplification max(max |T V - V|, eps scale) / lambda,        scale = max |V| + max |r|
+
+bounds max |pi - pi*|, rounding included. It has no unit: rewards and lambda times c leave it as it is. Where it is too large at the
+rounding level of the values, `bocmdp_gym.kernels.extended` continues with exact residuals, and a Newton step of size delta leaves
+an error of the order of (delta / lambda)^2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+EPSILON = 2.0**-52
+#: An iteration continues until the error is this part of the tolerance, unless rounding stops it before.
+ZEAL = 0.01
+
+
+@njit(cache=True, inline="always")
+def settled(residual, before, scale, goal):
+    """Whether a residual is at its goal, at the rounding level of ``scale``, or near that and no longer falling."""
+    noise = EPSILON * scale
+    return not residual > max(goal, 4.0 * noise) or (residual < 1e4 * noise and residual > 0.5 * before)
+
+
+@njit(cache=True)
+def policy_error(residual, scale, amplification, lam):
+    """The bound on max |pi - pi*| of the module docstring; infinite where the amplification is."""
+    floor = max(residual, EPSILON * scale)
+    return amplification * floor / lam if floor > 0.0 else 0.0
+
+
+@njit(cache=True)
+def refined_error(size, residual, scale, lam):
+    """The same after a Newton step of ``size`` from a ``residual`` that was exact."""
+    growth = max(size / residual, 1.0) if residual > 0.0 else 1.0
+    step = size / lam
+    return growth * (0.125 * step * step + 8.0 * EPSILON * step + 16.0 * EPSILON * EPSILON * scale / lam)
+
+
+@njit(cache=True)
+def largest(values):
+    """max |values|."""
+    top = 0.0
+    for value in values.reshape(-1):
+        top = max(top, abs(value))
+    return top
+
+
+def amplification_of(g):
+    """1 / (1 - max g), infinite at discount 1."""
+    top = float(np.max(g))
+    return 1.0 / (1.0 - top) if top < 1.0 else np.inf
