@@ -49,8 +49,8 @@ def check_bounded(r: Array, g: Array, succ: npt.NDArray[np.int32], prob: Array, 
             continue
         cause = "the follower's values diverge" if low >= 0.0 else "it cannot be told whether the follower's values diverge"
         raise ConvergenceError(
-            f"{cause}: at discount 1 and regularization {lam}, going on for ever among {len(states)} states, state {int(states[0])} "
-            f"among them, earns between {low:.3g} and {high:.3g} per step, entropy included; expected a loss. Lower the "
+            f"{cause}: at discount 1 and regularization {lam}, staying for ever among {len(states)} states (one is "
+            f"{int(states[0])}) earns between {low:.3g} and {high:.3g} per step, entropy included; expected a loss. Lower the "
             "regularization or the discount, or make every step cost more."
         )
 

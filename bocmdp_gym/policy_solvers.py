@@ -22,7 +22,7 @@ from bocmdp_gym.bounded import check_bounded
 from bocmdp_gym.errors import ConvergenceError, ModelError, OptionError, suggest
 from bocmdp_gym.kernels import banded, bellman, krylov
 from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
-from bocmdp_gym.kernels.newton import ZEAL, amplification_of, largest, policy_error, refined_error, settled
+from bocmdp_gym.kernels.newton import ZEAL, amplification_of, largest, nearly_settled, policy_error, refined_error, settled
 
 Array = npt.NDArray[np.float64]
 
@@ -77,8 +77,8 @@ class PolicySolver(ABC):
     ) -> Optimum:
         """Soft policy iteration from ``v``, which is overwritten with V*.
 
-        It continues until the residual is down to rounding, and beyond that with residuals in extended precision where values are so
-        large beside lambda that the policy would otherwise be uncertain (`bocmdp_gym.kernels.newton` has the rule).
+        It continues until the residual is down to rounding, and beyond that with residuals in extended precision where values are
+        so large beside lambda that the policy would otherwise be uncertain (`bocmdp_gym.kernels.newton` has the rule).
 
         Args:
             r, g, prob: rewards ``(S, A)``, continuation ``(S, A)`` and probabilities ``(S, M, K)``.
@@ -108,6 +108,12 @@ class PolicySolver(ABC):
             scale = largest(v_new) + top
             if settled(residual, before, scale, goal) or iteration == max_iterations:
                 break
+            if nearly_settled(residual, before, scale, goal):
+                before, residual = residual, self._shift(g, prob, lam, self.solve(v_new - v), v, q, pi, v_new)
+                if settled(residual, before, scale, goal):
+                    break
+                before = np.inf
+                continue
             before = residual
             self.factor(pi * g, prob)
             self._newton_step(v, v_new, rhs, residual, lam, goal)
@@ -206,6 +212,11 @@ class PolicySolver(ABC):
         residual: float = bellman.soft_backup(r, g, self.succ, prob, lam, v, q, pi, rhs, v_new)
         return residual
 
+    def _shift(self, g: Array, prob: Array, lam: float, step: Array, v: Array, q: Array, pi: Array, v_new: Array) -> float:
+        """`bellman.soft_shift` of this structure."""
+        residual: float = bellman.soft_shift(g, self.succ, prob, lam, step, v, q, pi, v_new)
+        return residual
+
 
 class BandedSolver(PolicySolver):
     """Banded elimination in a bandwidth-reducing order (reverse Cuthill-McKee): grids, chains, layered graphs."""
@@ -216,7 +227,7 @@ class BandedSolver(PolicySolver):
         self._lu = np.empty((self.n_states, 2 * band + 1))
 
     def factor(self, k: Array, prob: Array) -> None:
-        banded.banded_factor(k, self.succ, prob, self.position, self.band, self._lu)
+        banded.banded_factor(k, self.succ, prob, self.position, self.band, self._lu, np.zeros(self.n_states))
 
     def solve(self, b: Array) -> Array:
         return banded.banded_solve(self._lu, self.position, self.band, b, np.empty(self.n_states))
@@ -441,6 +452,12 @@ class FactoredSolver(PolicySolver):
         future = bellman.expectation(self.succ, prob, v, np.empty(self.succ.shape[:2])).reshape(-1)
         finite = bellman.soft_backup(r, g, self._moves, self._certain, lam, future, q, pi, rhs, v_new)
         return float(np.abs(v_new - v).max()) if finite == finite else finite
+
+    def _shift(self, g: Array, prob: Array, lam: float, step: Array, v: Array, q: Array, pi: Array, v_new: Array) -> float:
+        future = bellman.expectation(self.succ, prob, step, np.empty(self.succ.shape[:2])).reshape(-1)
+        bellman.soft_shift(g, self._moves, self._certain, lam, future, np.zeros(future.shape), q, pi, v_new)
+        v += step
+        return largest(v_new - v)
 
 
 def bandwidth_order(succ: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], int]:

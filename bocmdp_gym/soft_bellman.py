@@ -228,7 +228,9 @@ class SoftOptimalValue(torch.autograd.Function):
         return SoftOptimalValue.apply(r, values, g, args[3], args[4], initial, *args[6:]), (0, 0)
 
 
-def check_convergence(statistics: SolveStatistics, regularization: float, tolerance: float, max_iterations: int, where: str = "") -> None:
+def check_convergence(
+    statistics: SolveStatistics, regularization: float, tolerance: float, max_iterations: int, where: str = ""
+) -> None:
     """Check what soft policy iteration says of its result; ``where``: " in context 0", for the message.
 
     Raises:
@@ -236,8 +238,9 @@ def check_convergence(statistics: SolveStatistics, regularization: float, tolera
     """
     if not statistics.residual < float("inf"):
         raise ConvergenceError(
-            f"the follower's values are not finite{where}; check that x, reward(x) and transition(x) are finite and of a reasonable "
-            f"size, and that the discount is below 1 wherever an episode need not end (regularization {regularization})."
+            f"the follower's values are not finite{where}; check that x, reward(x) and transition(x) are finite and of a "
+            "reasonable size, and that the discount is below 1 wherever an episode need not end (regularization "
+            f"{regularization})."
         )
     if not statistics.error <= tolerance:
         cause = (
@@ -332,10 +335,10 @@ def _batch_first(size: int, *args: tuple[Any, int], dims: tuple[int | None, ...]
 
 
 def _problems(transition: TransitionOperator, operands: Sequence[tuple[Tensor, int]], outputs: Sequence[Tensor]) -> Any:
-    """Walk over batch and contexts: yields (solver, NumPy copies of each operand's problem, views of the outputs', probabilities).
+    """Walk over batch and contexts: yields (solver, copies of the operands' problem, views of the outputs', probabilities).
 
-    Each operand is (tensor, number of dimensions after S); the common leading shape ``(..., C)`` is found by broadcasting. Outputs
-    are written to, so they must have it already.
+    Each operand is (tensor, number of dimensions after S); the common leading shape ``(..., C)`` is found by broadcasting.
+    Outputs are written to, so they must have it already.
     """
     values = transition.values
     lead = torch.broadcast_shapes(values.shape[:-3], *(t.shape[: t.ndim - 1 - tail] for t, tail in operands))

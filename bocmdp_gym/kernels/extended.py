@@ -66,8 +66,8 @@ def extended_expectation(succ, prob, v, v_low, out, out_low):
 def extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, residual):
     """One soft Bellman backup of v + v_low, of which ``future`` + ``future_low`` (S, M) is the expectation per stored row.
 
-    Fills q = r + g P v, rounded, pi = softmax(q / lam) and residual = T v - v, both from the unrounded numbers. Returns the largest
-    |residual|, NaN if anything is not finite.
+    Fills q = r + g P v, rounded, pi = softmax(q / lam) and residual = T v - v, both from the unrounded numbers. Returns the
+    largest |residual|, NaN if anything is not finite.
     """
     n_s, n_a = r.shape
     high, low = np.empty(n_a), np.empty(n_a)

@@ -1,14 +1,14 @@
 r"""When soft policy iteration may stop, and how wrong its policy may then be: the rule of every solver.
 
-The mathematics. The residual T V - V is Newton's right-hand side: V* - V <= ||M^-1|| max |T V - V|, M = I - K of the policy, and a
-policy's error is that of Q over lambda. With the amplification ||M^-1|| <= 1 / (1 - max g) (the longest expected episode, at
+The mathematics. The residual T V - V is Newton's right-hand side: V* - V <= ||M^-1|| max |T V - V|, M = I - K of the policy, and
+a policy's error is that of Q over lambda. With the amplification ||M^-1|| <= 1 / (1 - max g) (the longest expected episode, at
 discount 1),
 
     error = amplification max(max |T V - V|, eps scale) / lambda,        scale = max |V| + max |r|
 
-bounds max |pi - pi*|, rounding included. It has no unit: rewards and lambda times c leave it as it is. Where it is too large at the
-rounding level of the values, `bocmdp_gym.kernels.extended` continues with exact residuals, and a Newton step of size delta leaves
-an error of the order of (delta / lambda)^2.
+bounds max |pi - pi*|, rounding included. It has no unit: rewards and lambda times c leave it as it is. Where it is too large at
+the rounding level of the values, `bocmdp_gym.kernels.extended` continues with exact residuals, and a Newton step of size delta
+leaves an error of the order of (delta / lambda)^2.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ def settled(residual, before, scale, goal):
     """Whether a residual is at its goal, at the rounding level of ``scale``, or near that and no longer falling."""
     noise = EPSILON * scale
     return not residual > max(goal, 4.0 * noise) or (residual < 1e4 * noise and residual > 0.5 * before)
+
+
+@njit(cache=True, inline="always")
+def nearly_settled(residual, before, scale, goal):
+    """Whether one more solve with the last factor will settle it.
+
+    Newton's residuals fall like c b^2, b the one before, and that solve's like 2 c b times the residual it starts from.
+    """
+    return 2.0 * residual * residual <= max(goal, 4.0 * EPSILON * scale) * before < np.inf
 
 
 @njit(cache=True)
@@ -47,12 +56,13 @@ def refined_error(size, residual, scale, lam):
 def largest(values):
     """max |values|."""
     top = 0.0
-    for value in values.reshape(-1):
+    for value in values.flat:
         top = max(top, abs(value))
     return top
 
 
+@njit(cache=True)
 def amplification_of(g):
     """1 / (1 - max g), infinite at discount 1."""
-    top = float(np.max(g))
+    top = largest(g)
     return 1.0 / (1.0 - top) if top < 1.0 else np.inf
