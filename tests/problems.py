@@ -70,6 +70,20 @@ def random_model(
     )
 
 
+def small_model(**changes: object) -> TabularBOCMDP:
+    """One context, three states, two actions, and arguments changed at will: for what a constructor refuses."""
+    p = torch.full((1, 3, 2, 3), 1 / 3, dtype=F64)
+    arguments: dict[str, object] = {
+        "reward": lambda x: x.sum() * torch.ones(1, 3, 2, dtype=F64),
+        "leader_reward": torch.zeros(1, 3, 2, dtype=F64),
+        "transition": p,
+        "initial": torch.tensor([[1.0, 0.0, 0.0]], dtype=F64),
+        "leader_dim": 2,
+        "discount": 0.9,
+    }
+    return TabularBOCMDP(**{**arguments, **changes})
+
+
 def finite_difference(f: Any, x: Tensor, step: float = 1e-6) -> Tensor:
     """Central differences of a scalar function at x ``(d,)``."""
     columns = []

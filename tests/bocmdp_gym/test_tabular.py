@@ -1,21 +1,11 @@
 from __future__ import annotations
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-import bocmdp_gym
 from bocmdp_gym import SuccessorTransitions, TabularBOCMDP, errors
-from tests.problems import (
-    F64,
-    brute_force_solution,
-    finite_difference,
-    four_rooms_model,
-    random_model,
-    random_x,
-    relative_error,
-)
+from tests.problems import F64, finite_difference, four_rooms_model, random_model, random_x, relative_error, small_model
 
 TIGHT = {"tolerance": 1e-14}
 
@@ -48,61 +38,6 @@ def test_hypergradient_matches_finite_differences_on_random_models(
     step = 1e-6 if regularization >= 0.1 else 1e-7  # small lambda: the optimum bends on a scale of lambda
     numeric = finite_difference(lambda z: model.leader_return(z, regularization, **TIGHT), x, step)
     assert relative_error(gradient, numeric) <= 1e-6
-
-
-@pytest.mark.parametrize("regularization", [0.01, 1.0])
-@pytest.mark.parametrize("successors", [None, 4])
-def test_solution_matches_brute_force(regularization: float, successors: int | None) -> None:
-    model = random_model(3, successors=successors)
-    x = random_x(model.leader_dim)
-    solution = model.solve(x, regularization)
-    expected = brute_force_solution(model, x, regularization)
-    torch.testing.assert_close(solution.value, expected, atol=1e-9, rtol=0)
-    assert solution.residual <= 1e-9
-    torch.testing.assert_close(solution.policy, torch.softmax(solution.q / regularization, -1))
-
-
-def test_warm_start_needs_fewer_iterations() -> None:
-    model = four_rooms_model()
-    x = random_x(model.leader_dim, scale=0.01)
-    cold = model.solve(x, 1e-3)
-    warm = model.solve(x + 1e-4, 1e-3, initial_value=cold.value)
-    assert warm.iterations < cold.iterations
-    torch.testing.assert_close(warm.value, model.solve(x + 1e-4, 1e-3).value, atol=1e-9, rtol=0)
-
-
-def test_transforms_batches_and_sums_agree() -> None:
-    model = random_model(5, successors=3)
-    xs = torch.stack([random_x(model.leader_dim, seed) for seed in range(4)])
-
-    def f(x: torch.Tensor) -> torch.Tensor:
-        return model.leader_return(x, 0.1)
-
-    one_by_one = torch.stack([f(x) for x in xs])
-    torch.testing.assert_close(f(xs), one_by_one)
-    torch.testing.assert_close(torch.func.vmap(f)(xs), one_by_one)
-    gradients = torch.stack([torch.func.grad(f)(x) for x in xs])
-    torch.testing.assert_close(torch.func.vmap(torch.func.grad(f))(xs), gradients)
-    batched = xs.clone().requires_grad_()
-    f(batched).sum().backward()
-    torch.testing.assert_close(batched.grad, gradients)
-    jacobian = torch.func.jacrev(lambda x: model.leader_return(x, 0.1, per_context=True))(xs[0])
-    assert jacobian.shape == (model.n_contexts, model.leader_dim)
-    torch.testing.assert_close(torch.as_tensor(model.context_probabilities) @ jacobian, gradients[0])
-    x = xs[0].clone().requires_grad_()
-    (f(x) + 2.0 * f(x)).backward()  # two calls summed in one graph
-    torch.testing.assert_close(x.grad, 3.0 * gradients[0])
-
-
-def test_second_derivatives() -> None:
-    model = random_model(6)
-    x = random_x(model.leader_dim)
-    gradient = torch.func.grad(lambda z: model.leader_return(z, 0.5, **TIGHT))
-    hessian = torch.func.jacrev(gradient)(x)
-    numeric = torch.stack(
-        [(gradient(x + 1e-5 * e) - gradient(x - 1e-5 * e)) / 2e-5 for e in torch.eye(model.leader_dim, dtype=F64)]
-    )
-    torch.testing.assert_close(hessian, numeric, atol=1e-6, rtol=1e-6)
 
 
 def test_any_torch_optimiser_climbs() -> None:
@@ -138,45 +73,7 @@ def test_constant_parts_give_no_gradient_but_the_right_one() -> None:
     assert relative_error(gradient, finite_difference(lambda z: model.leader_return(z, 0.3), x)) <= 1e-6
 
 
-def test_frozen_lake_ends_on_arrival() -> None:
-    model = TabularBOCMDP.from_gymnasium(gym.make("FrozenLake-v1"), leader_dim=1)
-    value = model.solve([0.0], 0.1).value
-    assert float(value[0, 0]) == pytest.approx(2.471, abs=5e-4)
-
-
-@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1"])
-def test_published_tables_reproduce_the_environment(env_id: str) -> None:
-    env = gym.make(env_id).unwrapped
-    tables = bocmdp_gym.gymnasium_tables(env)
-    tables.transition.validate()
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        s, a = int(rng.integers(len(env.P))), int(rng.integers(len(env.P[0])))
-        reward = sum(p * r for p, _, r, _ in env.P[s][a])
-        done = sum(p for p, _, _, end in env.P[s][a] if end)
-        assert float(tables.reward[0, s, a]) == pytest.approx(reward)
-        assert float(tables.termination[0, s, a]) == pytest.approx(done)
-
-
-def test_model_without_tables_is_refused() -> None:
-    with pytest.raises(errors.UnsupportedError, match="publishes no tables"):
-        TabularBOCMDP.from_gymnasium(gym.make("CartPole-v1"), leader_dim=1)
-
-
 # bad input: one clear named error each
-
-
-def _small(**changes: object) -> TabularBOCMDP:
-    p = torch.full((1, 3, 2, 3), 1 / 3, dtype=F64)
-    arguments: dict[str, object] = {
-        "reward": lambda x: x.sum() * torch.ones(1, 3, 2, dtype=F64),
-        "leader_reward": torch.zeros(1, 3, 2, dtype=F64),
-        "transition": p,
-        "initial": torch.tensor([[1.0, 0.0, 0.0]], dtype=F64),
-        "leader_dim": 2,
-        "discount": 0.9,
-    }
-    return TabularBOCMDP(**{**arguments, **changes})
 
 
 def _bad_rows() -> torch.Tensor:
@@ -207,67 +104,13 @@ def _bad_rows() -> torch.Tensor:
 )
 def test_malformed_models_are_refused(changes: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        _small(**changes)
-
-
-def test_discount_one_is_allowed_where_episodes_end() -> None:
-    model = _small(discount=1.0, termination=torch.full((1, 3), 0.1))
-    assert np.isfinite(float(model.leader_return([0.0, 0.0], 0.1)))
-
-
-def _walk(cost: float, *, both_ends: bool = True, way_back: bool = True) -> TabularBOCMDP:
-    """States 0..8 in a row, steps left and right; acting in 0 or 8 ends the episode, every other step pays -cost."""
-    steps = np.clip(np.arange(9)[:, None] + [-1, 1], 0, 8)
-    if not way_back:
-        steps[8] = 8
-    ends = torch.zeros(1, 9, dtype=F64)
-    ends[0, [0, 8] if both_ends else [0]] = 1.0
-    return _small(
-        transition=torch.eye(9, dtype=F64)[torch.from_numpy(steps)][None],
-        reward=lambda x: (ends - 1).unsqueeze(-1) * (cost + 0 * x.sum()),
-        leader_reward=torch.zeros(1, 9, 2),
-        initial=torch.full((9,), 1 / 9),
-        termination=ends,
-        discount=1.0,
-    )
-
-
-def test_discount_one_is_allowed_where_staying_costs() -> None:
-    """A shortest path: to and fro for ever is possible, but loses without bound."""
-    model = _walk(1.0)
-    expected = brute_force_solution(model, torch.zeros(2, dtype=F64), 0.5)
-    torch.testing.assert_close(model.solve([0.0, 0.0], 0.5).value, expected, atol=1e-9, rtol=0)
-    assert torch.isfinite(torch.func.grad(lambda x: model.leader_return(x, 0.5))(torch.zeros(2, dtype=F64))).all()
-    with pytest.raises(errors.ConvergenceError):  # 2 cos(pi / 8) exp(-cost / lambda) > 1: entropy pays for staying
-        model.solve([0.0, 0.0], 2.0)
-    for cost in (0.0, -1.0):
-        with pytest.raises(errors.DiscountError, match="from state 1 in context 0 some policy's episodes never end"):
-            _walk(cost)
-    with pytest.raises(errors.DiscountError, match="from state 8 in context 0"):
-        _walk(1.0, both_ends=False, way_back=False)  # from state 8 there is no way to the end
+        small_model(**changes)
 
 
 @pytest.mark.parametrize("x", [[0.0], [0.0, float("nan")], [[1.0, 2.0, 3.0]], "text"])
 def test_bad_x_is_refused(x: object) -> None:
     with pytest.raises(errors.LeaderParameterError):
-        _small().leader_return(x, 0.1)
-
-
-@pytest.mark.parametrize("regularization", [0.0, -1.0, float("nan"), float("inf"), "small"])
-def test_bad_regularization_is_refused(regularization: object) -> None:
-    with pytest.raises(errors.RegularizationError, match="positive finite"):
-        _small().solve([0.0, 0.0], regularization)  # type: ignore[arg-type]
-
-
-def test_nan_of_the_model_at_some_x_is_reported() -> None:
-    model = _small(reward=lambda x: torch.log(1.0 - x.sum()) * torch.ones(1, 3, 2, dtype=F64))
-    with pytest.raises(errors.ConvergenceError, match="not finite"):
-        model.leader_return([2.0, 2.0], 0.1)
-
-
-def test_successors_out_of_range_are_refused() -> None:
-    with pytest.raises(errors.ModelError, match=r"expected states in 0\.\.2"):
-        SuccessorTransitions(np.full((3, 2, 1), 3), torch.ones(3, 2, 1, dtype=F64))
+        small_model().leader_return(x, 0.1)
 
 
 def test_jacobians_of_the_parts() -> None:
@@ -329,15 +172,3 @@ def test_row_sums_are_named_with_enough_digits() -> None:
     wrong = (0.99 * off).to(torch.float32)  # float32, but not its rounding
     with pytest.raises(errors.ModelError, match=r"sums to 0\.99"):
         TabularBOCMDP(reward=zero, leader_reward=zero, transition=wrong, initial=[0.5, 0.5], leader_dim=1, discount=0.9)
-
-
-def test_gymnasium_tables_need_no_leader_dim() -> None:
-    lake = gym.make("FrozenLake-v1")
-    assert TabularBOCMDP.from_gymnasium(lake, reward=np.zeros((1, 16, 4))).leader_dim == 1
-    assert TabularBOCMDP.from_gymnasium(lake, reward=lambda x: x.reshape(1, 1, 1)).leader_dim == 1
-    space = gym.spaces.Box(-1.0, 1.0, (16,), np.float64)
-    per_state = lambda x: x.reshape(1, 16, 1)  # noqa: E731
-    assert TabularBOCMDP.from_gymnasium(lake, reward=per_state, leader_space=space).leader_dim == 16
-    assert TabularBOCMDP.from_gymnasium(lake, reward=per_state, example=np.zeros(16)).leader_dim == 16
-    with pytest.raises(errors.ModelError, match="Give leader_dim="):
-        TabularBOCMDP.from_gymnasium(lake, reward=per_state)

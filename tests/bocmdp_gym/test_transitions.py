@@ -395,3 +395,8 @@ def test_a_pattern_that_moves_with_x_is_named() -> None:
     model = _sparse_model(transition)
     with pytest.raises(errors.ModelError, match="other successor states than at the first x; expected a fixed pattern"):
         model.leader_return(np.ones(DIM), LAMBDA)
+
+
+def test_successors_out_of_range_are_refused() -> None:
+    with pytest.raises(errors.ModelError, match=r"expected states in 0\.\.2"):
+        SuccessorTransitions(np.full((3, 2, 1), 3), torch.ones(3, 2, 1, dtype=F64))
