@@ -1,6 +1,6 @@
 """Time per seed of many runs at once, against one run alone: HPGD and ExactGradient on Four-Rooms, 1 to 256 seeds.
 
-What a user calls is timed: `leaders.optimize` with a list of seeds, its history and exact evaluations. One run alone and a batch
+What a user calls is timed: `leaders.optimize_many`, its history and exact evaluations. One run alone and a batch
 take turns, so that both see the same machine; ratios are medians over the turns. Fewer than 4 seeds run one after another. Run it
 with ``python -m benchmarks.batches``; results go to ``benchmarks/results/batches.json`` and ``batches.png``.
 """
@@ -38,7 +38,10 @@ def per_seed(leader: Any) -> dict[str, Any]:
     def timed(seeds: Any, n_runs: int) -> tuple[float, float]:
         """Seconds and processor seconds per iteration and seed."""
         began, worked = perf_counter(), process_time()
-        leaders.optimize(env, leader(), follower, ITERATIONS, seed=seeds, progress=False)
+        if isinstance(seeds, int):
+            leaders.optimize(env, leader(), follower, ITERATIONS, seed=seeds, progress=False)
+        else:
+            leaders.optimize_many(env, leader(), follower, ITERATIONS, seeds=seeds, progress=False)
         total = n_runs * ITERATIONS
         return (perf_counter() - began) / total, (process_time() - worked) / total
 

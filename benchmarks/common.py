@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from leaders.runs import processor
+from leaders.run_folder import processor
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "scipy", "numba", "torch", "gymnasium", "stable-baselines3")

@@ -28,9 +28,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 import bocmdp_gym
 import followers
 import leaders
-import leaders.loop
 from benchmarks.common import RESULTS, store
-from followers.sb3_policy import reader
+from followers.sb3.policy import reader
 from leaders.gradients.exact import leader_values
 
 REGULARIZATION = 0.02
@@ -223,7 +222,7 @@ def hpgd(iterations: int = 60) -> dict[str, Any]:
         runs = []
         for seed in SEEDS:
             leader = leaders.HPGD(learning_rate=1.0, env_steps=2000, regularization=regularization)
-            seen: list[leaders.loop.Progress] = []
+            seen: list[leaders.Progress] = []
             run = leaders.optimize(
                 small_env(), leader, follower, iterations, seed=seed, evaluate_every=5, progress=False, callback=seen.append
             )

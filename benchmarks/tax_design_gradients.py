@@ -28,8 +28,8 @@ import followers
 from benchmarks.common import RESULTS, store
 from benchmarks.tax_design_leaders import GRID, LAMBDAS, SMOOTHING, environment
 from bocmdp_gym import Weights
-from leaders import kernels
 from leaders.gradients import CriticEstimator, Estimate, Estimator, ExactEstimator, MonteCarloEstimator, ZeroOrderEstimator
+from leaders.gradients._returns import score_weights, traces
 from leaders.gradients.exact import leader_values
 
 NEAR = (1.4, -1.0, -2.0, 0.0)
@@ -50,14 +50,14 @@ class ExactValuesEstimator(MonteCarloEstimator):
         following = np.append(s[1:], 0)
         following[batch.ends - 1] = batch.final_states
         advantage = leader.q[s, a] - leader.value[s]
-        trace, power = kernels.traces(advantage / self._lambda, batch.ends, model.discount, model.leader_discount)
+        trace, power = traces(advantage / self._lambda, batch.ends, model.discount, model.leader_discount)
         score = model.discount * trace * policy.value[following] + model.leader_discount * power * leader.value[following]
         reward, leader_reward = np.zeros((2, *table.shape))
         np.add.at(reward, (s, a), trace / batch.n_episodes)
         np.add.at(leader_reward, (s, a), power / batch.n_episodes)
         transition = np.zeros(arrays.stored_probabilities.shape)
         np.add.at(transition, (s, arrays.rows[a], following), score / batch.n_episodes)
-        stored = kernels.score_weights(arrays.stored_successors, arrays.stored_probabilities, transition)
+        stored = score_weights(arrays.stored_successors, arrays.stored_probabilities, transition)
         weights = Weights(reward=reward, leader_reward=leader_reward, transition=stored)
         return Estimate(mdps.vjp(weights, context), 0.0, batch.n_steps)
 

@@ -9,11 +9,8 @@ import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
 from bocmdp_gym.env import Configurable, configurable
-from bocmdp_gym.errors import BOCMDPError, ContextError, LeaderParameterError, OptionError
-
-
-class CheckError(BOCMDPError, AssertionError):
-    """A conformance check failed; the message says which rule was broken and how to keep it."""
+from bocmdp_gym.errors import CheckError, ContextError, LeaderParameterError, OptionError
+from bocmdp_gym.hooks import Hooks
 
 
 def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int = 50) -> None:
@@ -46,6 +43,11 @@ def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int 
 
     _raises(LeaderParameterError, lambda: core.set_leader(np.append(x, 0.0)), "set_leader must refuse a wrong shape")
     _raises(LeaderParameterError, lambda: core.set_leader(np.full_like(x, np.nan)), "set_leader must refuse NaN")
+    missing = [name for name in ("neighbours", "joint_action") if _overrides(core, name) and not core.interpolates]
+    missing += [name for name in ("observe", "states_of") if _overrides(core, name) and not core.exposes_states]
+    missing += ["result_figure"] * (_overrides(core, "result_figure") and core.result_name is None)
+    _require(not missing, f"{', '.join(missing)} must be declared: set interpolates, exposes_states or result_name (see Hooks)")
+
     if isinstance(core.context_space, gym.spaces.Discrete):
         beyond = int(core.context_space.start + core.context_space.n)
         _raises(ContextError, lambda: core.set_context(beyond), "set_context must refuse a context out of range")
@@ -72,7 +74,11 @@ def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int 
         drawn.append(info["context"])
     _require(all(core.context_space.contains(c) for c in drawn), "set_context(None) must draw contexts from context_space")
     if isinstance(core.context_space, gym.spaces.Discrete) and len({int(c) for c in contexts}) > 1:
-        _require(len({int(c) for c in drawn}) > 1, "set_context(None) must draw the context anew at each reset")
+        _require(len({int(c) for c in drawn}) > 1, "set_context(None) must draw a new context at each reset")
+
+
+def _overrides(core: Any, hook: str) -> bool:
+    return getattr(type(core.layer), hook, None) not in (None, getattr(Hooks, hook))
 
 
 def _play(env: gym.Env[Any, Any], seed: int, steps: int, context: Any) -> list[tuple[Any, ...]]:

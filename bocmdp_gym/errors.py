@@ -1,4 +1,4 @@
-"""Named exceptions. Every message says what was got, what was expected, and how to mend it.
+"""Named exceptions of all three packages. Every message says what was got, what was expected, and how to fix it.
 
 All of them derive from `BOCMDPError`, and each also from the builtin exception a Python user would expect
 (``ValueError``, ``TypeError``, ...), so ``except ValueError`` keeps working.
@@ -8,6 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+__all__ = [
+    "ActionError",
+    "BOCMDPError",
+    "CheckError",
+    "CheckpointError",
+    "ContextError",
+    "ConvergenceError",
+    "DiscountError",
+    "LayoutError",
+    "LeaderParameterError",
+    "ModelError",
+    "NotConfigurableError",
+    "ObservationError",
+    "OptionError",
+    "RegularizationError",
+    "ResetError",
+    "RunInterruptedError",
+    "StateError",
+    "UnknownOptionError",
+    "UnsupportedError",
+    "WorkerError",
+]
 
 
 class BOCMDPError(Exception):
@@ -47,7 +70,7 @@ class OptionError(BOCMDPError, ValueError):
 
 
 class UnknownOptionError(OptionError, TypeError):
-    """A keyword argument that an environment does not have."""
+    """A keyword argument that a constructor does not have."""
 
 
 class ResetError(BOCMDPError, RuntimeError):
@@ -74,8 +97,20 @@ class ConvergenceError(BOCMDPError, ArithmeticError):
     """An iteration did not reach its tolerance, or its values stopped being finite."""
 
 
+class CheckError(BOCMDPError, AssertionError):
+    """A conformance check failed; the message says which rule was broken and how to keep it."""
+
+
+class CheckpointError(BOCMDPError, RuntimeError):
+    """A checkpoint is missing, damaged, or belongs to another run; or it cannot be written."""
+
+
+class RunInterruptedError(BOCMDPError, RuntimeError):
+    """The run was asked to stop (SIGTERM); a checkpoint was written."""
+
+
 class WorkerError(BOCMDPError, RuntimeError):
-    """A worker process died with work that cannot simply be done again."""
+    """A worker process died with work that cannot be repeated."""
 
 
 def suggest(name: object, known: Iterable[object]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from operator import index as as_index
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from bocmdp_gym.options import check_number
 
 #: Actions up, right, down, left as (row, column) steps.
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
-ARROWS = "↑→↓←"
 WALL = "x"
 CELL_PIXELS = 36
 #: Longest side of a picture, in pixels; cells of larger grids are drawn smaller.
@@ -33,7 +33,10 @@ class Grid:
     """
 
     def __init__(self, layout: str | Sequence[str]):
-        rows = layout.strip("\n").split("\n") if isinstance(layout, str) else list(layout)
+        rows: Any = layout.strip("\n").split("\n") if isinstance(layout, str) else layout
+        if not isinstance(rows, Sequence) or not all(isinstance(row, str) for row in rows):
+            raise LayoutError(f"layout is {layout!r}; expected a list of strings, or one string with line breaks.")
+        rows = list(rows)
         widths = {len(row) for row in rows}
         if len(widths) != 1 or widths == {0}:
             raise LayoutError(f"layout rows have lengths {sorted(widths)}; expected rows of one length, walls written {WALL!r}.")
@@ -66,7 +69,7 @@ class Grid:
             LayoutError: a wall, off the grid, or not a pair of integers; ``name`` says whose cell it is.
         """
         try:
-            row, column = (int(v) for v in cell)
+            row, column = (as_index(v) for v in cell)
         except (TypeError, ValueError):
             raise LayoutError(f"{name} is {cell!r}; expected [row, column], counted from 0.") from None
         if not (0 <= row < self.height and 0 <= column < self.width):

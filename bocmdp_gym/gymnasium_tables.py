@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bocmdp_gym.env import refuse_multi_agent
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.transitions import SuccessorTransitions
+from bocmdp_gym.validation import refuse_multi_agent
 
 
 class GymnasiumTables(NamedTuple):

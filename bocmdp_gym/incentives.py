@@ -1,7 +1,7 @@
 r"""Which behaviour can a bonus implement, and what is the best of it? Exact answers on small deterministic problems.
 
 The mathematics. Agents i with rewards r_i maximise sum_t gamma^t (r_i + B), B(s, a) >= 0 the principal's bonus, in an MDP with
-deterministic moves s' = T(s, a) and g_i = gamma where agent i's episode goes on, else 0. A stationary path tau_i is optimal for
+deterministic moves s' = T(s, a) and g_i = gamma where agent i's episode continues, else 0. A stationary path tau_i is optimal for
 agent i if and only if some V_i satisfies
 
     V_i(s) >= r_i(s,a) + B(s,a) + g_i(s,a) V_i(T(s,a))   for all (s, a), with equality along tau_i :
@@ -27,23 +27,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
 
-from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.construction import Constructed
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.options import check_array, check_count, check_distribution, check_flag, check_number
+from bocmdp_gym.validation import check_discount
+
+__all__ = ["Implementation", "IncentiveProblem", "Path"]
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Path:
+class Path(Constructed):
     """What a stationary deterministic policy does from the start.
 
     Attributes:
         states, actions: in order, each state once.
-        loop: index of the state it comes back to after its last action; None if the episode ends there.
+        loop: index of the state it returns to after its last action; None if the episode ends there.
     """
 
     states: tuple[int, ...]
@@ -61,7 +67,7 @@ class Path:
 
 
 @dataclass(frozen=True)
-class Implementation:
+class Implementation(Constructed):
     """The best profile of paths a bonus can implement.
 
     Attributes:
@@ -76,7 +82,7 @@ class Implementation:
 
 
 @dataclass(frozen=True)
-class IncentiveProblem:
+class IncentiveProblem(Constructed):
     """A principal and its agents in a deterministic MDP, hard-max agents.
 
     Attributes:
@@ -93,6 +99,9 @@ class IncentiveProblem:
         price: what a unit of bonus paid costs the principal.
         outside_option: the value each agent must at least get; None for no such constraint.
         discount, principal_discount: gamma of the agents, of the principal.
+
+    Raises:
+        OptionError, DiscountError: a part of a wrong shape, or out of range.
     """
 
     rewards: Array
@@ -109,6 +118,30 @@ class IncentiveProblem:
     outside_option: float | None
     discount: float
     principal_discount: float
+
+    def __post_init__(self) -> None:
+        """Check every part against the shapes of the successors."""
+        for name in ("rewards", "principal", "successors", "ends", "probabilities", "entries", "costs"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name)))
+        if np.ndim(self.successors) != 2:
+            raise OptionError(f"successors has shape {np.shape(self.successors)}; expected (S, A).")
+        (s, a), c = self.shape, len(check_array("probabilities", self.probabilities, (None,)))
+        check_distribution("probabilities", self.probabilities, c)
+        check_array("rewards", self.rewards, (c, s, a))
+        check_array("principal", self.principal, (s, a))
+        _check_indices("successors", self.successors, (s, a), s)
+        _check_indices("ends", self.ends, (c, s), 2)
+        _check_indices("entries", self.entries, (s, a), s * a)
+        if (check_array("costs", self.costs, (int(self.entries.max()) + 1,)) < 0).any():
+            raise OptionError(f"costs are {self.costs.tolist()}; expected numbers of at least 0, one for each entry.")
+        check_count("start", self.start, 0, s - 1)
+        check_number("budget", self.budget, 0.0)
+        check_number("price", self.price, 0.0)
+        check_flag("budget_on_paid", self.budget_on_paid)
+        if self.outside_option is not None:
+            check_number("outside_option", self.outside_option)
+        check_discount(self.discount)
+        check_discount(self.principal_discount, "principal_")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -191,8 +224,8 @@ class IncentiveProblem:
         """V* of an agent without a bonus, by value iteration."""
         v = np.zeros(self.shape[0])
         for _ in range(100_000):
-            going_on = self.discount * v[self.successors] * ~self.ends[agent][:, None]
-            new = (self.rewards[agent] + going_on).max(1)
+            following = self.discount * v[self.successors] * ~self.ends[agent][:, None]
+            new = (self.rewards[agent] + following).max(1)
             if np.abs(new - v).max() < 1e-14:
                 break
             v = new
@@ -271,3 +304,14 @@ class IncentiveProblem:
         if best is None:
             raise UnsupportedError("no bonus within the budget gives every agent its outside option.")
         return best
+
+
+def _check_indices(name: str, value: Any, shape: tuple[int, ...], n: int) -> None:
+    """Check whole numbers, or booleans for n = 2.
+
+    Raises:
+        OptionError: another shape or kind, or numbers outside 0..n-1.
+    """
+    array = np.asarray(value)
+    if array.shape != shape or array.dtype.kind not in "biu" or (array < 0).any() or (array >= n).any():
+        raise OptionError(f"{name} is {array.dtype} of shape {array.shape}; expected whole numbers in 0..{n - 1}, {shape}.")

@@ -1,4 +1,4 @@
-"""Checks of arguments: a value comes back typed, or a named error says which argument it was and what that may be."""
+"""Checks of arguments: a value is returned typed, or a named error says which argument it was and what it may be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from bocmdp_gym.errors import OptionError, RegularizationError, suggest
 
@@ -32,10 +33,7 @@ def check_number(
     Raises:
         OptionError: anything else.
     """
-    try:
-        number = float("nan") if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
+    number = as_number(value)
     if np.isfinite(number) and minimum <= number <= maximum and (above is None or number > above):
         return number
     bounds = []
@@ -49,16 +47,33 @@ def check_number(
     raise OptionError(f"{name} is {value!r}; expected {expected}{note}.")
 
 
+def as_number(value: Any) -> float:
+    """A single number as a float; NaN for everything else: strings, booleans, arrays of several, numbers beyond float64."""
+    if isinstance(value, (str, bytes, bool, np.bool_)) or np.ndim(value) != 0:
+        return float("nan")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def as_array(value: Any) -> npt.NDArray[np.float64] | None:
+    """A float64 copy; None for what are not numbers, strings and booleans included."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        return np.array(value, dtype=np.float64) if np.array(value).dtype.kind in "iufO" else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def check_regularization(value: Any) -> float:
     """Lambda as a float.
 
     Raises:
         RegularizationError: not a positive finite number.
     """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
+    number = as_number(value)
     if not 0.0 < number < float("inf"):
         raise RegularizationError(
             f"regularization is {value!r}; expected a positive finite number (lambda). The unregularised problem (lambda = 0) "
@@ -74,9 +89,50 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> str:
         OptionError: another, with the nearest known one.
     """
     options = list(known)
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise OptionError(f"unknown {name} {value!r}. {suggest(value, options)}")
-    return str(value)
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        OptionError: anything else.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise OptionError(f"{name} is {value!r}; expected True or False.")
+
+
+def check_function(name: str, value: Any, arguments: str) -> Any:
+    """Something that can be called; ``arguments`` says with what, for the message.
+
+    Raises:
+        OptionError: a class, or what cannot be called.
+    """
+    if callable(value) and not isinstance(value, type):
+        return value
+    raise OptionError(f"{name} is {value!r}; expected a function of ({arguments}).")
+
+
+def check_instance(name: str, value: Any, kind: type) -> None:
+    """An instance of a class.
+
+    Raises:
+        OptionError: anything else, the class itself included.
+    """
+    if not isinstance(value, kind):
+        raise OptionError(f"{name} is {value!r}; expected an instance of {kind.__name__}.")
+
+
+def check_render_mode(value: Any, metadata: dict[str, Any]) -> str | None:
+    """One of an environment's render modes, or None.
+
+    Raises:
+        OptionError: another.
+    """
+    return None if value is None else check_choice("render_mode", value, metadata["render_modes"])
 
 
 def check_array(name: str, value: Any, shape: tuple[int | None, ...]) -> npt.NDArray[np.float64]:
@@ -86,10 +142,9 @@ def check_array(name: str, value: Any, shape: tuple[int | None, ...]) -> npt.NDA
         OptionError: anything else.
     """
     wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
-    try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise OptionError(f"{name} is {value!r}; expected numbers of shape {wanted}.") from None
+    array = as_array(value)
+    if array is None:
+        raise OptionError(f"{name} is {value!r}; expected numbers of shape {wanted}.")
     fits = array.ndim == len(shape) and all(n in (None, m) and m > 0 for n, m in zip(shape, array.shape, strict=True))
     if not fits:
         raise OptionError(f"{name} has shape {array.shape}; expected {wanted}.")

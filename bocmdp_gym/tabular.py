@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from bocmdp_gym.env import check_context_probabilities, check_discount
 from bocmdp_gym.errors import LeaderParameterError, ModelError
 from bocmdp_gym.gymnasium_tables import gymnasium_tables
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
@@ -32,7 +31,12 @@ from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.policy_solvers import check_method
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
-from bocmdp_gym.transitions import TransitionOperator, as_probabilities, as_transitions
+from bocmdp_gym.transitions import (
+    TransitionOperator,
+    as_probabilities,
+    as_transitions,
+)
+from bocmdp_gym.validation import check_context_probabilities, check_discount
 
 Array = npt.NDArray[np.float64]
 #: An array, or a differentiable function of x that returns one.

@@ -12,14 +12,16 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from bocmdp_gym.env import ConfigurableEnv
-from bocmdp_gym.errors import ActionError, OptionError, ResetError, StateError, suggest
+from bocmdp_gym.errors import ActionError, ResetError, StateError
 from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables
 from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.kernels.vector_step import vector_step
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
+from bocmdp_gym.options import check_instance, check_render_mode
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import TabularBOCMDP
+from bocmdp_gym.validation import check_horizon
 from bocmdp_gym.vector_env import NativeVectorEnv, Taken
 
 
@@ -44,18 +46,19 @@ class TabularEnv(ConfigurableEnv):
     horizon: steps after which an episode is truncated; None only where every episode ends with certainty.
 
     Raises:
-        OptionError: a horizon that is not a positive integer.
+        OptionError: no model, or a horizon that is not a positive integer.
         DiscountError: no horizon although some policy's episodes never end.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
+    model: TabularBOCMDP
+    exposes_states = True
 
     def __init__(self, model: TabularBOCMDP, horizon: int | None = 200, render_mode: str | None = None):
+        check_instance("model", model, TabularBOCMDP)
         self.model = model
         self.horizon = check_horizon(horizon)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise OptionError(f"unknown render_mode {render_mode!r}. {suggest(render_mode, self.metadata['render_modes'])}")
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode, self.metadata)
         self._mdps: ConfiguredMDPs | None = None
         self._constant_tables: dict[int, AliasTables] = {}
         self._setup_configuration(
@@ -182,6 +185,7 @@ class TabularVectorEnv(NativeVectorEnv):
     env: TabularEnv
 
     def __init__(self, env: TabularEnv, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP):
+        check_instance("env", env, TabularEnv)
         super().__init__(env, num_envs, autoreset_mode)
         self.model = env.model
         self._states, self._final_states = np.zeros((2, self.num_envs), dtype=np.int64)
@@ -250,17 +254,6 @@ class TabularVectorEnv(NativeVectorEnv):
 
     def _final_observations(self, ended: npt.NDArray[np.bool_]) -> Any:
         return self.env.observe(self._final_states[ended])
-
-
-def check_horizon(horizon: Any) -> int | None:
-    """A positive int, or None.
-
-    Raises:
-        OptionError: anything else.
-    """
-    if horizon is None or (isinstance(horizon, (int, np.integer)) and not isinstance(horizon, bool) and horizon > 0):
-        return None if horizon is None else int(horizon)
-    raise OptionError(f"horizon is {horizon!r}; expected a positive number of steps, or None for no limit.")
 
 
 def check_state(state: Any, n_states: int) -> int:

@@ -10,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from bocmdp_gym.env import RESET_OPTIONS, _Configuration, check_context
+from bocmdp_gym.construction import Constructed
+from bocmdp_gym.env import RESET_OPTIONS, _Configuration
 from bocmdp_gym.errors import OptionError, ResetError, UnsupportedError, suggest
-from bocmdp_gym.options import check_count
+from bocmdp_gym.forked import limit_threads_after_fork
+from bocmdp_gym.options import check_choice, check_count
+from bocmdp_gym.validation import check_context
 
 _MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
@@ -26,10 +29,10 @@ class Taken(NamedTuple):
     truncations: npt.NDArray[np.bool_]
 
 
-class NativeVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
+class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any, Any]):
     """Many copies of an environment with finitely many contexts, stepped together.
 
-    All copies share x; each has its own context, drawn anew at each of its resets unless `set_context` fixed it. All three
+    All copies share x; each has its own context, drawn at each of its resets unless `set_context` fixed it. All three
     autoreset modes of Gymnasium are supported. Infos follow Gymnasium's vector convention (arrays with ``_key`` masks).
 
     Subclasses keep the copies' states, and define the abstract methods at the end.
@@ -40,12 +43,13 @@ class NativeVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
         autoreset_mode: "NextStep" (default), "SameStep" or "Disabled".
 
     Raises:
-        OptionError: no copies.
+        OptionError: no copies, or an unknown mode.
     """
 
     def __init__(self, env: Any, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP):
         self.env, self.num_envs, self.horizon = env, check_count("num_envs", num_envs), env.horizon
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        name = getattr(autoreset_mode, "value", autoreset_mode)
+        self.autoreset_mode = AutoresetMode(check_choice("autoreset_mode", name, [mode.value for mode in _MODES]))
         self._mode = _MODES.index(self.autoreset_mode)
         self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = env.render_mode
@@ -95,6 +99,7 @@ class NativeVectorEnv(_Configuration, gym.vector.VectorEnv[Any, Any, Any]):
             OptionError: unknown options, or a list of other than one seed per copy.
             UnsupportedError: x for one episode only (copies share x: use `set_leader`).
         """
+        limit_threads_after_fork()
         options = dict(options or {})
         mask: npt.NDArray[np.bool_] = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
         for name in options:

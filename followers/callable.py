@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
@@ -13,16 +12,18 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from bocmdp_gym import TabularEnv
-from bocmdp_gym.errors import ActionError, OptionError, UnsupportedError
-from bocmdp_gym.options import check_regularization
-from followers.base import Array, Follower, Policy, Task
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.options import check_count, check_regularization
+from followers.adapters import Agent
+from followers.base import Follower, Task
 from followers.empirical import EmpiricalPolicy, empirical_policy
-from followers.environments import AnyEnv, check_action
+from followers.environments import AnyEnv, action_space
 from followers.generators import isolated_generators
+from followers.policies import Array, Policy
 from followers.rollout import play, play_copies
 
 
-class AgentPolicy:
+class AgentPolicy(Policy):
     """An agent's behaviour at one (x, context): actions only.
 
     Attributes:
@@ -30,9 +31,7 @@ class AgentPolicy:
         metrics: numbers about the response, by name.
     """
 
-    table: Array | None = None
-
-    def __init__(self, agent: _Agent, task: Task, metrics: dict[str, float]):
+    def __init__(self, agent: Agent, task: Task, metrics: dict[str, float]):
         self.leader, self.context, self.metrics = task.leader, task.context, metrics
         self._agent, self._version = agent, agent.version
 
@@ -55,9 +54,11 @@ class AgentPolicy:
 
 
 class ExposedPolicy(AgentPolicy):
-    """An agent that tells its probabilities; ``table`` ``(S, A)`` where states are a table."""
+    """An agent that exposes its probabilities; ``table`` ``(S, A)`` where the problem is tabular."""
 
-    def __init__(self, agent: _Agent, task: Task, metrics: dict[str, float]):
+    exposes_probabilities = True
+
+    def __init__(self, agent: Agent, task: Task, metrics: dict[str, float]):
         super().__init__(agent, task, metrics)
         observations = task.observations
         if observations is not None:
@@ -80,7 +81,10 @@ class EstimatedPolicy(AgentPolicy):
         estimate: the shares and the visits behind them.
     """
 
-    def __init__(self, agent: _Agent, task: Task, metrics: dict[str, float], estimate: EmpiricalPolicy):
+    exposes_probabilities = True
+    estimate: EmpiricalPolicy
+
+    def __init__(self, agent: Agent, task: Task, metrics: dict[str, float], estimate: EmpiricalPolicy):
         super().__init__(agent, task, metrics)
         self.estimate = estimate
         self._states_of = task.states_of
@@ -120,7 +124,7 @@ class CallableFollower(Follower):
         train: ``train(env, context, rng)``, called for each response, with the environment (or the copies) at x and the context;
             it trains the agent in place and returns None, or returns the agent that answers. Its steps are counted.
         probabilities: ``observation -> (A,)``; the agent's own method of that name if None.
-        estimate_steps: where the agent tells no probabilities: estimate them from this many steps after each response.
+        estimate_steps: where the agent exposes no probabilities: estimate them from this many steps after each response.
         regularization: lambda, if the agent maximises the regularised return; leaders ask for their own otherwise.
         reset: called once when a run starts, to forget what was learnt.
 
@@ -130,7 +134,7 @@ class CallableFollower(Follower):
     Raises:
         OptionError: neither agent nor train, something that is no agent, or a budget of no steps.
         RegularizationError: lambda is not positive and finite.
-        UnsupportedError: when an oracle is made: ``estimate_steps`` where states are not a table.
+        UnsupportedError: when an oracle is made: ``estimate_steps`` in a non-tabular environment.
     """
 
     def __init__(
@@ -147,21 +151,27 @@ class CallableFollower(Follower):
             raise OptionError(
                 "neither agent nor train was given; expected an agent, or a train(env, context, rng) that returns one."
             )
-        if estimate_steps is not None and not (isinstance(estimate_steps, (int, np.integer)) and estimate_steps > 0):
-            raise OptionError(f"estimate_steps is {estimate_steps!r}; expected an integer, at least 1.")
+        for name, value in (("train", train), ("probabilities", probabilities), ("reset", reset)):
+            if value is not None and not callable(value):
+                raise OptionError(f"{name} is {value!r}; expected a function.")
+        self._estimate_steps = None if estimate_steps is None else check_count("estimate_steps", estimate_steps)
         self.regularization = None if regularization is None else check_regularization(regularization)
-        self._probabilities, self._estimate_steps = probabilities, estimate_steps
-        self._agent = self._given = None if agent is None else _Agent(agent, probabilities)
-        self._known: WeakSet[_Agent] = WeakSet()
+        self._probabilities = probabilities
+        self._agent = self._given = None if agent is None else Agent(agent, probabilities)
+        self._known: WeakSet[Agent] = WeakSet()
         self._train, self._reset = train, reset
+        if probabilities is not None or estimate_steps is not None:
+            self.exposes_probabilities = True
+        elif train is None:
+            self.exposes_probabilities = self._agent is not None and self._agent.exposes
         self.training_steps = 0
 
     def bind(self, env: AnyEnv, core: Any) -> None:
         super().bind(env, core)
         if self._estimate_steps is not None and not isinstance(core, TabularEnv):
             raise UnsupportedError(
-                f"{type(core).__name__} has no table of states to count actions in; pass probabilities=, or leave estimate_steps "
-                "out."
+                f"{type(core).__name__} is not tabular, so there are no states to count actions in; pass probabilities=, or "
+                "leave estimate_steps out."
             )
 
     def respond(self, task: Task, rng: np.random.Generator) -> Policy:
@@ -175,7 +185,7 @@ class CallableFollower(Follower):
             self._agent = self._trained(env, task.context, rng)
         agent = self._agent
         assert agent is not None
-        agent.space = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
+        agent.space = action_space(env)
         estimate = None
         if not agent.exposes and self._estimate_steps is not None:
             estimate = self._estimate(AgentPolicy(agent, task, {}), task, rng)
@@ -189,7 +199,7 @@ class CallableFollower(Follower):
         if self._reset is not None:
             self._reset()
 
-    def _trained(self, env: AnyEnv, context: Any, rng: np.random.Generator) -> _Agent:
+    def _trained(self, env: AnyEnv, context: Any, rng: np.random.Generator) -> Agent:
         assert self._train is not None
         counted: Any = _CountedCopies(env) if isinstance(env, VectorEnv) else _Counted(env)
         with isolated_generators(int(rng.integers(2**31))):
@@ -202,7 +212,7 @@ class CallableFollower(Follower):
             answer = self._agent.agent
         for known in self._known:
             known.version += known.agent is answer  # trained in place: earlier policies of it no longer hold
-        agent = _Agent(answer, self._probabilities)
+        agent = Agent(answer, self._probabilities)
         self._known.add(agent)
         return agent
 
@@ -216,55 +226,6 @@ class CallableFollower(Follower):
             batch, idle = play(env, task.core, policy, self._estimate_steps, rng)
         self.training_steps += batch.n_steps + idle
         return empirical_policy(batch, task.core.model.n_states, task.core.model.n_actions)
-
-
-class _Agent:
-    """What the follower knows of an agent.
-
-    Attributes:
-        agent: what the user gave.
-        version: how often it was trained in place since.
-        exposes: whether it tells probabilities.
-        space: its action space, settled by the first response.
-    """
-
-    space: gym.Space[Any]
-
-    def __init__(self, agent: Any, probabilities: Callable[[Any], Any] | None):
-        call = getattr(agent, "predict", agent)
-        if not callable(call):
-            raise OptionError(f"the agent is {agent!r}; expected observation -> action, or an object with predict(observation).")
-        self.agent, self.version = agent, 0
-        self._call, self._takes_generator = call, _takes_generator(call)
-        self._probabilities = getattr(agent, "probabilities", None) if probabilities is None else probabilities
-        self.exposes = self._probabilities is not None
-
-    def act(self, observation: Any, rng: np.random.Generator) -> Any:
-        if self._takes_generator:
-            answer = self._call(observation, rng=rng)
-        else:
-            with isolated_generators(int(rng.integers(2**31))):
-                answer = self._call(observation)
-        if isinstance(answer, tuple) and not isinstance(self.space, gym.spaces.Tuple):
-            answer = answer[0]
-        return check_action(answer, self.space)
-
-    def probabilities(self, observation: Any) -> Array:
-        assert self._probabilities is not None
-        row = np.asarray(self._probabilities(observation), dtype=np.float64)
-        n = self.space.n if isinstance(self.space, gym.spaces.Discrete) else None
-        if row.shape != (n,) or not ((row >= 0).all() and abs(row.sum() - 1.0) <= 1e-6):
-            raise ActionError(
-                f"the agent's probabilities for observation {observation!r} are {row!r}; expected {n} numbers >= 0 that sum to 1."
-            )
-        return row / row.sum()
-
-
-def _takes_generator(call: Callable[..., Any]) -> bool:
-    try:
-        return "rng" in inspect.signature(call).parameters
-    except ValueError:  # some builtins have no signature
-        return False
 
 
 class _Counted(gym.Wrapper[Any, Any, Any, Any]):

@@ -12,12 +12,15 @@ import numpy.typing as npt
 import torch
 
 from bocmdp_gym import TabularBOCMDP, TabularEnv
-from bocmdp_gym.checks import CheckError, _require
+from bocmdp_gym.checks import _require
 from bocmdp_gym.optimum import WarmSolver
-from followers.base import Array, Follower, Policy, TabularPolicy
+from bocmdp_gym.options import check_number
+from followers.adapters import as_policy, can_act
+from followers.base import Follower, check_follower_type
 from followers.evaluation import policy_values
 from followers.iterative import IterativeFollower
 from followers.oracle import TrajectoryOracle
+from followers.policies import Array, Policy, TabularPolicy
 
 #: Max-norm policy gap asked of followers that promise nothing themselves.
 DELTA = 0.05
@@ -104,14 +107,14 @@ def check_follower(
     problems: Sequence[Problem] | None = None,
     seed: int = 0,
 ) -> None:
-    """Check that ``follower`` solves small problems, heeds x and context, is reproducible, and leaves global state alone.
+    """Check that ``follower`` solves small problems, respects x and context, is reproducible, and leaves global state alone.
 
     It answers about ten tasks, each as it would in a run; a follower that trains on ``task.env`` trains that often. Its
     warm starts are forgotten.
 
     Args:
         follower: any follower.
-        delta: the max-norm distance allowed from the optimal policy, of followers with a regularization that tell their
+        delta: the max-norm distance allowed from the optimal policy, of followers with a regularization that expose their
             probabilities. None: what its tolerance promises (`IterativeFollower.policy_gap`), 1e-6 of exact followers, and
             0.05 of others.
         shortfall: of all other followers, the share of the optimum's return above a uniform policy's that may be missing.
@@ -121,7 +124,12 @@ def check_follower(
 
     Raises:
         CheckError: naming the broken rule.
+        OptionError: no follower, or a bound out of range.
     """
+    check_follower_type(follower)
+    if delta is not None:
+        check_number("delta", delta, above=0.0)
+    check_number("shortfall", shortfall, 0.0, 1.0)
     problems = small_problems() if problems is None else problems
     before = _global_state()
     for problem in problems:
@@ -143,8 +151,15 @@ def _check_solves(follower: Follower, problem: Problem, delta: float | None, sho
             oracle.core.set_leader(-x)  # whatever the environment was left at must not matter
             oracle.core.set_context(None)
             where = f"on {problem.name!r} at x = {x.tolist()}, context {context}"
-            policy = oracle.respond(x, context, rng)
-            _require(isinstance(policy, Policy), f"respond must return a Policy (leader, context, act), not {type(policy)}")
+            answer = follower.respond(oracle.task(x, context), rng)
+            _require(can_act(answer), f"respond must return a Policy, or an object that has act or predict, not {type(answer)}")
+            policy = as_policy(answer, x, context, oracle.env.action_space)
+            declared = follower.exposes_probabilities
+            _require(
+                declared in (None, policy.exposes_probabilities),
+                f"a follower must declare what it offers: its exposes_probabilities is {declared}; {where} its policy's is "
+                f"{policy.exposes_probabilities}",
+            )
             _require(
                 np.array_equal(policy.leader, x) and policy.context == context,
                 f"a policy must carry the x and context it answers; {where} it carries {policy.leader} and {policy.context}",
@@ -171,7 +186,7 @@ def _check_delta(oracle: TrajectoryOracle, follower: Follower, policy: TabularPo
     _require(
         gap <= allowed,
         f"a follower must come within {allowed:.3g} of the optimal policy (max norm); {where} it is off by {gap:.3g}. Does "
-        "it heed x and context, and is its budget large enough? A larger distance can be allowed by delta=",
+        "it respect x and context, and is its budget large enough? A larger distance can be allowed by delta=",
     )
 
 
@@ -201,8 +216,8 @@ def _check_return(
     _require(
         reached + error >= best - shortfall * (best - uniform),
         f"a follower must earn {100 * (1 - shortfall):.0f}% of what the optimum earns above a uniform policy; {where} it earns "
-        f"{reached:.4g} where the optimum earns {best:.4g} and a uniform policy {uniform:.4g}. Does it heed x and context, and "
-        "is its budget large enough? More can be allowed by shortfall=",
+        f"{reached:.4g} where the optimum earns {best:.4g} and a uniform policy {uniform:.4g}. Does it respect x and context, "
+        "and is its budget large enough? More can be allowed by shortfall=",
     )
 
 
@@ -260,7 +275,7 @@ def _observations(oracle: TrajectoryOracle) -> Any:
 
 
 def _fingerprint(oracle: TrajectoryOracle, policy: Policy) -> list[Any]:
-    """What tells two policies apart: actions drawn with a fixed seed, and the probabilities where they are told."""
+    """What sets policies apart: actions drawn with a fixed seed, and the probabilities where they are exposed."""
     rng = np.random.default_rng(0)
     prints: list[Any] = [np.asarray(policy.act(o, rng)) for _ in range(20) for o in _observations(oracle)]
     table = oracle.tabulate(policy)
@@ -277,4 +292,4 @@ def _global_state() -> tuple[Any, ...]:
     return random.getstate(), (name, keys.tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
 
 
-__all__ = ["CheckError", "Problem", "check_follower", "small_problems"]
+__all__ = ["Problem", "check_follower", "small_problems"]

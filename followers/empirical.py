@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from bocmdp_gym import Trajectories
 from bocmdp_gym.errors import UnsupportedError
-from followers.base import Array
 
 
 class EmpiricalPolicy(NamedTuple):
@@ -20,7 +19,7 @@ class EmpiricalPolicy(NamedTuple):
         counts: visits ``(S, A)`` behind each share: its standard error is sqrt(p (1 - p) / counts.sum(-1)).
     """
 
-    table: Array
+    table: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
 
 

@@ -19,7 +19,7 @@ from gymnasium.wrappers import (
     TimeLimit,
 )
 
-from bocmdp_gym import TabularEnv, configurable
+from bocmdp_gym import BOCMDP, TabularEnv, configurable
 from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationError
 from bocmdp_gym.vector_env import NativeVectorEnv
 from bocmdp_gym.wrappers import ObserveContext
@@ -81,10 +81,10 @@ class Layers(NamedTuple):
 
 def inspect_layers(env: gym.Env[Any, Any], core: Any) -> Layers:
     """Look at every layer of ``env`` around ``core``."""
-    horizon = getattr(core, "horizon", None)
+    horizon = core.horizon
     showing: list[Any] | None = []
     layer: Any = env
-    while layer is not core:
+    while layer is not core.layer:
         if isinstance(layer, TimeLimit):
             limit = layer._max_episode_steps
             horizon = limit if horizon is None else min(horizon, limit)
@@ -97,7 +97,7 @@ def inspect_layers(env: gym.Env[Any, Any], core: Any) -> Layers:
 
 
 def observations_of_states(core: Any, layers: Layers, context: Any) -> npt.NDArray[Any] | None:
-    """What is seen in each state of a tabular environment in one context, ``(S, ...)``; None where that is no table."""
+    """What is seen in each state of a tabular environment in one context, ``(S, ...)``; None elsewhere."""
     if not isinstance(core, TabularEnv) or layers.showing is None:
         return None
     rows = core.observe(np.arange(core.model.n_states))
@@ -113,6 +113,26 @@ def make_single(env: AnyEnv) -> tuple[gym.Env[Any, Any], Any]:
     """One environment that stands for each copy, and its configurable layer."""
     one = single(env)
     return one, configurable(one)
+
+
+def action_space(env: AnyEnv) -> gym.Space[Any]:
+    """The action space, of one copy where there are many."""
+    space: gym.Space[Any] = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
+    return space
+
+
+def model_of(core: Any) -> BOCMDP | None:
+    """The core's model; None if it has none."""
+    model = getattr(core, "model", None)
+    return model if isinstance(model, BOCMDP) else None
+
+
+def rows(observations: Any) -> list[Any]:
+    """Stacked observations (an array, or a dictionary of arrays) one by one; later changes of the stack leave them alone."""
+    if isinstance(observations, dict):
+        parts = {name: rows(part) for name, part in observations.items()}
+        return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+    return [np.array(row) if isinstance(row, np.ndarray) else row for row in observations]
 
 
 def check_action(action: Any, space: gym.Space[Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from scipy.special import entr
 
 from bocmdp_gym.mdps import ContextArrays
-from followers.base import Array
+from followers.policies import Array
 
 
 class PolicyValues(NamedTuple):
@@ -18,18 +18,37 @@ class PolicyValues(NamedTuple):
 
 
 def policy_values(arrays: ContextArrays, policy: Array, regularization: float) -> PolicyValues:
-    """V^pi and Q^pi of a policy ``(S, A)``, entropy included; leaves ``arrays.solver`` factored for pi g.
+    """The follower's V^pi and Q^pi of a policy ``(S, A)``, entropy included; see `evaluate`.
 
     Args:
         arrays: the context's MDP.
         policy: action probabilities.
         regularization: lambda >= 0; 0 gives the plain values.
     """
-    arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
-    value = arrays.solver.solve((policy * arrays.reward).sum(-1) + regularization * entr(policy).sum(-1))
-    return PolicyValues(value, q_values(arrays, value))
+    return evaluate(arrays, policy, arrays.reward, arrays.continuation, regularization)
+
+
+def evaluate(
+    arrays: ContextArrays, policy: Array, reward: Array, continuation: Array, regularization: float = 0.0
+) -> PolicyValues:
+    """V^pi and Q^pi for any reward r and continuation g ``(S, A)``; leaves ``arrays.solver`` factored for pi g."""
+    arrays.solver.factor(policy * continuation, arrays.stored_probabilities)
+    value = arrays.solver.solve((policy * reward).sum(-1) + regularization * entropy(policy))
+    return PolicyValues(value, reward + continuation * arrays.expectation(value))
 
 
 def q_values(arrays: ContextArrays, value: Array) -> Array:
     """Q = r + g P V, ``(S, A)``."""
     return arrays.reward + arrays.continuation * arrays.expectation(value)
+
+
+def visitation(arrays: ContextArrays, policy: Array) -> Array:
+    """Discounted visits of a policy ``(S, A)`` by state: d^pi = M_pi^-T mu, ``(S,)``."""
+    arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
+    return arrays.solver.solve_transposed(arrays.initial)
+
+
+def entropy(policy: Array) -> Array:
+    """H(pi(. | s)), over the last axis."""
+    summed: Array = entr(policy).sum(-1)
+    return summed

@@ -1,14 +1,14 @@
-r"""Followers that iterate: run to a tolerance or for a number of iterations, start warm, stop and go on.
+r"""Followers that iterate: solve to a tolerance or for a number of iterations, start warm, stop and continue.
 
-A `Run` is one solve in progress. `IterativeFollower.respond` starts one where the context's last run ended and takes it to the
-tolerance or through the budget; `IterativeFollower.start` hands out a fresh one, which stops at t iterations and goes on to t'
+A `Solve` is one in progress. `IterativeFollower.respond` starts one where the context's last one ended and takes it to the
+tolerance or through the budget; `IterativeFollower.start` hands out a fresh one, which stops at t iterations and continues to t'
 from the same state (what a multilevel estimator needs, paper C.2):
 
-    run = follower.start(task, rng)
-    run.advance(t)
-    early = run.policy()
-    run.advance(t' - t)
-    late = run.policy()
+    solve = follower.start(task, rng)
+    solve.advance(t)
+    early = solve.policy()
+    solve.advance(t' - t)
+    late = solve.policy()
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import ConvergenceError, OptionError
-from bocmdp_gym.options import check_regularization
-from followers.base import Array, Follower, TabularPolicy, Task
+from bocmdp_gym.options import check_count, check_number, check_regularization
+from bocmdp_gym.validation import check_discount
+from followers.base import Follower, Task
+from followers.policies import Array, TabularPolicy
 
-#: Iterations after which a follower run to a tolerance gives up.
+#: Iterations after which a solve to a tolerance gives up.
 MAX_ITERATIONS = 1_000_000
 
 
-class Run(ABC):
+class Solve(ABC):
     """One solve of one task, in progress.
 
     Attributes:
@@ -54,10 +55,10 @@ class Run(ABC):
             OptionError: fewer than 1.
             ConvergenceError: a value that is not finite.
         """
-        self.iterations += self._advance(check_budget(iterations, "iterations"), None)
+        self.iterations += self._advance(check_count("iterations", iterations), None)
 
     def converge(self, tolerance: float, max_iterations: int) -> None:
-        """Go on until the residual is at most ``tolerance * max(1, max |V|)``.
+        """Continue until the residual is at most ``tolerance * max(1, max |V|)``.
 
         Raises:
             ConvergenceError: not within ``max_iterations`` in all, or a value that is not finite.
@@ -76,7 +77,7 @@ class Run(ABC):
             self.iterations += self._advance(min(self.stride, left), tolerance)
 
     def assess(self) -> tuple[Array, float]:
-        """The run's values V ``(S,)`` and its residual: what remains of the error, by the follower's own measure."""
+        """The solve's values V ``(S,)`` and its residual: what remains of the error, by the follower's own measure."""
         if self._assessment is None or self._assessment[0] != self.iterations:
             self._assessment = (self.iterations, *self._assess())
         return self._assessment[1:]
@@ -91,7 +92,7 @@ class Run(ABC):
     @property
     @abstractmethod
     def state(self) -> Any:
-        """What another run can start from."""
+        """What another solve can start from."""
 
     @abstractmethod
     def _advance(self, iterations: int, tolerance: float | None) -> int:
@@ -125,7 +126,7 @@ class IterativeFollower(Follower):
         iterations: how many to do per response.
         tolerance: bound on the residual, relative to max(1, max |V|).
         max_iterations: with a tolerance, the number after which it is an error not to have reached it.
-        warm_start: begin where the context's last response ended, rather than afresh.
+        warm_start: begin where the context's last response ended, rather than from scratch.
         discount: gamma, taken from the environment; one that contradicts it is an error.
 
     Raises:
@@ -134,12 +135,12 @@ class IterativeFollower(Follower):
         DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
     """
 
-    needs_model = True
+    plans = iterative = True
+    exposes_probabilities = True
 
     def __init__(
         self,
         regularization: float,
-        *,
         iterations: int | None,
         tolerance: float | None,
         max_iterations: int,
@@ -153,16 +154,16 @@ class IterativeFollower(Follower):
             raise OptionError(
                 f"{name} was given {given} of iterations and tolerance; expected one of them: a budget, or how exact to be."
             )
-        self.iterations = None if iterations is None else check_budget(iterations, "iterations")
-        self.tolerance = None if tolerance is None else check_tolerance(tolerance)
-        self.max_iterations = check_budget(max_iterations, "max_iterations")
+        self.iterations = None if iterations is None else check_count("iterations", iterations)
+        self.tolerance = None if tolerance is None else check_number("tolerance", tolerance, above=0.0)
+        self.max_iterations = check_count("max_iterations", max_iterations)
         self.warm_start = warm_start
         self.discount = None if discount is None else check_discount(discount)
         self._states: dict[int, Any] = {}
 
     @abstractmethod
-    def _begin(self, task: Task, rng: np.random.Generator, state: Any | None) -> Run:
-        """A run that starts from another's ``state``, or afresh if None."""
+    def _begin(self, task: Task, rng: np.random.Generator, state: Any | None) -> Solve:
+        """A solve that starts from another's ``state``, or from scratch if None."""
 
     @abstractmethod
     def policy_gap(self, residual: float, discount: float) -> float:
@@ -171,8 +172,8 @@ class IterativeFollower(Follower):
         It is what a tolerance promises: max |pi - pi*| <= policy_gap(tolerance * max(1, max |V|), discount).
         """
 
-    def start(self, task: Task, rng: np.random.Generator) -> Run:
-        """A fresh run, to be stopped and gone on with at will; it leaves the warm starts of `respond` alone."""
+    def start(self, task: Task, rng: np.random.Generator) -> Solve:
+        """A fresh solve, to be stopped and continued at will; it leaves the warm starts of `respond` alone."""
         return self._begin(task, rng, None)
 
     def respond(self, task: Task, rng: np.random.Generator) -> TabularPolicy:
@@ -182,15 +183,15 @@ class IterativeFollower(Follower):
             ModelError: an array of the model is not finite at this x.
             ConvergenceError: a value that is not finite, or the tolerance missed.
         """
-        run = self._begin(task, rng, self._states.get(task.context) if self.warm_start else None)
+        solve = self._begin(task, rng, self._states.get(task.context) if self.warm_start else None)
         if self.iterations is not None:
-            run.advance(self.iterations)
+            solve.advance(self.iterations)
         else:
             assert self.tolerance is not None
-            run.converge(self.tolerance, self.max_iterations)
+            solve.converge(self.tolerance, self.max_iterations)
         if self.warm_start:
-            self._states[task.context] = run.state
-        return run.policy()
+            self._states[task.context] = solve.state
+        return solve.policy()
 
     def reset(self) -> None:
         self._states.clear()
@@ -200,25 +201,3 @@ class IterativeFollower(Follower):
 
     def load_state(self, state: dict[Any, Any]) -> None:
         self._states = dict(state)
-
-
-def check_budget(value: Any, name: str) -> int:
-    """A positive int.
-
-    Raises:
-        OptionError: anything else.
-    """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
-        return int(value)
-    raise OptionError(f"{name} is {value!r}; expected an integer, at least 1.")
-
-
-def check_tolerance(value: Any) -> float:
-    """A positive finite float.
-
-    Raises:
-        OptionError: anything else.
-    """
-    if isinstance(value, (int, float, np.floating)) and 0.0 < value < float("inf"):
-        return float(value)
-    raise OptionError(f"tolerance is {value!r}; expected a positive finite number.")

@@ -21,11 +21,13 @@ import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.mdps import ContextArrays
-from followers.base import Array, Follower, TabularPolicy, Task
-from followers.iterative import check_budget, check_tolerance
+from bocmdp_gym.options import check_count, check_number
+from bocmdp_gym.validation import check_discount
+from followers.base import Follower, Task
+from followers.evaluation import PolicyValues, evaluate
+from followers.policies import Array, TabularPolicy
 
 Actions = npt.NDArray[np.int64]
 
@@ -51,7 +53,8 @@ class LinearProgramming(Follower):
         DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
     """
 
-    needs_model = True
+    plans = True
+    exposes_probabilities = True
 
     def __init__(
         self,
@@ -61,8 +64,8 @@ class LinearProgramming(Follower):
         warm_start: bool = True,
         discount: float | None = None,
     ):
-        self.tolerance = check_tolerance(tolerance)
-        self.max_iterations = None if max_iterations is None else check_budget(max_iterations, "max_iterations")
+        self.tolerance = check_number("tolerance", tolerance, above=0.0)
+        self.max_iterations = None if max_iterations is None else check_count("max_iterations", max_iterations)
         self.warm_start = warm_start
         self.discount = None if discount is None else check_discount(discount)
         self._actions: dict[int, Actions] = {}
@@ -89,8 +92,7 @@ class LinearProgramming(Follower):
         if self.warm_start:
             self._actions[context] = actions
         residual = max(0.0, float((q - value[:, None]).max()))
-        table = np.zeros(arrays.reward.shape)
-        table[np.arange(len(actions)), actions] = 1.0
+        table = _deterministic(actions, arrays.reward.shape[1])
         return task.tabular_policy(table, value, follower_iterations=program.iterations, follower_residual=residual)
 
     def reset(self) -> None:
@@ -140,19 +142,15 @@ class _Program:
         best: Array = np.where(allowed, q, -np.inf).max(-1)
         return best > value + self.slack(value)
 
-    def _evaluate(self, reward: Array, continuation: Array, actions: Actions) -> tuple[Array, Array]:
+    def _evaluate(self, reward: Array, continuation: Array, actions: Actions) -> PolicyValues:
         """V and Q of a deterministic policy, exactly."""
-        arrays = self._arrays
-        k = np.zeros_like(reward)
-        k[self._states, actions] = continuation[self._states, actions]
-        arrays.solver.factor(k, arrays.stored_probabilities)
-        value = arrays.solver.solve(reward[self._states, actions])
-        if not np.isfinite(value).all():
+        values = evaluate(self._arrays, _deterministic(actions, reward.shape[1]), reward, continuation)
+        if not np.isfinite(values.value).all():
             raise ConvergenceError(
                 "linear programming met a policy whose values are not finite; check that rewards are of a reasonable size "
                 "and the discount is below 1 wherever an episode need not end."
             )
-        return value, reward + continuation * arrays.expectation(value)
+        return values
 
     def _program(self, reward: Array, continuation: Array, allowed: npt.NDArray[np.bool_]) -> Actions:
         """The linear program; in each state the action whose constraint carries the most weight."""
@@ -183,3 +181,9 @@ class _Program:
         weight[s, a] = -found.ineqlin.marginals
         actions: Actions = weight.argmax(-1)
         return actions
+
+
+def _deterministic(actions: Actions, n_actions: int) -> Array:
+    """The table ``(S, A)`` of a policy that always takes ``actions`` ``(S,)``."""
+    table: Array = np.eye(n_actions)[actions]
+    return table

@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import entr
 
 from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.kernels.alias import AliasTables, policy_tables
 from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.soft_bellman import TOLERANCE
-from followers import kernels
-from followers.base import Array, Task
+from followers._natural_policy_gradient_kernels import sampled_q
+from followers.base import Task
 from followers.environments import AnyEnv
-from followers.evaluation import PolicyValues, policy_values
-from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
+from followers.evaluation import PolicyValues, entropy, policy_values
+from followers.iterative import MAX_ITERATIONS, IterativeFollower, Solve
+from followers.policies import Array
 from followers.softmax import SoftmaxState
 from followers.step_sizes import StepSize, check_step_size
 
@@ -67,22 +68,17 @@ class NaturalPolicyGradient(IterativeFollower):
         warm_start: bool = True,
         discount: float | None = None,
     ):
-        super().__init__(
-            regularization,
-            iterations=iterations,
-            tolerance=TOLERANCE if iterations is None and tolerance is None and rollouts is None else tolerance,
-            max_iterations=max_iterations,
-            warm_start=warm_start,
-            discount=discount,
-        )
+        if iterations is None and tolerance is None and rollouts is None:
+            tolerance = TOLERANCE
+        super().__init__(regularization, iterations, tolerance, max_iterations, warm_start, discount)
         self.step_size = check_step_size(step_size, 1.0, per_pair=False)
-        self.rollouts = None if rollouts is None else check_budget(rollouts, "rollouts")
-        self.check_every = check_budget(check_every, "check_every")
+        self.rollouts = None if rollouts is None else check_count("rollouts", rollouts)
+        self.check_every = check_count("check_every", check_every)
 
-    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> NaturalPolicyGradientRun:
+    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> NaturalPolicyGradientSolve:
         if self.rollouts is None:
-            return NaturalPolicyGradientRun(task, self, state)
-        return SampledNaturalPolicyGradientRun(task, self, self.rollouts, generator_state(rng), state)
+            return NaturalPolicyGradientSolve(task, self, state)
+        return SampledNaturalPolicyGradientSolve(task, self, self.rollouts, generator_state(rng), state)
 
     def bind(self, env: AnyEnv, core: Any) -> None:
         super().bind(env, core)
@@ -99,7 +95,7 @@ class NaturalPolicyGradient(IterativeFollower):
         return residual * (1.0 + discount) / (2.0 * self.regularization * (1.0 - discount))
 
 
-class NaturalPolicyGradientRun(Run):
+class NaturalPolicyGradientSolve(Solve):
     """Steps with exact evaluation; see `NaturalPolicyGradient`."""
 
     name = "natural policy gradient"
@@ -147,7 +143,7 @@ class NaturalPolicyGradientRun(Run):
         return self._pi.copy()
 
 
-class SampledNaturalPolicyGradientRun(NaturalPolicyGradientRun):
+class SampledNaturalPolicyGradientSolve(NaturalPolicyGradientSolve):
     """Steps with Q^pi estimated from trajectories; see `NaturalPolicyGradient`."""
 
     name = "sampled natural policy gradient"
@@ -175,10 +171,10 @@ class SampledNaturalPolicyGradientRun(NaturalPolicyGradientRun):
 
     def _estimate(self) -> Array:
         policy_tables(self._pi, self.arrays.successors, self.arrays.probabilities, *self._joint)
-        q: Array = kernels.sampled_q(
+        q: Array = sampled_q(
             *self._joint,
             *self._moves,
-            self.regularization * entr(self._pi).sum(-1),
+            self.regularization * entropy(self._pi),
             self.arrays.reward,
             self.arrays.termination,
             self.task.discount,

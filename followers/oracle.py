@@ -13,12 +13,14 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
-from bocmdp_gym.env import check_context, check_leader
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import simulate
-from followers.base import Array, Follower, Policy, TabularPolicy, Task
-from followers.empirical import EmpiricalPolicy
-from followers.environments import AnyEnv, inspect_layers, make_single, observations_of_states
+from bocmdp_gym.validation import check_context, check_leader
+from followers.adapters import as_policy
+from followers.base import Follower, Task, check_follower_type
+from followers.environments import AnyEnv, action_space, inspect_layers, make_single, model_of, observations_of_states
+from followers.policies import Array, Policy, TabularPolicy
 from followers.rollout import play, play_copies
 
 
@@ -35,13 +37,12 @@ class TrajectoryOracle:
     Attributes:
         env, core, follower: the environment, its configurable layer (of one copy), the follower.
         model: the core's `BOCMDP`, None if it has none.
-        env_steps: environment steps sampled so far: those of the trajectories handed out, no more and no fewer.
-        training_steps: environment steps the follower has used for itself.
         idle_steps: steps that copies of a vector environment made while others finished their last episode.
         last_response: the policy `respond` returned last, None before.
 
     Raises:
         NotConfigurableError: no layer of ``env`` has a leader parameter.
+        OptionError: ``follower`` is no `Follower`.
         UnsupportedError: the follower plans with a tabular model and there is none, or cannot answer in this environment.
         DiscountError: the follower was given another discount than the environment's.
     """
@@ -54,16 +55,11 @@ class TrajectoryOracle:
         compiled: bool | None = None,
     ):
         self.env: AnyEnv = TabularEnv(env) if isinstance(env, TabularBOCMDP) else env
+        self.follower = check_follower_type(follower)
         one, self.core = make_single(self.env)
-        self.follower = follower
-        self.model: BOCMDP | None = getattr(self.core, "model", None)
-        if follower.needs_model and not isinstance(self.model, TabularBOCMDP):
-            raise UnsupportedError(
-                f"{type(follower).__name__} plans with a tabular model, and {type(self.core).__name__} has none; use a "
-                "learning follower (SB3Follower, CallableFollower)."
-            )
+        self.model: BOCMDP | None = model_of(self.core)
         follower.bind(self.env, self.core)
-        self.env_steps = self.idle_steps = 0
+        self._env_steps = self.idle_steps = 0
         self.last_response: Policy | None = None
         self._layers = inspect_layers(one, self.core)
         unwrapped = not isinstance(self.env, VectorEnv) or self.env is self.env.unwrapped
@@ -81,6 +77,27 @@ class TrajectoryOracle:
         follower.reset()
 
     @property
+    def env_steps(self) -> int:
+        """Environment steps sampled so far: those of the trajectories handed out, no more and no fewer."""
+        return self._env_steps
+
+    def count_steps(self, env_steps: int) -> None:
+        """Add steps that were sampled elsewhere on this oracle's account.
+
+        Raises:
+            OptionError: a negative number.
+        """
+        self._env_steps += check_count("env_steps", env_steps, 0)
+
+    def restore(self, env_steps: int) -> None:
+        """Continue the count of a checkpoint.
+
+        Raises:
+            OptionError: a negative number.
+        """
+        self._env_steps = check_count("env_steps", env_steps, 0)
+
+    @property
     def training_steps(self) -> int:
         """Environment steps the follower has used for itself."""
         return self.follower.training_steps
@@ -91,7 +108,7 @@ class TrajectoryOracle:
         return self._layers.horizon
 
     @property
-    def tells_states(self) -> bool:
+    def exposes_states(self) -> bool:
         """Whether trajectories carry the indices of the states visited."""
         readable = self._plain or self.compiled or not isinstance(self.env, VectorEnv)
         return isinstance(self.core, TabularEnv) and readable
@@ -135,24 +152,27 @@ class TrajectoryOracle:
         return Task(self.env, self.core, array, context, configure, self._layers)
 
     def respond(self, x: Any, context: Any, rng: np.random.Generator) -> Policy:
-        """The follower's policy at (x, context)."""
-        self.last_response = self.follower.respond(self.task(x, context), rng)
+        """The follower's policy at (x, context).
+
+        Raises:
+            OptionError: it answered with something that cannot act.
+        """
+        task = self.task(x, context)
+        self.last_response = as_policy(self.follower.respond(task, rng), task.leader, task.context, action_space(self.env))
         return self.last_response
 
     def respond_ahead(self, x: Any, contexts: Sequence[Any], rngs: Sequence[np.random.Generator]) -> None:
         """Say which responses `respond` will be called for next: an oracle with workers starts on them all at once."""
 
     def tabulate(self, policy: Policy) -> TabularPolicy | None:
-        """A policy as a table of probabilities; None where states are no table or it does not tell all of its probabilities."""
+        """A policy as a table of probabilities; None where the problem is not tabular or some probabilities are not exposed."""
         if isinstance(policy, TabularPolicy):
             return policy
-        task = self.task(policy.leader, policy.context)
-        table, probabilities = getattr(policy, "table", None), getattr(policy, "probabilities", None)
-        estimate = getattr(policy, "estimate", None)
-        if isinstance(estimate, EmpiricalPolicy):
-            table, probabilities = (estimate.table if estimate.counts.any(-1).all() else None), None
-        if table is None and probabilities is not None and task.observations is not None:
-            table = np.array([probabilities(observation) for observation in task.observations], dtype=np.float64)
+        task, table, estimate = self.task(policy.leader, policy.context), policy.table, policy.estimate
+        if estimate is not None:
+            table = estimate.table if estimate.counts.any(-1).all() else None
+        elif table is None and policy.exposes_probabilities and task.observations is not None:
+            table = np.array([policy.probabilities(observation) for observation in task.observations], dtype=np.float64)
         return None if table is None else task.tabular_policy(np.asarray(table))
 
     def sample(
@@ -180,11 +200,10 @@ class TrajectoryOracle:
             ActionError: the policy did something that is no action.
             ObservationError: an observation or a reward that is not finite.
         """
-        if env_steps < 1:
-            raise OptionError(f"env_steps is {env_steps}; expected at least 1.")
-        table = getattr(policy, "table", None)
-        if self.compiled and table is not None:
-            batch = self._simulate(policy, table, env_steps, rng, start)
+        check_count("env_steps", env_steps)
+        policy = as_policy(policy, space=action_space(self.env))
+        if self.compiled and policy.table is not None:
+            batch = self._simulate(policy, policy.table, env_steps, rng, start)
         elif not isinstance(self.env, VectorEnv):
             batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain)
         elif start is not None:
@@ -195,7 +214,7 @@ class TrajectoryOracle:
         else:
             batch, idle = play_copies(self.env, self.core, policy, env_steps, rng, plain=self._plain)
             self.idle_steps += idle
-        self.env_steps += batch.n_steps
+        self.count_steps(batch.n_steps)
         return batch
 
     def _simulate(

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import ContextError, ModelError
-from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
+from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import check_regularization
-from followers.base import Array, TabularPolicy
+from followers.evaluation import entropy, visitation
+from followers.policies import Array, TabularPolicy
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def suboptimality(
     rows = np.array([_measure(mdps, c, t, lam, solver) for c, t in zip(contexts, tables, strict=True)])
     weights = mdps.model.context_probabilities[list(contexts)]
     weights = weights / weights.sum() if weights.sum() > 0.0 else np.full(len(weights), 1.0 / len(weights))
-    _, value_gap, variation, entropy, optimal_entropy = (float(v) for v in weights @ rows)
+    _, value_gap, variation, own, optimal = (float(v) for v in weights @ rows)
     return Suboptimality(
         delta=float(rows[:, 0].max()),
         value_gap=value_gap,
         total_variation=variation,
-        entropy=entropy,
-        optimal_entropy=optimal_entropy,
+        entropy=own,
+        optimal_entropy=optimal,
         contexts=tuple(contexts),
         deltas=tuple(rows[:, 0].tolist()),
         value_gaps=tuple(rows[:, 1].tolist()),
@@ -97,22 +97,16 @@ def _measure(mdps: ConfiguredMDPs, context: int, table: Array, lam: float, solve
     arrays = mdps.arrays(context)
     optimum = solver.solve(mdps, context, lam)
     difference = np.abs(table - optimum.policy)
-    entropy, optimal_entropy = entr(table).sum(-1), entr(optimum.policy).sum(-1)
-    divergence = optimum.value - (table * optimum.q).sum(-1) - lam * entropy  # lambda KL(pi, pi*), without dividing by pi*
-    visits, optimal_visits = _visitation(arrays, table), _visitation(arrays, optimum.policy)
+    own, optimal = entropy(table), entropy(optimum.policy)
+    divergence = optimum.value - (table * optimum.q).sum(-1) - lam * own  # lambda KL(pi, pi*), without dividing by pi*
+    visits, optimal_visits = visitation(arrays, table), visitation(arrays, optimum.policy)
     return (
         float(difference.max()),
         float(visits @ divergence),
         float(optimal_visits @ difference.sum(-1) / (2.0 * optimal_visits.sum())),
-        float(visits @ entropy / visits.sum()),
-        float(optimal_visits @ optimal_entropy / optimal_visits.sum()),
+        float(visits @ own / visits.sum()),
+        float(optimal_visits @ optimal / optimal_visits.sum()),
     )
-
-
-def _visitation(arrays: ContextArrays, policy: Array) -> Array:
-    """d = M_pi^-T mu, ``(S,)``."""
-    arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
-    return arrays.solver.solve_transposed(arrays.initial)
 
 
 def _tables(mdps: ConfiguredMDPs, policy: TabularPolicy | Tensor | npt.ArrayLike) -> tuple[list[int], Array]:

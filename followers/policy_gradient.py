@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 
 from bocmdp_gym.errors import DiscountError
 from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import successor_tables
-from followers import kernels
-from followers.base import Array, Task
+from followers._policy_gradient_kernels import policy_gradient
+from followers.base import Task
 from followers.evaluation import policy_values
-from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
-from followers.softmax import SoftmaxState
+from followers.iterative import MAX_ITERATIONS, IterativeFollower, Solve
+from followers.policies import Array
+from followers.softmax import SoftmaxState, soft_value
 from followers.step_sizes import StepSize, check_step_size
 
 
@@ -64,21 +65,14 @@ class VanillaPolicyGradient(IterativeFollower):
         warm_start: bool = True,
         discount: float | None = None,
     ):
-        super().__init__(
-            regularization,
-            iterations=iterations,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            warm_start=warm_start,
-            discount=discount,
-        )
+        super().__init__(regularization, iterations, tolerance, max_iterations, warm_start, discount)
         self.step_size = check_step_size(step_size, per_pair=False)
         self.baseline = bool(baseline)
-        self.batch_size = check_budget(batch_size, "batch_size")
-        self.check_every = check_budget(check_every, "check_every")
+        self.batch_size = check_count("batch_size", batch_size)
+        self.check_every = check_count("check_every", check_every)
 
-    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> VanillaPolicyGradientRun:
-        return VanillaPolicyGradientRun(task, self, generator_state(rng), state)
+    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> VanillaPolicyGradientSolve:
+        return VanillaPolicyGradientSolve(task, self, generator_state(rng), state)
 
     def policy_gap(self, residual: float, discount: float) -> float:
         if discount == 1.0:
@@ -86,7 +80,7 @@ class VanillaPolicyGradient(IterativeFollower):
         return float(np.sqrt(residual / (2.0 * self.regularization * (1.0 - discount))))  # Pinsker, from the value gap
 
 
-class VanillaPolicyGradientRun(Run):
+class VanillaPolicyGradientSolve(Solve):
     """Sampled gradient steps; see `VanillaPolicyGradient`."""
 
     name = "vanilla policy gradient"
@@ -123,7 +117,7 @@ class VanillaPolicyGradientRun(Run):
 
     def _advance(self, iterations: int, tolerance: float | None) -> int:
         del tolerance
-        bad = kernels.policy_gradient(
+        bad = policy_gradient(
             *self._softmax,
             self._baseline,
             self._visits,
@@ -147,7 +141,7 @@ class VanillaPolicyGradientRun(Run):
 
     def _assess(self) -> tuple[Array, float]:
         value, q = policy_values(self.arrays, self._table(), self.regularization)
-        optimal = self.regularization * logsumexp(q / self.regularization, axis=-1)
+        optimal = soft_value(q, self.regularization)
         return value, float(np.abs(optimal - value).max())
 
     def _table(self) -> Array:

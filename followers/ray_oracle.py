@@ -17,9 +17,10 @@ from gymnasium.vector import VectorEnv
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError, WorkerError
 from bocmdp_gym.options import check_count
-from followers.base import Follower, Policy, Task
+from followers.base import Follower, Task, check_follower_type
 from followers.environments import AnyEnv
 from followers.oracle import TrajectoryOracle
+from followers.policies import Policy
 from followers.ray_cluster import ONE_THREAD, RayCluster
 
 #: The metric in which followers report the training steps of all contexts together, which a worker cannot know.
@@ -52,18 +53,19 @@ class RayOracle(TrajectoryOracle):
         address: str | None = None,
         compiled: bool | None = None,
     ):
-        if getattr(follower, "shared", False):
+        if check_follower_type(follower).shared:
             raise UnsupportedError(
                 f"this {type(follower).__name__} has one learner for all contexts, so it cannot answer in several at once; use "
                 "TrajectoryOracle, or shared=False."
             )
+        workers = None if workers is None else check_count("workers", workers)
         remote = _RemoteFollower(follower)
         super().__init__(env, remote, compiled=compiled)  # refuses what cannot work before any worker starts
         self._remote = remote
-        self._cluster = RayCluster(None if workers is None else check_count("workers", workers), address)
+        self._cluster = RayCluster(workers, address)
         known = self.core.context_probabilities
         size = workers or min(self._cluster.size, self._cluster.size if known is None else len(known))
-        remote.start(self._cluster, self.env, size)
+        remote.start_workers(self._cluster, self.env, size)
         self._ahead: dict[Any, list[_Asked]] = {}
 
     def respond_ahead(self, x: Any, contexts: Sequence[Any], rngs: Sequence[np.random.Generator]) -> None:
@@ -134,7 +136,7 @@ class _Worker:
         return self._oracle.follower.state()
 
     def load_state(self, state: dict[Any, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self._oracle.follower.load_state(state)
 
 
@@ -144,16 +146,21 @@ class _RemoteFollower(Follower):
     def __init__(self, inner: Follower):
         self._inner = inner
         self.regularization, self.discount = inner.regularization, inner.discount
-        self.needs_model, self.exact = inner.needs_model, inner.exact
+        self.plans, self.exact = inner.plans, inner.exact
+        self.exposes_probabilities = inner.exposes_probabilities
         self._workers: list[Any] = []
         self._home: dict[Any, int] = {}  # the worker of each context
         self.training_steps = 0
 
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
     def bind(self, env: AnyEnv, core: Any) -> None:
         self._inner.bind(env, core)
+        self.exposes_probabilities = self._inner.exposes_probabilities
         self._returns = core.context_probabilities is not None
 
-    def start(self, cluster: RayCluster, env: AnyEnv, size: int) -> None:
+    def start_workers(self, cluster: RayCluster, env: AnyEnv, size: int) -> None:
         """Start ``size`` workers."""
         self._ray = cluster.ray
         parts = self._ray.put(env), self._ray.put(self._inner)
@@ -183,8 +190,8 @@ class _RemoteFollower(Follower):
         policy, after, steps = self._get(answer, f"in context {context}")
         rng.bit_generator.state = after.bit_generator.state
         self.training_steps += steps
-        if _TRAINING in getattr(policy, "metrics", {}):
-            policy.metrics[_TRAINING] = float(self.training_steps)
+        if _TRAINING in policy.metrics:
+            policy.metrics = {**policy.metrics, _TRAINING: float(self.training_steps)}
         answered: Policy = policy
         return answered
 

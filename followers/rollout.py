@@ -21,8 +21,8 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from bocmdp_gym import TabularEnv, Trajectories
 from bocmdp_gym.errors import ObservationError, StateError
 from bocmdp_gym.sampling import check_starts
-from followers.base import Policy
-from followers.environments import check_action, check_observation, configure
+from followers.environments import check_action, check_observation, configure, rows
+from followers.policies import Policy
 
 
 class Play(NamedTuple):
@@ -156,7 +156,6 @@ def play_copies(
     """
     configure(envs, core, policy.leader, policy.context)
     mode = AutoresetMode(envs.metadata["autoreset_mode"])
-    act = getattr(policy, "act_batch", None)
     space, n = envs.single_action_space, envs.num_envs
     running: list[_Episode | None] = [_Episode((0, i)) if i < env_steps else None for i in range(n)]
     finished: list[_Episode] = []
@@ -165,8 +164,7 @@ def play_copies(
     observations, _ = envs.reset(seed=int(rng.integers(2**31)))
     check_observation(observations, "at the first reset")
     while any(running):
-        raw = act(observations, rng) if act else [policy.act(row, rng) for row in _rows(observations, n)]
-        actions = [check_action(action, space) for action in raw]
+        actions = [check_action(action, space) for action in policy.act_batch(observations, rng)]
         empty: Any = create_empty_array(space, n=n)
         stacked = concatenate(space, actions, empty)
         seen = observations
@@ -175,7 +173,7 @@ def play_copies(
         time += 1
         ended = terminations | truncations
         started = 0  # episodes that begin now: they will take at least one step each
-        for i, row in enumerate(_rows(seen, n)):
+        for i, row in enumerate(rows(seen)):
             episode = running[i]
             if resetting[i]:  # the autoreset row
                 resetting[i] = False
@@ -191,7 +189,7 @@ def play_copies(
                 continue
             resetting[i] = mode == AutoresetMode.NEXT_STEP
             if episode is not None:
-                final = infos["final_obs"][i] if last else _row(observations, i)
+                final = infos["final_obs"][i] if last else rows(observations)[i]
                 episode.end(bool(terminations[i]), final)
                 finished.append(episode)
                 running[i] = None
@@ -217,17 +215,6 @@ def _start_pairs(start: Any, core: Any) -> list[tuple[Any, Any]]:
         if not pairs or any(not hasattr(pair, "__len__") or len(pair) != 2 for pair in pairs):
             raise StateError(f"start is {start!r}; expected pairs of a start state and a first action (None: the policy's).")
     return [(state, None if action is None or np.array_equal(action, -1) else action) for state, action in pairs]
-
-
-def _rows(observations: Any, n: int) -> list[Any]:
-    """The observations of the copies, one by one."""
-    return [_row(observations, i) for i in range(n)]
-
-
-def _row(observations: Any, i: int) -> Any:
-    if isinstance(observations, dict):
-        return {name: np.array(part[i]) for name, part in observations.items()}
-    return np.array(observations[i])
 
 
 def _assemble(episodes: list[_Episode], policy: Policy, tabular: bool) -> Trajectories:

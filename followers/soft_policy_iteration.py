@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.optimum import WarmSolver
-from bocmdp_gym.options import check_regularization
+from bocmdp_gym.options import check_count, check_number, check_regularization
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
-from followers.base import Follower, TabularPolicy, Task
+from bocmdp_gym.validation import check_discount
+from followers.base import Follower, Task
+from followers.policies import TabularPolicy
 
 
 class SoftPolicyIteration(Follower):
@@ -24,10 +25,12 @@ class SoftPolicyIteration(Follower):
 
     Raises:
         RegularizationError: lambda is not positive and finite.
+        OptionError: a tolerance or a number of steps that is not positive.
+        DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
     """
 
-    needs_model = True
-    exact = True
+    plans = exact = True
+    exposes_probabilities = True
 
     def __init__(
         self,
@@ -39,8 +42,9 @@ class SoftPolicyIteration(Follower):
     ):
         self.regularization: float = check_regularization(regularization)
         self.discount = None if discount is None else check_discount(discount)
-        self.tolerance, self.max_iterations = tolerance, max_iterations
-        self._solver = WarmSolver(tolerance, max_iterations)
+        self.tolerance = check_number("tolerance", tolerance, above=0.0)
+        self.max_iterations = check_count("max_iterations", max_iterations)
+        self._solver = WarmSolver(self.tolerance, self.max_iterations)
 
     def respond(self, task: Task, rng: np.random.Generator) -> TabularPolicy:
         """The optimal policy; ``metrics``: Newton steps and residual."""

@@ -10,11 +10,13 @@ import numpy.typing as npt
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
 from bocmdp_gym.kernels.alias import alias_tables
 from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.options import check_choice, check_count, check_number
 from bocmdp_gym.sampling import successor_tables
-from followers import kernels
-from followers.base import Array, Task
+from followers._soft_q_learning_kernels import soft_q_learning
+from followers.base import Task
 from followers.evaluation import q_values
-from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run, check_budget
+from followers.iterative import MAX_ITERATIONS, IterativeFollower, Solve
+from followers.policies import Array
 from followers.softmax import SoftmaxState
 from followers.step_sizes import StepSize, check_step_size
 
@@ -25,14 +27,14 @@ SAMPLINGS = ("trajectory", "pairs")
 class SoftQLearning(IterativeFollower):
     r"""Q(s_t, a_t) += alpha_t (r(s_t, a_t) + gamma lambda logsumexp(Q(s_{t+1}, .) / lambda) - Q(s_t, a_t)), from Q = 0.
 
-    It sees one sampled transition per update: along one trajectory of a behaviour policy, begun anew in the initial
+    It sees one sampled transition per update: along one trajectory of a behaviour policy, begun again in the initial
     distribution where an episode ends (acting then pays r and nothing follows), or at state-action pairs drawn uniformly.
     The policy is softmax(Q / lambda). As a behaviour policy it begins uniform and, where rewards are far above lambda, soon
     repeats what paid first; ``exploration`` keeps it trying. With steps h / (t + t0) the mean squared error is O(log T / T)
     (Proposition E.5), provided the behaviour policy keeps visiting every pair.
 
     Only its residual, max |r + g P V(Q) - Q|, is read off the model: Q is within 1 / (1 - gamma) times it of Q*. Warm
-    starts keep Q and begin the step sizes anew.
+    starts keep Q and begin the step sizes from scratch.
 
     Args:
         regularization: lambda > 0.
@@ -67,25 +69,15 @@ class SoftQLearning(IterativeFollower):
         warm_start: bool = True,
         discount: float | None = None,
     ):
-        super().__init__(
-            regularization,
-            iterations=iterations,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            warm_start=warm_start,
-            discount=discount,
-        )
+        super().__init__(regularization, iterations, tolerance, max_iterations, warm_start, discount)
         self.behaviour: str | Array = check_behaviour(behaviour)
-        if not 0.0 <= exploration <= 1.0:
-            raise OptionError(f"exploration is {exploration}; expected a probability in [0, 1].")
-        if sampling not in SAMPLINGS:
-            raise OptionError(f"unknown sampling {sampling!r}. {suggest(sampling, SAMPLINGS)}")
-        self.exploration, self.sampling = float(exploration), sampling
+        self.exploration = check_number("exploration", exploration, 0.0, 1.0)
+        self.sampling = check_choice("sampling", sampling, SAMPLINGS)
         self.step_size = None if step_size is None else check_step_size(step_size, 1.0)
-        self.check_every = check_budget(check_every, "check_every")
+        self.check_every = check_count("check_every", check_every)
 
-    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> SoftQLearningRun:
-        return SoftQLearningRun(task, self, generator_state(rng), state)
+    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> SoftQLearningSolve:
+        return SoftQLearningSolve(task, self, generator_state(rng), state)
 
     def policy_gap(self, residual: float, discount: float) -> float:
         return residual / (2.0 * self.regularization * (1.0 - discount)) if discount < 1.0 else np.inf
@@ -99,7 +91,7 @@ class _Behaviour(NamedTuple):
     fixed: float
 
 
-class SoftQLearningRun(Run):
+class SoftQLearningSolve(Solve):
     """Updates from sampled transitions; see `SoftQLearning`."""
 
     name = "soft Q-learning"
@@ -134,7 +126,7 @@ class SoftQLearningRun(Run):
     def _advance(self, iterations: int, tolerance: float | None) -> int:
         del tolerance
         rule = self._step_size
-        bad = kernels.soft_q_learning(
+        bad = soft_q_learning(
             *self._softmax,
             self._counts,
             self.arrays.reward,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 
 from bocmdp_gym.soft_bellman import TOLERANCE
-from followers import kernels
-from followers.base import Array, Task
-from followers.iterative import MAX_ITERATIONS, IterativeFollower, Run
+from followers._soft_value_iteration_kernels import sweep
+from followers.base import Task
+from followers.iterative import MAX_ITERATIONS, IterativeFollower, Solve
+from followers.policies import Array
+from followers.softmax import soft_value
 
 
 class SoftValueIteration(IterativeFollower):
@@ -39,24 +41,19 @@ class SoftValueIteration(IterativeFollower):
         warm_start: bool = True,
         discount: float | None = None,
     ):
-        super().__init__(
-            regularization,
-            iterations=iterations,
-            tolerance=TOLERANCE if iterations is None and tolerance is None else tolerance,
-            max_iterations=max_iterations,
-            warm_start=warm_start,
-            discount=discount,
-        )
+        if iterations is None and tolerance is None:
+            tolerance = TOLERANCE
+        super().__init__(regularization, iterations, tolerance, max_iterations, warm_start, discount)
 
-    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> SoftValueIterationRun:
+    def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> SoftValueIterationSolve:
         del rng
-        return SoftValueIterationRun(task, self.regularization, state)
+        return SoftValueIterationSolve(task, self.regularization, state)
 
     def policy_gap(self, residual: float, discount: float) -> float:
         return discount * residual / (2.0 * self.regularization * (1.0 - discount)) if discount < 1.0 else np.inf
 
 
-class SoftValueIterationRun(Run):
+class SoftValueIterationSolve(Solve):
     """Sweeps over the states; see `SoftValueIteration`."""
 
     name = "soft value iteration"
@@ -75,7 +72,7 @@ class SoftValueIterationRun(Run):
     def _advance(self, iterations: int, tolerance: float | None) -> int:
         if self.arrays.moves is not None:
             return self._sweep_factored(iterations, tolerance)
-        done, self._residual = kernels.soft_value_iteration(
+        done, self._residual = sweep(
             self.arrays.reward,
             self.arrays.continuation,
             self.arrays.successors,
@@ -96,7 +93,7 @@ class SoftValueIterationRun(Run):
         arrays, done = self.arrays, 0
         while done < iterations:
             self._q = arrays.reward + arrays.continuation * arrays.expectation(self._v)
-            value = self.regularization * logsumexp(self._q / self.regularization, axis=-1)
+            value = soft_value(self._q, self.regularization)
             self._residual = float(np.abs(value - self._v).max())
             self._v = value
             done += 1

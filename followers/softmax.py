@@ -1,20 +1,20 @@
-r"""A softmax policy beside its parameters, in the form the compiled kernels update in place (`followers.kernels`)."""
+"""A softmax policy beside its parameters, in a form that compiled kernels update in place."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
 
-from followers import kernels
-from followers.base import Array
+from followers._softmax_kernels import fill, normalise
+from followers.policies import Array
 
 
 class SoftmaxState(NamedTuple):
     """softmax(q / temperature) over actions, with q.
 
-    weight(s, a) = exp((q(s, a) - top(s)) / temperature), total(s) = sum_a weight(s, a), and
-    value(s) = temperature logsumexp(q(s, .) / temperature).
+    value(s) = temperature logsumexp(q(s, .) / temperature); the rest is in `followers._softmax_kernels`.
     """
 
     q: Array  # (S, A)
@@ -32,9 +32,15 @@ class SoftmaxState(NamedTuple):
 
     def refresh(self, temperature: float) -> None:
         """Bring everything up to date after ``q`` changed."""
-        kernels.softmax_state(self.q, temperature, self.weight, self.top, self.total, self.value)
+        fill(self.q, temperature, self.weight, self.top, self.total, self.value)
 
     def table(self) -> Array:
         """The policy's probabilities ``(S, A)``, a fresh array."""
-        table: Array = kernels.policy_table(self.weight, self.total, np.empty_like(self.q))
+        table: Array = normalise(self.weight, self.total, np.empty_like(self.q))
         return table
+
+
+def soft_value(q: Array, temperature: float) -> Array:
+    """temperature logsumexp(q / temperature), over actions."""
+    value: Array = temperature * logsumexp(q / temperature, axis=-1)
+    return value

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bocmdp_gym.errors import OptionError
+from bocmdp_gym.options import check_number
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,18 @@ class StepSize:
     @classmethod
     def constant(cls, scale: float) -> StepSize:
         """alpha = h: for ever following a moving target, at the price of noise that stays."""
-        return cls(_positive(scale, "a constant step size"), None, False)
+        return cls(check_number("a constant step size", scale, above=0.0), None, False)
 
     @classmethod
     def harmonic(cls, scale: float, offset: float) -> StepSize:
         """alpha_t = h / (t + t0), t counting all updates (Proposition E.5: h >= 4 / (mu_min (1 - gamma)), t0 >= 4 h)."""
-        return cls(_positive(scale, "h"), _positive(offset, "t0"), False)
+        return cls(check_number("h", scale, above=0.0), check_number("t0", offset, above=0.0), False)
 
     @classmethod
     def visits(cls, scale: float, offset: float | None = None) -> StepSize:
         """alpha = h / (n(s, a) + n0), n(s, a) counting the earlier updates of the pair; n0 = h if None (a first step of 1)."""
-        scale = _positive(scale, "h")
-        return cls(scale, scale if offset is None else _positive(offset, "n0"), True)
+        scale = check_number("h", scale, above=0.0)
+        return cls(scale, scale if offset is None else check_number("n0", offset, above=0.0), True)
 
     @property
     def first(self) -> float:
@@ -71,13 +72,3 @@ def check_step_size(value: StepSize | float, largest: float = math.inf, *, per_p
             "StepSize.constant or StepSize.harmonic."
         )
     return rule
-
-
-def _positive(value: float, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0.0 < number < math.inf:
-        raise OptionError(f"{name} is {value!r}; expected a positive finite number.")
-    return number

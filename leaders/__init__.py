@@ -1,17 +1,22 @@
 """Leaders: HPGD and its relatives, through one outer loop."""
 
-from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
+from bocmdp_gym.version import __version__
+from leaders.checkpoints import Checkpoints
 from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
 from leaders.constraints import Constraint
 from leaders.global_search import multistart
 from leaders.history import History
 from leaders.leader_env import LeaderEnv
-from leaders.loop import Result, optimize
+from leaders.leaders import AMD, HPGD, ExactGradient, Leader, ZeroOrder, register_estimator
+from leaders.loop import optimize
+from leaders.many import optimize_many
+from leaders.result import Progress, Result
 
 __all__ = [
     "AMD",
     "HPGD",
+    "Checkpoints",
     "ComparedGradient",
     "Constraint",
     "ExactGradient",
@@ -19,10 +24,14 @@ __all__ = [
     "History",
     "Leader",
     "LeaderEnv",
+    "Progress",
     "Result",
     "ZeroOrder",
+    "__version__",
     "check_gradient",
     "compare_gradients",
     "multistart",
     "optimize",
+    "optimize_many",
+    "register_estimator",
 ]

@@ -1,18 +1,17 @@
 """Checkpoints: a run can be killed at any moment and resumed as if nothing had happened.
 
 A checkpoint is one safetensors file: arrays as tensors, everything else as JSON in its metadata, with a checksum over both.
-Nothing is pickled. Files are written beside their place and renamed into it, so a file under its final name is complete.
+Nothing is pickled. Files are written whole or not at all, so a file under its final name is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,20 +21,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from bocmdp_gym.errors import BOCMDPError, OptionError
+from bocmdp_gym.errors import CheckpointError, RunInterruptedError
+from bocmdp_gym.files import write_atomically
+from bocmdp_gym.options import check_count
 
 FORMAT = "bocmdp-gym checkpoint 1"
 _SEPARATOR = "\x1f"  # no name of a part contains it
 #: Older checkpoints are removed once there are more than this.
 KEEP = 3
-
-
-class CheckpointError(BOCMDPError, RuntimeError):
-    """A checkpoint is missing, damaged, or belongs to another run; or it cannot be written."""
-
-
-class RunInterruptedError(BOCMDPError, RuntimeError):
-    """The run was asked to stop (SIGTERM); a checkpoint was written."""
 
 
 class Checkpoints:
@@ -51,9 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path | str, every: int = 500, fingerprint: dict[str, Any] | None = None):
-        if every < 1:
-            raise OptionError(f"checkpoints every {every} iterations; expected at least 1.")
-        self.folder, self.every = Path(folder), int(every)
+        self.folder, self.every = Path(folder), check_count("the number of iterations between checkpoints", every)
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint or {}, default=str))
         self.last: Path | None = None
         self.on_begin: Callable[[], None] | None = None  # called once a fresh run's settings are known to work
@@ -88,17 +79,9 @@ class Checkpoints:
             CheckpointError: it cannot be written (disk full, folder read-only); earlier checkpoints are untouched.
         """
         path = self.folder / f"iteration-{done:09d}.safetensors"
-        scratch = path.with_suffix(".tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(scratch, "wb") as file:
-                file.write(_encode(state, self.fingerprint))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
+            write_atomically(path, _encode(state, self.fingerprint))
         except OSError as error:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
             kept = f"the last good checkpoint is {self.last}" if self.last else "there is no earlier checkpoint"
             raise CheckpointError(f"cannot write the checkpoint {path}: {error.strerror or error}; {kept}.") from error
         self.last = path
@@ -160,17 +143,17 @@ def _encode(state: dict[str, Any], fingerprint: dict[str, Any]) -> bytes:
 
 
 def _decode(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    mend = "delete it to go on from the one before"
+    fix = "delete it to continue from the one before"
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or truncated ({error}); {mend}.") from error
+        raise CheckpointError(f"{path} is damaged or truncated ({error}); {fix}.") from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of this library (format {metadata.get('format')!r}); {mend}.")
+        raise CheckpointError(f"{path} is not a checkpoint of this library (format {metadata.get('format')!r}); {fix}.")
     if _checksum(arrays, metadata["json"]) != metadata.get("sha256"):
-        raise CheckpointError(f"{path} is damaged: its checksum does not match; {mend}.")
+        raise CheckpointError(f"{path} is damaged: its checksum does not match; {fix}.")
     content = json.loads(metadata["json"])
     return _unflatten(arrays, content["state"]), content["fingerprint"]
 

@@ -8,11 +8,11 @@ import gymnasium as gym
 import numpy as np
 
 from bocmdp_gym import TabularBOCMDP, configurable
-from bocmdp_gym.checks import CheckError
+from bocmdp_gym.errors import CheckError
 from followers import Follower, SoftPolicyIteration
-from leaders.base import Leader
 from leaders.compare import compare_gradients
 from leaders.gradients import Estimator, Loss
+from leaders.leaders import Leader
 
 #: Estimates that differ by less than this, relative to the gradient, count as deterministic.
 _DETERMINISTIC = 1e-8
@@ -72,5 +72,5 @@ def check_gradient(
         if row.error > 0.5 * size and bias == 0.0:
             raise CheckError(
                 f"context {context}: the mean's standard error is {row.error / size:.0%} of the exact gradient, too much to "
-                "tell; raise repeats or the estimator's own batch."
+                "decide; raise repeats or the estimator's own batch."
             )

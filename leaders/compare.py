@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.env import check_context
-from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
+from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
+from bocmdp_gym.validation import check_context
 from followers import Follower, TrajectoryOracle
-from leaders.base import Leader, as_tensor
 from leaders.gradients import Estimator, ExactEstimator, Loss
+from leaders.gradients.estimate import WeightedContexts, every_context
+from leaders.leaders import Leader, as_tensor
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class ComparedGradient:
         error: Euclidean norm of `standard_error`.
         spread: root mean square distance of one estimate from the mean, relative to the exact gradient's norm.
         deviation: the largest coordinate of abs(mean - exact), in its standard errors; beyond 4 or so it is bias.
-        env_steps, follower_iterations, seconds: per estimate; ``follower_iterations`` is NaN where none are reported.
+        env_steps, model_draws, follower_iterations, seconds: per estimate; ``follower_iterations`` is NaN where none are
+            reported.
     """
 
     mean: Tensor
@@ -44,6 +46,7 @@ class ComparedGradient:
     spread: float
     deviation: float
     env_steps: float
+    model_draws: float
     follower_iterations: float
     seconds: float
 
@@ -56,6 +59,7 @@ _COLUMNS = (
     ("deviation", "deviation", "9.1f"),
     ("spread", "spread", "9.2%"),
     ("env steps", "env_steps", "10.3g"),
+    ("model draws", "model_draws", "11.3g"),
     ("follower it.", "follower_iterations", "12.3g"),
     ("seconds", "seconds", "10.2e"),
 )
@@ -144,14 +148,11 @@ def compare_gradients(
     return comparison
 
 
-def _contexts(oracle: TrajectoryOracle, context: Any) -> list[tuple[Any, float]]:
+def _contexts(oracle: TrajectoryOracle, context: Any) -> WeightedContexts:
     """The contexts to estimate in, with their weights."""
     if context is not None:
         return [(check_context(context, oracle.core.context_space), 1.0)]
-    space, probabilities = oracle.core.context_space, getattr(oracle.core, "context_probabilities", None)
-    if not isinstance(space, gym.spaces.Discrete) or probabilities is None:
-        raise ContextError(f"context is None, and {space} has no finite list of contexts to average over; pass one context.")
-    return [(int(space.start) + i, float(p)) for i, p in enumerate(probabilities)]
+    return every_context(oracle.core)
 
 
 def _repeat(
@@ -159,7 +160,7 @@ def _repeat(
     follower: Follower,
     estimator: Estimator,
     x: Tensor,
-    contexts: list[tuple[Any, float]],
+    contexts: WeightedContexts,
     repeats: int,
     seed: int,
     loss: Loss | None,
@@ -172,13 +173,14 @@ def _repeat(
     oracle = TrajectoryOracle(env, follower)
     estimator.bind(oracle, loss)
     rng = np.random.default_rng(seed)
-    draws, iterations = [], 0.0
+    draws, model_draws, iterations = [], 0, 0.0
     began = perf_counter()
     for _ in range(repeats):
         draw = torch.zeros_like(x)
         for context, probability in contexts:
             estimate = estimator.estimate(oracle, x, context, rng)
             draw += probability * estimate.gradient
+            model_draws += estimate.model_draws
             iterations += estimate.metrics.get("follower_iterations", np.nan)
         draws.append(draw)
     seconds = (perf_counter() - began) / repeats
@@ -196,6 +198,7 @@ def _repeat(
         spread=float((stacked - mean).square().sum(-1).mean().sqrt()) / norm if norm else float("nan"),
         deviation=deviation,
         env_steps=oracle.env_steps / repeats,
+        model_draws=model_draws / repeats,
         follower_iterations=iterations / repeats,
         seconds=seconds,
     )

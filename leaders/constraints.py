@@ -24,6 +24,7 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.optimum import WarmSolver
+from bocmdp_gym.options import check_count, check_number
 from leaders.gradients.exact import exact_weights, leader_values
 
 Array = npt.NDArray[np.float64]
@@ -76,11 +77,10 @@ class AugmentedLagrangian:
                 "constraints are measured on a tabular model, and the environment has none; put the constraint into the "
                 "leader's reward as a penalty instead."
             )
-        if not penalty > 0 or multiplier_every < 1:
-            raise OptionError(f"penalty is {penalty}, multiplier_every {multiplier_every}; expected positive numbers.")
         if len({c.name for c in constraints}) < len(constraints):
             raise OptionError(f"constraints have names {[c.name for c in constraints]}; expected different ones.")
-        self.constraints, self.penalty, self.multiplier_every = tuple(constraints), float(penalty), int(multiplier_every)
+        self.constraints, self.penalty = tuple(constraints), check_number("constraint_penalty", penalty, above=0.0)
+        self.multiplier_every = check_count("multiplier_every", multiplier_every)
         self._model, self._regularization, self._solver = model, regularization, WarmSolver()
         self._outcomes = [model.replace(leader_reward=self._outcome(c)) for c in self.constraints]
         self._mu = np.zeros((len(self.constraints), model.n_contexts))
@@ -127,6 +127,6 @@ class AugmentedLagrangian:
         return {"mu": self._mu, "steps": self._steps, "solver": self._solver.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self._mu, self._steps = np.array(state["mu"]), state["steps"]
         self._solver.load_state(state["solver"])

@@ -1,8 +1,8 @@
 """Evaluate a finished run: ``python -m leaders.evaluate RUN``.
 
-Followers are solved (or trained) anew at the x the run found and, for comparison, at the x it started from. Reported, per context
-and together: the leader's return with a confidence interval from fresh episodes, the follower's value before and after (who
-gains, who loses, and the Gini coefficient across contexts), and the leader's return if the follower's lambda was misjudged.
+Followers are solved (or trained) from scratch at the x the run found and, for comparison, at the x it started from. Reported, per
+context and together: the leader's return with a confidence interval from fresh episodes, the follower's value before and after
+(who gains, who loses, and the Gini coefficient across contexts), and the leader's return if the follower's lambda was misjudged.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import tyro
-from matplotlib.figure import Figure
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError, OptionError
+from bocmdp_gym.files import write_atomically
+from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
+from leaders.contexts import every_context
 from leaders.gradients.exact import leader_values
-from leaders.loop import generator
 from leaders.plots import save
-from leaders.runs import SUMMARY
-from leaders.settings import RunSettings
-from leaders.typed_settings import settings_from_summary
+from leaders.run import generator
+from leaders.run_folder import SUMMARY
+from leaders.settings import RunSettings, settings_from_summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Half-width of a 95% confidence interval in standard errors.
 _Z95 = 1.959963984540054
@@ -97,7 +101,12 @@ def evaluate(
         contexts: how many contexts to draw where they are continuous; finitely many are all taken.
         seed: of contexts and episodes, held out from the run's own.
         factors: on the follower's lambda, for the misjudged-lambda table.
+
+    Raises:
+        OptionError: ``env_steps`` or ``contexts`` is not a positive integer.
     """
+    check_count("env_steps", env_steps)
+    check_count("contexts", contexts)
     env = settings.make_env()
     drawn = _contexts(TrajectoryOracle(env, settings.make_follower()).core, contexts, generator(seed))
     after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)
@@ -138,10 +147,8 @@ def _mean(values: list[float], drawn: list[tuple[Any, float]]) -> float:
 
 
 def _contexts(core: Any, number: int, rng: np.random.Generator) -> list[tuple[Any, float]]:
-    if core.context_probabilities is not None:
-        first = int(core.context_space.start)
-        return [(first + i, float(p)) for i, p in enumerate(core.context_probabilities) if p > 0]
-    return [(core.sample_context(rng), 1.0 / number) for _ in range(number)]
+    every = every_context(core)
+    return [(core.sample_context(rng), 1.0 / number) for _ in range(number)] if every is None else every
 
 
 def _reports(
@@ -155,7 +162,7 @@ def _reports(
         leader = batch.discounted_returns(oracle.core.leader_discount, leader=True)
         own = batch.discounted_returns(oracle.core.discount)
         exact, value = None, float(own.mean())
-        table = getattr(policy, "table", None)
+        table = policy.table
         if isinstance(oracle.model, TabularBOCMDP) and table is not None:
             exact, value = _exact_values(oracle, x, context, table, follower.regularization or 0.0)
         reports.append(
@@ -204,6 +211,8 @@ def report(evaluation: Evaluation) -> str:
 
 def picture(evaluation: Evaluation) -> Figure:
     """Leader's returns and follower values per context, before and after."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     places = np.arange(len(evaluation.after))
@@ -253,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BOCMDPError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    (chosen.run / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=2) + "\n")
+    write_atomically(chosen.run / "evaluation.json", json.dumps(asdict(evaluation), indent=2) + "\n")
     save(picture(evaluation), chosen.run / "evaluation.png")
     print(report(evaluation))
     return 0

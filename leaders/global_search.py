@@ -1,4 +1,4 @@
-"""Global search from random starts: many short runs, of which the best go on.
+"""Global search from random starts: many short runs, of which the best continue.
 
 F is not concave, and every run ends in the local optimum whose basin it started in. `multistart` draws starts from a wide normal
 distribution, runs them all for a while, keeps the best share, and repeats (successive halving; Jamieson and Talwalkar 2016).
@@ -17,10 +17,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP, configurable
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.options import check_count, check_number
 from followers import Follower
-from leaders.base import Leader
-from leaders.loop import Result, generator, optimize
+from leaders.leaders import Leader
+from leaders.loop import optimize
+from leaders.result import Result
+from leaders.run import generator
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def multistart(
             good choice where the model is known.
         iterations: per start and round.
         starts: how many.
-        rounds: how often the best are kept and run on; the optimiser starts afresh in each round.
+        rounds: how often the best are kept and run on; the optimiser starts from scratch in each round.
         keep: the share kept, in (0, 1].
         scale: starts are x_0 + scale * N(0, 1), projected onto a bounded ``leader_space``.
         seed: of starts and runs.
@@ -78,11 +81,10 @@ def multistart(
     Raises:
         OptionError: a value out of range. UnsupportedError: the environment has no tabular model to compare starts with.
     """
-    if starts < 1 or rounds < 1 or iterations < 1 or not 0 < keep <= 1 or not scale >= 0:
-        raise OptionError(
-            f"starts {starts}, rounds {rounds}, iterations {iterations}, keep {keep}, scale {scale}; expected positive numbers "
-            "and keep in (0, 1]."
-        )
+    for name, count in (("starts", starts), ("rounds", rounds), ("iterations", iterations)):
+        check_count(name, count)
+    check_number("keep", keep, maximum=1.0, above=0.0)
+    check_number("scale", scale, 0.0)
     began = perf_counter()
     rng = generator(seed)
     core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)

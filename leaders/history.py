@@ -2,62 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 
-class History:
+class History(list[dict[str, Any]]):
     """One record per iteration, read by row or by column.
 
     ``history[3]`` is the record of iteration 3 (a dict), ``history["leader_return"]`` a column ``(T,)`` with NaN where an
     iteration has no such number, ``history.columns`` their names. Every column is explained in `COLUMNS`.
     """
 
-    def __init__(self) -> None:
-        self._records: list[dict[str, Any]] = []
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Add one iteration."""
-        self._records.append(record)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._records)
-
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            if self._records and key not in self.columns:
-                raise KeyError(f"{key!r}; columns are {self.columns}")
-            return self._column(key)
-        return self._records[key]
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        if self and key not in self.columns:
+            raise KeyError(f"{key!r}; columns are {self.columns}")
+        return self._column(key)
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        return np.array([record.get(name, np.nan) for record in self._records])
+        return np.array([record.get(name, np.nan) for record in self])
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns."""
+        names: dict[str, None] = {}
+        for record in self:
+            names.update(dict.fromkeys(record))
+        return list(names)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the columns."""
         return {name: self._column(name) for name in self.columns}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         names, columns = list(state), [state[name].tolist() for name in state]
-        self._records = [
+        self[:] = [
             {name: value for name, value in zip(names, row, strict=True) if value == value}  # NaN: had no such number
             for row in zip(*columns, strict=True)
         ]
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of all columns."""
-        names: dict[str, None] = {}
-        for record in self._records:
-            names.update(dict.fromkeys(record))
-        return list(names)
 
 
 #: What each column of the history (and each logged metric) means.
@@ -73,6 +59,7 @@ COLUMNS = {
     "seen_pairs": "pooled estimator: pairs of state and action whose transitions have been seen, of this iteration's context",
     "smoothing": "zero-order leaders: u_t, the distance of the points compared is u_t |z|",
     "env_steps": "environment steps used so far, all iterations together",
+    "model_draws": "steps drawn from the model itself so far, without the environment (geometric draws)",
     "follower_iterations": "iterations the follower needed",
     "follower_training_steps": "environment steps the follower has learnt from so far, all contexts together",
     "follower_residual": "what remains of the follower's error, by the measure its class names (a soft Bellman residual, mostly)",

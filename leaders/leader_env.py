@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.options import check_choice, check_count, check_number
 from followers import Follower, TrajectoryOracle
 from leaders.gradients.exact import policy_return
 
@@ -30,8 +31,8 @@ class LeaderEnv(gym.Env[Any, Any]):
     ## Rewards
     F(x) after the follower responded: that of its responses in all contexts, from the tabular model's arrays
     (``value="exact"``), or the mean discounted leader return of ``env_steps`` steps in one drawn context (``"sampled"``). An
-    exact follower starts afresh for every value, so that equal actions pay equally to the bit; one that learns goes on from
-    what it has learnt.
+    exact follower starts from scratch for every value, so that equal actions pay equally to the bit; one that learns continues
+    from what it has learnt.
 
     ## Episode start and end
     Starts at the middle of ``bounds``. ``mode="set"``: terminates after one action. ``mode="step"``: truncated after ``horizon``
@@ -48,7 +49,7 @@ class LeaderEnv(gym.Env[Any, Any]):
     Raises:
         OptionError: bounds that are not finite, empty or outside ``leader_space``; an unknown mode or value.
         UnsupportedError: exact values asked of a problem without a tabular model, or (by `value`) of a follower whose policies
-            tell no probabilities.
+            expose no probabilities.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -75,18 +76,13 @@ class LeaderEnv(gym.Env[Any, Any]):
             raise OptionError(
                 f"bounds reach outside the leader_space of {type(self.oracle.core).__name__}, {space}; expected bounds inside it."
             )
-        if mode not in MODES:
-            raise OptionError(f"unknown mode {mode!r}. {suggest(mode, MODES)}")
-        if value not in ("exact", "sampled"):
-            raise OptionError(f"unknown value {value!r}. {suggest(value, ('exact', 'sampled'))}")
-        if not step_size > 0 or horizon < 1 or env_steps < 1:
-            raise OptionError(f"step_size {step_size}, horizon {horizon}, env_steps {env_steps}; expected positive numbers.")
-        if value == "exact" and not isinstance(self.oracle.model, TabularBOCMDP):
+        self.mode, self.step_size = check_choice("mode", mode, MODES), check_number("step_size", step_size, above=0.0)
+        self.horizon, self.env_steps = check_count("horizon", horizon), check_count("env_steps", env_steps)
+        if check_choice("value", value, ("exact", "sampled")) == "exact" and not isinstance(self.oracle.model, TabularBOCMDP):
             raise UnsupportedError(
                 f"exact values need a tabular model, and {type(self.oracle.core).__name__} has none; use value='sampled'."
             )
         self._is_exact = value == "exact"
-        self.mode, self.step_size, self.horizon, self.env_steps = mode, float(step_size), int(horizon), int(env_steps)
         self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.observation_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.follower_solves = 0

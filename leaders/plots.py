@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from leaders.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def learning_curve(history: History, title: str = "") -> Figure:
     """Leader's exact return over iterations (the samples behind it, where there are any) and the gradient's norm below."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     iterations = history["iteration"]

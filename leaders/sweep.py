@@ -1,7 +1,7 @@
 """Many runs of `leaders.train` at once: over environments, leaders, followers, seeds and hyper-parameters.
 
 Every combination is one run in a folder of its own. Runs go to processes on this machine, or to Ray. The same command after an
-interruption goes on where it was: what is finished is not run again, what was interrupted resumes from its checkpoint.
+interruption continues where it was: what is finished is not run again, what was interrupted resumes from its checkpoint.
 
 What to run is said in a file (TOML or JSON), by options, or by both; options win:
 
@@ -34,12 +34,11 @@ import tyro
 
 from bocmdp_gym.errors import BOCMDPError, OptionError, suggest
 from bocmdp_gym.options import check_count
-from leaders.runs import SUMMARY
-from leaders.settings import RunSettings
+from leaders.run_folder import SUMMARY
+from leaders.settings import RunSettings, settings_from_summary, settings_from_values
 from leaders.sweep_table import write_tables
 from leaders.tasks import Backend, Outcomes, run_tasks
 from leaders.train import train
-from leaders.typed_settings import settings_from_summary, settings_from_values
 
 #: Settings that say where and how a run is kept, not what it is: the sweep decides on them.
 _OURS = ("out", "overwrite", "resume", "progress")
@@ -52,7 +51,7 @@ class Sweep:
     """What to run: every environment with every leader, follower, case, grid point and seed.
 
     Attributes:
-        environments: names of `ENVIRONMENTS`.
+        environments: names of `leaders.settings.commands`.
         leaders, followers: names as on the command line; empty: those of the settings.
         seeds: seeds of the runs.
         settings: of every run.
@@ -60,7 +59,7 @@ class Sweep:
         cases: settings that go together; each is run with every combination.
 
     Raises:
-        OptionError: a list that is empty or no list.
+        OptionError: a list that is empty, or something else where a list is expected.
     """
 
     environments: Sequence[str] = ("four-rooms",)
@@ -123,7 +122,7 @@ def task_of(settings: RunSettings) -> tuple[str, dict[str, Any]]:
 
 
 def run_task(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One run in its folder; one that is finished there is only read, one that was interrupted goes on."""
+    """One run in its folder; one that is finished there is only read, one that was interrupted continues."""
     values = dict(task)
     settings = replace(settings_from_values(values.pop("environment"), values), out=folder, resume=True, progress=False)
     path = folder / SUMMARY
@@ -196,7 +195,7 @@ class SweepSettings:
     file: Annotated[Path | None, tyro.conf.Positional] = None
     """What to run, as TOML or JSON: environments, leaders, followers, seeds, settings, grid, cases; the options below win."""
     out: Path = Path("runs/sweep")
-    """The sweep's folder. Start again with the same one to go on."""
+    """The sweep's folder. Start again with the same one to continue."""
     environments: tuple[str, ...] | None = None
     """Names of environments, as in leaders.train; four-rooms if not given."""
     leaders: tuple[str, ...] | None = None
@@ -276,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on from what is in {chosen.out}/", file=sys.stderr)
+        print(f"interrupted; the same command continues from what is in {chosen.out}/", file=sys.stderr)
         return 130
     print((chosen.out / "results.md").read_text(), end="")
     finished, ran = len(outcomes.results), len(outcomes.ran)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from leaders.tasks import Outcomes, write_whole
+from bocmdp_gym.files import write_atomically
+from leaders.tasks import Outcomes
 
 #: What a run reports, and its heading.
 _MEASURED = {
@@ -51,18 +52,18 @@ def write_tables(tasks: Mapping[str, Mapping[str, Any]], outcomes: Outcomes, fol
             shown.append(_plus_minus(mean, error if measure in _RETURNS else None))
         rows.append(row)
         lines.append(shown)
-    write_whole(folder / "results.csv", _csv(rows))
+    write_atomically(folder / "results.csv", _csv(rows))
     headings = [*varied, "runs", *_MEASURED.values()]
     text = _markdown([headings, *lines])
     if outcomes.failures:
         text += "\nFailed:\n\n" + "".join(f"- {key}: {error}\n" for key, error in outcomes.failures.items())
-    write_whole(folder / "results.md", text)
+    write_atomically(folder / "results.md", text)
     runs = []
     for key, task in tasks.items():
         result = outcomes.results.get(key, {})
         named = {name: _text(task.get(name)) for name in (*varied, *_REPEATED)}
         runs.append(named | {name: result.get(name) for name in _MEASURED} | {"folder": key})
-    write_whole(folder / "runs.csv", _csv(runs))
+    write_atomically(folder / "runs.csv", _csv(runs))
 
 
 def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from typing import Any
+from dataclasses import fields
 
 import numpy as np
 
 from bocmdp_gym import TabularBOCMDP, configurable
-from bocmdp_gym.errors import BOCMDPError
-from leaders.checkpoints import RunInterruptedError
-from leaders.command_line import choose
+from bocmdp_gym.errors import BOCMDPError, RunInterruptedError
 from leaders.constraints import Constraint
-from leaders.env_settings import ENVIRONMENTS
-from leaders.loop import Result, optimize
+from leaders.loop import optimize
 from leaders.plots import learning_curve, save
-from leaders.runs import RunFolder
-from leaders.settings import RunSettings
+from leaders.result import Result
+from leaders.run_folder import RunFolder
+from leaders.settings import RunSettings, commands, import_module, settings_from_values
+from leaders.settings.command_line import choose
 
 
 def train(settings: RunSettings) -> Result:
-    """One run, with everything it leaves in its folder (`leaders.runs`).
+    """One run, with everything it leaves in its folder (`leaders.run_folder`).
 
     Raises:
         BOCMDPError: settings that cannot work, before anything runs.
     """
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
-    stated: Any = getattr(configurable(env), "constraints", list)  # what x must satisfy, where an environment says so
-    constraints = [Constraint(**constraint) for constraint in stated()]
+    constraints = [Constraint(**constraint) for constraint in configurable(env).constraints()]
     run = RunFolder(settings)
     if settings.resume:
-        found = "going on from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
+        found = "continuing from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
         print(f"{run.path}: {found}", file=sys.stderr)
     try:
         result = optimize(
@@ -53,7 +52,7 @@ def train(settings: RunSettings) -> Result:
     title = f"{settings.name}: {settings.leader} against {settings.follower}"
     save(learning_curve(result.history, title), run.path / "learning_curve.png")
     core, model, regularization = result.oracle.core, result.oracle.model, leader.estimator.regularization
-    if hasattr(core, "result_figure") and isinstance(model, TabularBOCMDP) and regularization is not None:
+    if core.result_name is not None and isinstance(model, TabularBOCMDP) and regularization is not None:
         policies = model.solve(result.x, regularization).policy.numpy()
         save(core.result_figure(result.x.numpy(), policies), run.path / f"{core.result_name}.png")
     run.write_summary(
@@ -75,9 +74,17 @@ def train(settings: RunSettings) -> Result:
 
 
 def parse(arguments: list[str] | None = None) -> RunSettings:
-    """Settings from the command line."""
-    chosen: RunSettings = choose(ENVIRONMENTS, "leaders.train", __doc__, arguments)
-    return chosen
+    """Settings from the command line.
+
+    Raises:
+        OptionError: as `settings_from_values`.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    for option, value in itertools.pairwise([*itertools.chain.from_iterable(one.split("=", 1) for one in given), ""]):
+        if option == "--module":
+            import_module(value)  # it may bring environments, estimators and followers of its own
+    chosen: RunSettings = choose(commands(), "leaders.train", __doc__, given)
+    return settings_from_values(chosen.name, {field.name: getattr(chosen, field.name) for field in fields(chosen)})
 
 
 def main(arguments: list[str] | None = None) -> int:

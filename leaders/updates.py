@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from bocmdp_gym.errors import LeaderParameterError, OptionError, suggest
+from bocmdp_gym.errors import LeaderParameterError, OptionError, UnknownOptionError, suggest
+from bocmdp_gym.options import check_choice, check_number
 
 #: A torch optimiser class, or any function (parameters, lr=...) -> optimiser.
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
@@ -20,7 +22,8 @@ Schedule = Callable[[int, int], float]
 #: Maps x to the nearest admissible x.
 Projection = Callable[[Tensor], Tensor]
 
-SCHEDULES: dict[str, Schedule] = {
+ScheduleName = Literal["constant", "inverse-sqrt", "linear", "cosine"]
+SCHEDULES: dict[ScheduleName, Schedule] = {
     "constant": lambda t, T: 1.0,
     "inverse-sqrt": lambda t, T: 1.0 / math.sqrt(t + 1.0),
     "linear": lambda t, T: 1.0 - t / T,
@@ -34,14 +37,15 @@ class Update:
     Args:
         learning_rate: step size, > 0.
         optimizer: name of a class of ``torch.optim`` ("SGD", "Adam", ...), or a factory ``(parameters, lr=...)``.
-        max_gradient_norm: longer gradients are scaled to this Euclidean norm; None: never.
+        max_gradient_norm: longer gradients are scaled to this Euclidean norm (the paper's runs: 1); None: never.
         schedule: factor on the learning rate, by name (`SCHEDULES`) or as a function of (iteration, iterations).
         projection: applied after each step, after the projection onto a bounded ``leader_space``, which needs no asking for;
             `project_to_simplex` is one.
-        optimizer_options: further keywords of the optimiser.
+        optimizer_options: further keywords of the optimiser, such as ``momentum``.
 
     Raises:
-        OptionError: an unknown optimiser or schedule, or a value out of range.
+        OptionError: an unknown optimiser or schedule, one that cannot be called, a keyword that the optimiser does not have or
+            refuses, or a value out of range.
     """
 
     def __init__(
@@ -50,38 +54,43 @@ class Update:
         optimizer: str | OptimizerFactory = "SGD",
         max_gradient_norm: float | None = None,
         *,
-        schedule: str | Schedule = "constant",
+        schedule: ScheduleName | Schedule = "constant",
         projection: Projection | None = None,
         **optimizer_options: Any,
     ):
-        if isinstance(learning_rate, str) or not 0 < learning_rate < math.inf:
-            raise OptionError(f"learning_rate is {learning_rate}; expected a positive number.")
-        if max_gradient_norm is not None and not max_gradient_norm > 0:
-            raise OptionError(f"max_gradient_norm is {max_gradient_norm}; expected a positive number, or None.")
-        if isinstance(schedule, str) and schedule not in SCHEDULES:
-            raise OptionError(f"unknown schedule {schedule!r}. {suggest(schedule, SCHEDULES)}")
-        self.learning_rate, self.max_gradient_norm = float(learning_rate), max_gradient_norm
+        self._given: dict[str, Any] = {"optimizer": optimizer, "max_gradient_norm": max_gradient_norm, "schedule": schedule}
+        self._given |= {"projection": projection, **optimizer_options}
+        learning_rate = check_number("learning_rate", learning_rate, above=0.0)
+        if max_gradient_norm is not None and (isinstance(max_gradient_norm, str) or not max_gradient_norm > 0):
+            raise OptionError(f"max_gradient_norm is {max_gradient_norm!r}; expected a positive number, or None.")
+        if isinstance(schedule, str):
+            check_choice("schedule", schedule, SCHEDULES)
+        elif not callable(schedule):
+            raise OptionError(f"schedule is {schedule!r}; expected a function of (iteration, iterations), or a name.")
+        if not (projection is None or callable(projection)):
+            raise OptionError(f"projection is {projection!r}; expected a function of x, or None.")
+        self.learning_rate, self.max_gradient_norm = learning_rate, max_gradient_norm
         self.schedule: Schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         self.projection = projection
         self._constant = schedule == "constant"
-        self._factory, self._options = _optimizer_class(optimizer), optimizer_options
-        self.optimizer_name = getattr(self._factory, "__name__", type(self._factory).__name__)
+        self._factory, self._options = _optimizer(optimizer, learning_rate, optimizer_options), optimizer_options
+        self.optimizer_name = _name(self._factory)
         self._optimizer: torch.optim.Optimizer | None = None
         # plain ascent is one addition, and a torch optimiser object costs more than solving a small follower
         self._plain = self._factory is torch.optim.SGD and not optimizer_options
         self._bounds: tuple[Tensor, Tensor] | None = None
         self._done, self._iterations = 0, 1
 
+    def __repr__(self) -> str:
+        defaults = {name: p.default for name, p in inspect.signature(Update).parameters.items()}
+        further = {name: value for name, value in self._given.items() if name not in defaults or value is not defaults[name]}
+        return f"Update({', '.join([f'{self.learning_rate!r}', *(f'{name}={value!r}' for name, value in further.items())])})"
+
     def start(self, x: Tensor, iterations: int = 1, space: gym.spaces.Box | None = None) -> Tensor:
         """Begin a run of ``iterations`` steps at x ``(d,)`` in ``space``: returns the parameter that `step` moves in place."""
         parameter = x.detach().clone().requires_grad_()
-        try:
-            self._optimizer = self._factory([parameter], lr=self.learning_rate, **self._options)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise OptionError(f"{self.optimizer_name} cannot optimise a vector x with these options: {error}") from error
+        self._optimizer = _start(self._factory, parameter, self.learning_rate, self._options)
         for group in self._optimizer.param_groups:
-            if "maximize" not in group:
-                raise OptionError(f"{type(self._optimizer).__name__} cannot maximise; choose an optimiser with maximize=.")
             group["maximize"] = True
         self._done, self._iterations = 0, iterations
         self._bounds = None
@@ -151,10 +160,26 @@ def project_to_simplex(x: Tensor, total: float = 1.0) -> Tensor:
 
 #: The base class, and optimisers of sparse gradients, of closures, and of matrices.
 _NOT_FOR_US = {getattr(torch.optim, name, None) for name in ("Optimizer", "SparseAdam", "LBFGS", "Muon")}
+#: What an optimiser takes that an update sets.
+_OURS = ("params", "lr", "maximize")
 
 
-def _optimizer_class(optimizer: str | OptimizerFactory) -> OptimizerFactory:
+def optimizer_options(optimizer: str | OptimizerFactory) -> tuple[str, ...] | None:
+    """The keywords that an optimiser takes besides its learning rate; None if any.
+
+    Raises:
+        OptionError: it is neither the name of one nor a function.
+    """
+    parameters = list(inspect.signature(_factory(optimizer)).parameters.values())
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return tuple(p.name for p in parameters if p.name not in _OURS)
+
+
+def _factory(optimizer: str | OptimizerFactory) -> OptimizerFactory:
     if not isinstance(optimizer, str):
+        if not callable(optimizer):
+            raise OptionError(f"optimizer is {optimizer!r}; expected the name of a class of torch.optim, or a factory.")
         return optimizer
     known = {
         name: value
@@ -164,3 +189,34 @@ def _optimizer_class(optimizer: str | OptimizerFactory) -> OptimizerFactory:
     if optimizer not in known:
         raise OptionError(f"unknown optimizer {optimizer!r}. {suggest(optimizer, sorted(known))}")
     return known[optimizer]
+
+
+def _optimizer(optimizer: str | OptimizerFactory, learning_rate: float, options: dict[str, Any]) -> OptimizerFactory:
+    """The factory, once it is known to take these options."""
+    factory, known = _factory(optimizer), optimizer_options(optimizer)
+    for name in options:
+        if name in _OURS:
+            raise UnknownOptionError(f"{name} of the optimizer is set by the update; leave it out (lr is learning_rate).")
+        if known is not None and name not in known:
+            ours = [p for p in inspect.signature(Update).parameters if p != "optimizer_options"]
+            raise UnknownOptionError(
+                f"neither Update nor {_name(factory)} has an option {name!r}. {suggest(name, [*ours, *known])}"
+            )
+    if options and isinstance(factory, type):  # values out of range are refused by trying
+        _start(factory, torch.zeros(1, dtype=torch.float64, requires_grad=True), learning_rate, options)
+    return factory
+
+
+def _start(factory: OptimizerFactory, x: Tensor, learning_rate: float, options: dict[str, Any]) -> torch.optim.Optimizer:
+    """An optimiser of x that can maximise."""
+    try:
+        made = factory([x], lr=learning_rate, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"{_name(factory)} cannot optimise a vector x with these options: {error}") from error
+    if any("maximize" not in group for group in made.param_groups):
+        raise OptionError(f"{type(made).__name__} cannot maximise; choose an optimiser with maximize=.")
+    return made
+
+
+def _name(factory: OptimizerFactory) -> str:
+    return getattr(factory, "__name__", type(factory).__name__)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.registries import restored
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -20,6 +22,7 @@ def test_python_of_page_runs(page: str) -> None:
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S))
     assert blocks
     namespace: dict[str, Any] = {"__name__": "page"}
-    for block in blocks:
-        line = text.count("\n", 0, block.start(1))
-        exec(compile("\n" * line + block[1], page, "exec"), namespace)  # errors then name the page's own line
+    with restored():
+        for block in blocks:
+            line = text.count("\n", 0, block.start(1))
+            exec(compile("\n" * line + block[1], page, "exec"), namespace)  # errors then name the page's own line

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -47,12 +47,14 @@ from bocmdp_gym.soft_bellman import policy_entropy
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
+from bocmdp_gym.validation import check_discount
 
 Array = npt.NDArray[np.float64]
-OBJECTIVES = ("revenue", "welfare")
-BOOSTS = ("state_action", "slot")
+Objective = Literal["revenue", "welfare"]
+Boosts = Literal["state_action", "slot"]
+OBJECTIVES, BOOSTS = get_args(Objective), get_args(Boosts)
 MAX_CONTEXTS = 20_000
-_FINE = 10.0  # for giving an item to a bidder who is served or absent: it is lost, and nobody does it as lambda -> 0
+_FINE = 10.0  # for giving an item to a bidder who is served or absent: it is lost, and no optimal policy does it as lambda -> 0
 
 
 class DynamicMechanism(PicturedEnv):
@@ -86,12 +88,18 @@ class DynamicMechanism(PicturedEnv):
     Starts in period 0 with nobody served; terminates after the last item. ``horizon`` may truncate it earlier.
 
     ## Arguments
-    n_bidders, n_slots: bidders and periods. n_types: K types at the middles of K equal parts of [0, 1].
-    types: other types instead, increasing and not negative. type_probabilities: of the types; uniform if None.
-    Types are independent. objective: "revenue" or "welfare". boosts: "state_action" or "slot". weight_bound: weights lie
-    between its inverse and itself, > 1. discount, leader_discount: gamma of the mechanism and its bidders, gamma_L of the
-    leader (None: gamma, as it must be for revenue: payments are discounted with gamma).
-    horizon: steps until truncation, or None. render_mode: "rgb_array" or "human".
+    n_bidders: number of bidders, who want one item each.
+    n_slots: number of periods, with one item each.
+    n_types: K types per bidder, in the middles of K equal parts of [0, 1].
+    types: other types instead, increasing and not negative.
+    type_probabilities: probabilities of the types, which are independent; uniform if None.
+    objective: what the leader maximises, "revenue" or "welfare".
+    boosts: boosts for every state and action ("state_action"), or one for each unsold item ("slot").
+    weight_bound: weights lie between its inverse and itself, > 1.
+    discount: gamma of the mechanism and its bidders.
+    leader_discount: the leader's gamma_L; None: gamma, as it must be for revenue (payments are discounted with gamma).
+    horizon: steps until truncation, or None for no limit.
+    render_mode: "rgb_array" or "human".
 
     Raises:
         OptionError, DiscountError: an argument out of range, or more than 20,000 contexts.
@@ -110,8 +118,8 @@ class DynamicMechanism(PicturedEnv):
         n_types: int = 5,
         types: Sequence[float] | None = None,
         type_probabilities: Sequence[float] | None = None,
-        objective: str = "revenue",
-        boosts: str = "state_action",
+        objective: Objective = "revenue",
+        boosts: Boosts = "state_action",
         weight_bound: float = 2.0,
         discount: float = 0.9,
         leader_discount: float | None = None,
@@ -145,6 +153,8 @@ class DynamicMechanism(PicturedEnv):
         self.profiles = np.array(list(product(range(k), repeat=n)), dtype=np.int64)  # (K^n, n)
         self._others = np.array(list(product(range(k), repeat=n - 1)), dtype=np.int64).reshape(k ** (n - 1), n - 1)
         self._build_contexts()
+        discount = check_discount(discount)
+        leader_discount = None if leader_discount is None else check_discount(leader_discount, "leader_")
         if self.objective == "revenue" and leader_discount not in (None, discount):
             raise DiscountError(
                 f"leader_discount is {leader_discount} and discount {discount}; payments are discounted with the latter, so "
@@ -290,13 +300,13 @@ class DynamicMechanism(PicturedEnv):
             regularization: lambda, the follower's.
         """
         regularization, n = check_regularization(regularization), self.n_bidders
-        going_on = torch.tensor([[self.discount * (t < self.n_slots - 1)] for t, _ in self.states], dtype=torch.float64)
+        continuing = torch.tensor([[self.discount * (t < self.n_slots - 1)] for t, _ in self.states], dtype=torch.float64)
 
         def loss(x: Tensor, policy: Tensor, context: int) -> Tensor:
             weights, boosts = self._split(x)
             reward = self._affine((weights, boosts), [context])[0]
             moves = torch.nn.functional.one_hot(self._successors[context], len(self.states)).to(torch.float64)
-            system = torch.eye(len(self.states), dtype=torch.float64) - ((policy * going_on).unsqueeze(-1) * moves).sum(1)
+            system = torch.eye(len(self.states), dtype=torch.float64) - ((policy * continuing).unsqueeze(-1) * moves).sum(1)
             visits = torch.linalg.solve(system.T, torch.eye(len(self.states), dtype=torch.float64)[0])
             optimal = visits @ ((policy * reward).sum(-1) + regularization * policy_entropy(policy))
             absent = int(self._absent[context])
@@ -384,12 +394,14 @@ class DynamicMechanism(PicturedEnv):
         weights = self.discount ** np.arange(ranked.shape[1])
         return float(self._profile_probabilities.numpy() @ ranked @ weights)
 
-    def benchmark(self) -> Benchmark | None:
-        """The optimum as lambda -> 0 on this grid of types; None where the leader discounts differently.
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The optimum as lambda -> 0 on this grid of types; None at any other lambda, or if the leader discounts differently.
 
         Welfare: dynamic VCG is efficient. Revenue: the best mechanism with unit weights and one boost for all unsold items, by
         trying every type as that boost, and the bound on all mechanisms.
         """
+        if regularization not in (None, 0.0):
+            return None
         unit = np.ones(self.n_bidders)
         if self.objective == "welfare":
             x = self.leader_of(unit, np.zeros(self.n_slots))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from math import isqrt
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -35,7 +36,8 @@ x           x
 x     x     x
 xxxxxxxxxxxxx
 """
-OBSERVATIONS = ("index", "coordinates")
+Observation = Literal["index", "coordinates"]
+OBSERVATIONS = get_args(Observation)
 DISCOUNT = 0.99
 #: One per context, for most likely paths.
 _PATH_COLOURS = ("#2668be", "#7a3fb0", "#c07a00", "#00857a")
@@ -86,14 +88,21 @@ class FourRooms(PicturedEnv):
     Starts in ``start``; terminates after acting in the goal; truncated after ``horizon`` steps.
 
     ## Arguments
-    slip_probability: 1/3 in the paper's text; its published table was made with 0.44.
-    penalty_cost: the paper's beta >= 0. penalty_budget: total penalty, > 0.
-    start, goals, waypoint: cells ``[row, column]`` counted from 0, goals a list of them; ``start=None`` starts anywhere, all
-    cells equally likely. layout: rows, ``x`` is a wall.
+    slip_probability: probability that a move goes another way than chosen; the paper's text says 1/3, its
+    table was made with 0.44.
+    penalty_cost: what the leader pays per unit of penalty placed (the paper's beta), at least 0.
+    penalty_budget: sum of all penalties, > 0.
+    start: row and column of the start, counted from 0; None: any cell, all equally likely.
+    goals: rows and columns of the goals, one per context.
+    waypoint: row and column of the marked cell that the leader wants visited.
+    layout: the rows of the map, ``x`` is a wall.
+    horizon: steps until truncation, or None for no limit.
+    observation: "index" or "coordinates".
+    discount: the follower's gamma.
+    leader_discount: the leader's gamma_L; None: gamma.
+    render_mode: "ansi", "rgb_array" or "human".
     scale: every cell of the layout becomes ``scale`` x ``scale`` cells (100: 1.04 million states). The named cells are counted
     in the layout before; each becomes the middle of its block. Penalties are spread thinner, over more cells.
-    horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L.
-    observation: "index" or "coordinates". render_mode: "ansi", "rgb_array" or "human".
 
     Raises:
         LayoutError: a cell in a wall or off the grid. OptionError: any other argument out of range.
@@ -116,7 +125,7 @@ class FourRooms(PicturedEnv):
         waypoint: Sequence[int] = (8, 4),
         layout: str | Sequence[str] = LAYOUT,
         horizon: int | None = 200,
-        observation: str = "index",
+        observation: Observation = "index",
         discount: float = DISCOUNT,
         leader_discount: float | None = None,
         render_mode: str | None = None,
@@ -125,11 +134,12 @@ class FourRooms(PicturedEnv):
         self.penalty_budget = check_number("penalty_budget", penalty_budget, above=0.0)
         self.penalty_cost = check_number("penalty_cost", penalty_cost, 0.0, note=" (the paper's beta)")
         check_choice("observation", observation, OBSERVATIONS)
-        if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, str):
+        if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, (str, bytes)):
             raise OptionError(f"goals is {goals!r}; expected a list of cells [row, column].")
         if len(goals) == 0:
             raise OptionError("goals is empty; expected at least one cell [row, column].")
-        small, scale = Grid(layout), check_count("scale", scale)
+        small = Grid(layout)
+        scale = check_count("scale", scale, maximum=isqrt((2**31 - 1) // len(small)))  # states are counted by int32
         self.grid = small if scale == 1 else small.scaled(scale)
 
         def middle(cell: Any, name: str) -> int:
@@ -137,7 +147,7 @@ class FourRooms(PicturedEnv):
             return self.grid.state((row * scale + scale // 2, column * scale + scale // 2), name)
 
         self.start = None if start is None else middle(start, "start")
-        self.goals = [middle(goal, f"goal {i}") for i, goal in enumerate(goals)]
+        self.goals = [middle(goal, f"goals[{i}]") for i, goal in enumerate(goals)]
         self.waypoint = middle(waypoint, "waypoint")
         super().__init__(self._make_model(slip_probability, discount, leader_discount), horizon, render_mode)
         where = self.grid.coordinates.tolist()
@@ -192,8 +202,9 @@ class FourRooms(PicturedEnv):
         shares = torch.softmax(self.model.check_leader(x).detach(), 0).numpy()
         return self.penalty_budget * shares[:-1]
 
-    def benchmark(self, regularization: float = 0.001) -> Benchmark | None:
-        """The best leader return known at this lambda; None at settings other than the published table's."""
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The best leader return known at this lambda (None: 0.001); None at settings other than the published table's."""
+        regularization = 0.001 if regularization is None else regularization
         value = BEST_KNOWN.get((regularization, self.penalty_cost))
         if value is None or self._settings != PUBLISHED:
             return None

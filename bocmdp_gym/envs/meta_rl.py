@@ -31,7 +31,7 @@ from torch import Tensor
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.grid import Grid
-from bocmdp_gym.options import check_array, check_choice, check_distribution, check_number
+from bocmdp_gym.options import check_array, check_distribution, check_number
 from bocmdp_gym.pictures import INK, PALETTE, Canvas, PicturedEnv, blend
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
@@ -46,7 +46,6 @@ x    x    x
 x    x    x
 xxxxxxxxxxx
 """
-OBJECTIVES = ("reward", "value")
 _FLOOR = 1e-12  # a prior this small counts as 0 where logits are asked for
 
 
@@ -82,12 +81,18 @@ class MetaRL(PicturedEnv):
     at once.
 
     ## Arguments
-    kl_weight: lambda' > 0, the price of departing from the prior.
-    rewards: one-step tasks, ``(tasks, actions)``; None for the grid.
-    layout: rows, ``x`` is a wall. start: a cell ``[row, column]``. goals: per task a cell, or a list of cells.
-    slip_probability, goal_reward, step_reward: of the grid.
-    task_probabilities: P_xi; uniform if None.
-    horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L; 1 is allowed where steps cost.
+    kl_weight: lambda' > 0, the price of departing from the prior, per unit of KL divergence.
+    rewards: rewards of one-step tasks, ``(tasks, actions)``; None for the grid.
+    layout: the rows of the map, ``x`` is a wall.
+    start: row and column of the start, counted from 0.
+    goals: for each task a cell ``[row, column]``, or a list of cells.
+    slip_probability: probability that a move on the grid goes another way than chosen.
+    goal_reward: what reaching a goal of the task pays.
+    step_reward: what every other step on the grid pays.
+    task_probabilities: probabilities of the tasks, P_xi; uniform if None.
+    horizon: steps until truncation, or None for no limit.
+    discount: the follower's gamma; 1 is allowed where steps cost.
+    leader_discount: the leader's gamma_L; None: gamma.
     render_mode: "rgb_array" or "human".
 
     Raises:
@@ -119,13 +124,15 @@ class MetaRL(PicturedEnv):
         self.kl_weight = check_number("kl_weight", kl_weight, above=0.0)
         self.grid: Grid | None = None
         self.start, self.goals = 0, []
+        goal_reward, step_reward = check_number("goal_reward", goal_reward), check_number("step_reward", step_reward)
+        slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
         if rewards is None:
-            if len(goals) == 0:
-                raise OptionError("goals is empty; expected a cell [row, column], or a list of cells, for each task.")
+            if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, (str, bytes)) or len(goals) == 0:
+                raise OptionError(f"goals is {goals!r}; expected a cell [row, column], or a list of cells, for each task.")
             self.grid = Grid(layout)
             self.start = self.grid.state(start, "start")
-            self.goals = [self._goal_states(goal, f"goal of task {i}") for i, goal in enumerate(goals)]
-            paid, ends = self._grid_rewards(check_number("goal_reward", goal_reward), check_number("step_reward", step_reward))
+            self.goals = [self._goal_states(goal, f"goals[{i}]") for i, goal in enumerate(goals)]
+            paid, ends = self._grid_rewards(goal_reward, step_reward)
             successors, probabilities = self.grid.slippery_moves(slip_probability)
         else:
             paid = torch.from_numpy(check_array("rewards", rewards, (None, None))).unsqueeze(1)
@@ -151,7 +158,8 @@ class MetaRL(PicturedEnv):
 
     def _goal_states(self, goal: Any, name: str) -> list[int]:
         assert self.grid is not None
-        cells = [goal] if np.ndim(goal) == 1 else goal
+        nested = isinstance(goal, (Sequence, np.ndarray)) and not isinstance(goal, str) and len(goal) > 0
+        cells = goal if nested and isinstance(goal[0], (Sequence, np.ndarray)) else [goal]
         return [self.grid.state(cell, name) for cell in cells]
 
     def _grid_rewards(self, goal_reward: float, step_reward: float) -> tuple[Tensor, Tensor]:
@@ -160,7 +168,9 @@ class MetaRL(PicturedEnv):
         ends = torch.zeros(len(self.goals), len(self.grid), dtype=torch.float64)
         for task, states in enumerate(self.goals):
             ends[task, states] = 1.0
-        return torch.where(ends > 0, goal_reward, step_reward).to(torch.float64).unsqueeze(-1), ends
+        paid = torch.full_like(ends, step_reward)  # in float64, as torch.where of two floats would not be
+        paid[ends > 0] = goal_reward
+        return paid.unsqueeze(-1), ends
 
     def initial_leader(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """x_0 ~ N(0, 0.01^2): close to the uniform prior."""
@@ -192,16 +202,19 @@ class MetaRL(PicturedEnv):
         values = mdps.follower_return(policy.expand(self.model.n_contexts, -1, -1), self.kl_weight)
         return -values if context is None else -values[context]
 
-    def benchmark(self, objective: str = "reward") -> Benchmark | None:
-        """The optimum of two opposite one-step tasks, by the closed forms of the module docstring; None for other tasks.
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The largest leader's return F of two opposite one-step tasks, in closed form; None for other tasks.
 
-        Args:
-            objective: "reward": the leader's return F; "value": the regularised value G (minus `value_loss`).
-
-        Raises:
-            OptionError: another objective.
+        It holds at lambda = ``kl_weight``; None at any other.
         """
-        check_choice("objective", objective, OBJECTIVES)
+        return self._closed_form(False) if regularization in (None, self.kl_weight) else None
+
+    def value_benchmark(self) -> Benchmark | None:
+        """The largest regularised value G (minus `value_loss`) of two opposite one-step tasks; None for other tasks."""
+        return self._closed_form(True)
+
+    def _closed_form(self, of_value: bool) -> Benchmark | None:
+        """The closed forms of the module docstring: of G if ``of_value``, else of F."""
         tasks = self.task_reward[:, 0].tolist()
         if self.grid is not None or tasks not in ([[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]):
             return None
@@ -209,7 +222,7 @@ class MetaRL(PicturedEnv):
         if tasks[0][0] == 0.0:
             p, other = other, p
         e = np.exp(1.0 / self.kl_weight)
-        if objective == "value":
+        if of_value:
             best = p + (2 * p - 1) / (e - 1)
         elif p > 0:
             q = np.sqrt(other / p)
@@ -217,13 +230,13 @@ class MetaRL(PicturedEnv):
         else:
             best = 0.0
         x = float(np.clip(best, 0.0, 1.0))
-        if objective == "value":
+        if of_value:
             value = self.kl_weight * (p * np.log(x * e + 1 - x) + other * np.log(x + (1 - x) * e))
         else:
             value = p * x * e / (x * e + 1 - x) + other * (1 - x) * e / (x + (1 - x) * e)
         return Benchmark(
             value=float(value),
-            objective="leader return, maximised" if objective == "reward" else "value_loss, negated: the regularised value",
+            objective="value_loss, negated: the regularised value" if of_value else "leader return, maximised",
             source=f"closed form for two opposite one-step tasks: prior {x:.6g} for the first action",
             regularization=self.kl_weight,
             is_optimum=True,

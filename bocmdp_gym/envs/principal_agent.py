@@ -15,7 +15,7 @@ behaviour: `PrincipalAgent.constraints` states them for a leader. As lambda -> 0
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.benchmark import Benchmark
-from bocmdp_gym.env import check_discount
 from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.grid import Grid
 from bocmdp_gym.incentives import IncentiveProblem
@@ -32,11 +31,13 @@ from bocmdp_gym.pictures import AGENT, INK, Canvas, PicturedEnv, blend
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.transitions import SuccessorTransitions
+from bocmdp_gym.validation import check_discount
 
 Array = npt.NDArray[np.float64]
-INSTANCES = ("layered", "grid")
-BONUSES = ("state", "state_action")
-BUDGETS = ("sum", "paid")
+InstanceName = Literal["layered", "grid"]
+BonusOn = Literal["state", "state_action"]
+BudgetOn = Literal["sum", "paid"]
+INSTANCES, BONUSES, BUDGETS = get_args(InstanceName), get_args(BonusOn), get_args(BudgetOn)
 
 
 class Instance(NamedTuple):
@@ -57,7 +58,8 @@ class PrincipalAgent(PicturedEnv):
     have an appeal, uniform on [0, 1]. Agents like edges to appealing nodes (0.7 times the appeal, plus a taste of their own
     of up to 0.3 per edge); the principal gains where they do not go: 1 - appeal in a node. *Grid*: agents walk to one of
     three exits, which they and the principal value differently, and dislike cells differently; walking in circles to collect
-    a bonus is possible. Instances are drawn from ``seed``.
+    a bonus is possible. Instances are drawn from ``seed``. Constraints that depend on behaviour are `constraints`; a leader
+    that is not given them ignores them.
 
     ## Leader parameter
     ``budget_on="sum"``: x in R^(n+1), B = budget * softmax(x) / c, the last share unused, c = gamma^layer (layered) or 1
@@ -81,14 +83,25 @@ class PrincipalAgent(PicturedEnv):
     ``horizon`` steps.
 
     ## Arguments
-    seed: of the instance. instance: "layered" or "grid". n_agents: size of the population.
-    layers, width, n_actions: of the layered graph; n_actions <= width. size: rows and columns of the grid, at least 3.
-    bonus_on: "state" or "state_action". budget: > 0. budget_on: "sum" or "paid" (see above).
-    price: what the principal pays per unit of bonus, >= 0. outside_option: value an agent must at least get; None: no such
-    constraint. Constraints that depend on behaviour are `constraints`; without them a leader ignores them.
-    agent_probabilities: P_xi; uniform if None. slip_probability: layered: of a random node instead of the chosen one; grid: of
-    another direction.
-    horizon: steps until truncation, or None. discount, leader_discount: gamma and gamma_L. render_mode: "rgb_array" or "human".
+    seed: seed that the instance is drawn from.
+    instance: a "layered" graph, or a "grid".
+    n_agents: size of the population, one context each.
+    layers: layers of the layered graph.
+    width: nodes per layer of the layered graph.
+    n_actions: edges to choose from in each node of the layered graph, at most ``width``.
+    size: rows and columns of the grid, at least 3.
+    bonus_on: what a bonus is attached to, "state" or "state_action".
+    budget: budget of the bonus, > 0.
+    budget_on: whether the budget limits the sum of all bonuses ("sum"), or what every agent is expected to be paid ("paid", a
+    constraint).
+    price: what the principal pays per unit of bonus, at least 0.
+    outside_option: value that every agent must at least get, or it would stay away (a constraint); None: no such constraint.
+    agent_probabilities: probabilities of the agents, P_xi; uniform if None.
+    slip_probability: probability that another node (layered: any, with equal probabilities) or direction (grid) is taken.
+    horizon: steps until truncation, or None for no limit.
+    discount: the agents' gamma.
+    leader_discount: the principal's gamma_L; None: gamma.
+    render_mode: "rgb_array" or "human".
 
     Raises:
         OptionError, DiscountError: an argument out of range.
@@ -104,15 +117,15 @@ class PrincipalAgent(PicturedEnv):
     def __init__(
         self,
         seed: int = 0,
-        instance: str = "layered",
+        instance: InstanceName = "layered",
         n_agents: int = 2,
         layers: int = 3,
         width: int = 3,
         n_actions: int = 2,
         size: int = 5,
-        bonus_on: str = "state_action",
+        bonus_on: BonusOn = "state_action",
         budget: float = 1.0,
-        budget_on: str = "sum",
+        budget_on: BudgetOn = "sum",
         price: float = 0.0,
         outside_option: float | None = None,
         agent_probabilities: Sequence[float] | None = None,
@@ -131,13 +144,13 @@ class PrincipalAgent(PicturedEnv):
         self.outside_option = None if outside_option is None else check_number("outside_option", outside_option)
         agents = check_count("n_agents", n_agents)
         self.slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
+        self.layers, self.width = check_count("layers", layers), check_count("width", width)
+        edges, size = check_count("n_actions", n_actions, 1, self.width), check_count("size", size, 3)
         self.grid: Grid | None = None
         if instance == "grid":
-            self.grid = random_grid(check_count("size", size, 3), rng)
+            self.grid = random_grid(size, rng)
             self.instance = grid_instance(self.grid, agents, self.slip_probability, rng)
         else:
-            self.layers, self.width = check_count("layers", layers), check_count("width", width)
-            edges = check_count("n_actions", n_actions, 1, self.width)
             self.instance = layered_instance(self.layers, self.width, edges, agents, self.slip_probability, rng)
         super().__init__(self._make_model(agent_probabilities, discount, leader_discount), horizon, render_mode)
 
@@ -270,7 +283,11 @@ class PrincipalAgent(PicturedEnv):
         n_actions = self.instance.principal.shape[1]
         return np.arange(n_actions) if self.grid is not None else np.zeros(n_actions, dtype=np.int64)
 
-    def benchmark(self, limit: int = 2000) -> Benchmark | None:
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The principal's optimum as lambda -> 0, within its constraints: `hard_optimum`; None at any other lambda."""
+        return self.hard_optimum() if regularization in (None, 0.0) else None
+
+    def hard_optimum(self, limit: int = 2000) -> Benchmark | None:
         """The principal's optimum as lambda -> 0, within its constraints.
 
         None where moves are random, no bonus satisfies the constraints, or there are too many paths.

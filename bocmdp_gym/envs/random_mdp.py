@@ -59,9 +59,15 @@ class RandomMDP(PicturedEnv):
     Starts are drawn from mu_x. Episodes never terminate; they are truncated after ``horizon`` steps.
 
     ## Arguments
-    seed: of the model, an integer >= 0 (``reset(seed=...)`` seeds the episodes).
-    n_states, n_actions, n_contexts: sizes. branching: successors per state-action pair; None for all states.
-    discount, leader_discount: gamma and gamma_L (None: gamma), below 1. horizon: steps until truncation. leader_dim: d.
+    seed: seed that the model is drawn from, an integer >= 0 (``reset(seed=...)`` seeds the episodes).
+    n_states: number of states.
+    n_actions: number of actions.
+    n_contexts: number of contexts.
+    branching: successors per state and action; None for all states.
+    discount: the follower's gamma, below 1.
+    horizon: steps until truncation, or None for no limit.
+    leader_dim: dimension d of x.
+    leader_discount: the leader's gamma_L, below 1; None: gamma.
     render_mode: "rgb_array" or "human".
 
     Raises:
@@ -128,8 +134,9 @@ class RandomMDP(PicturedEnv):
         del context
         return (x**2).sum() / 2 + (policy**2).sum((-2, -1)) / 2
 
-    def benchmark(self) -> Benchmark:
-        """The optimum of `quadratic_loss`; no optimum of the leader's return is known."""
+    def benchmark(self, regularization: float | None = None) -> Benchmark:
+        """The optimum of `quadratic_loss`, the same at any lambda; no optimum of the leader's return is known."""
+        del regularization
         return Benchmark(
             value=self.model.n_states / (2 * self.model.n_actions),
             objective="quadratic_loss, minimised",

@@ -98,9 +98,13 @@ def linear_income_tax(
     if not (w > 0).all():
         raise OptionError(f"abilities are {w.tolist()}; expected positive numbers.")
     e = check_number("elasticity", elasticity, above=0.0)
+    with np.errstate(over="ignore"):
+        earned = w ** (1.0 + e)  # without taxes
+    if not np.isfinite(earned).all():
+        raise OptionError(f"elasticity is {e:g}; expected one at which people of ability {w.max():g} earn a finite income.")
     chances = check_distribution("probabilities", probabilities, len(w))
     share = torch.linspace(0.0, 1.25, check_count("levels", levels, 2), dtype=torch.float64)
-    untaxed = torch.from_numpy(w ** (1.0 + e)).reshape(-1, 1, 1)
+    untaxed = torch.from_numpy(earned).reshape(-1, 1, 1)
     income = untaxed * share
     effort = untaxed * share ** (1.0 + 1.0 / e) / (1.0 + 1.0 / e)
 

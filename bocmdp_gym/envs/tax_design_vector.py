@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from bocmdp_gym.envs.tax_design import TaxDesign, asset_utility
 from bocmdp_gym.errors import ActionError
+from bocmdp_gym.options import check_instance
 from bocmdp_gym.vector_env import NativeVectorEnv, Taken
 
 
@@ -25,6 +26,7 @@ class TaxDesignVectorEnv(NativeVectorEnv):
     env: TaxDesign
 
     def __init__(self, env: TaxDesign, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP):
+        check_instance("env", env, TaxDesign)
         super().__init__(env, num_envs, autoreset_mode)
         self._assets, self._final_assets = np.zeros((2, self.num_envs))
 

@@ -5,7 +5,7 @@ contexts, `ObserveContext` shows them. Each takes an environment in which one fo
 once (Markov games) are outside this theory, and not built yet: multi-agent environments are refused.
 """
 
-from bocmdp_gym.env import ConfigurableWrapper
+from bocmdp_gym.wrappers.base import ConfigurableWrapper
 from bocmdp_gym.wrappers.context import ContextWrapper
 from bocmdp_gym.wrappers.leader_parameters import LeaderParameters
 from bocmdp_gym.wrappers.leader_reward import LeaderReward, RewardModel

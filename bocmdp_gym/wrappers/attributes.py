@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+from bocmdp_gym.options import check_function
 
 
 class Attributes:
@@ -25,10 +26,12 @@ class Attributes:
     """
 
     def __init__(self, env: gym.Env[Any, Any], names: Sequence[str], update: Callable[[Any], None] | None = None):
-        self._env, self._update = env.unwrapped, update
-        self.names = [names] if isinstance(names, str) else list(names)
-        if not self.names:
-            raise OptionError("names is empty; expected at least one attribute of the environment.")
+        self._env = env.unwrapped
+        self._update = None if update is None else check_function("update", update, "env.unwrapped")
+        given: Any = [names] if isinstance(names, str) else names
+        if not isinstance(given, Sequence) or not given or not all(isinstance(name, str) and name for name in given):
+            raise OptionError(f"names is {names!r}; expected at least one attribute of the environment, by name.")
+        self.names = list(given)
         self._places = [self._place(name) for name in self.names]
         self.values  # noqa: B018 - reading them checks that they are numbers
 

@@ -1,23 +1,86 @@
-"""What the leader's wrappers share: contexts taken over from inside, and user functions called safely."""
+"""Base classes of wrappers: `ConfigurableWrapper`, and `LeaderWrapper`, which has the contexts of the environment inside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from bocmdp_gym.env import ConfigurableWrapper
-from bocmdp_gym.errors import ModelError, UnsupportedError
+from bocmdp_gym.construction import Constructed
+from bocmdp_gym.env import LEADER_STREAM, RESET_OPTIONS, ConfigurableEnv, _Configuration, layer_rng
+from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+from bocmdp_gym.forked import limit_threads_after_fork
+from bocmdp_gym.hooks import Hooks
+from bocmdp_gym.validation import check_wrappable
 from bocmdp_gym.wrappers.context import contextual_layer
+from bocmdp_gym.wrappers.functions import PointFunction, as_batch, as_context, evaluate
 
-#: A function (x (d,), observations (N, ...), actions (N, ...), context) -> (N,), in torch.
-PointFunction = Callable[[Tensor, Any, Any, Any], Tensor]
-_PROBES = 3
+
+class ConfigurableWrapper(_Configuration, Hooks, Constructed, gym.Wrapper[Any, Any, Any, Any]):
+    """Base class of wrappers that make an environment configurable: x and xi live on the wrapper.
+
+    ``leader`` and ``context`` among the reset options are the wrapper's; everything else is passed to the environment.
+    Subclasses call ``_setup_configuration`` after ``super().__init__(env)``. Hooks that depend on x (``model``, `benchmark`,
+    `constraints`, ...) are the wrapper's own and not those of an environment of ours inside, whose x is another one.
+
+    Attributes:
+        accepts_state: whether the environment starts in ``options["state"]``. Most of Gymnasium's ignore that option without
+            a word, so it is refused unless a subclass sets this, or the environment is one of ours.
+        horizon: steps after which an episode is truncated inside; None: never.
+
+    Raises:
+        UnknownOptionError: a keyword that the constructor does not have.
+        UnsupportedError: a multi-agent or a vector environment.
+    """
+
+    accepts_state = False
+    _wrapper_rng: np.random.Generator | None = None
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        check_wrappable(env, type(self).__name__)
+        limit_threads_after_fork()
+        super().__init__(env)
+        self.horizon = _limit(env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; see `ConfigurableEnv.reset`.
+
+        Raises:
+            OptionError: a misspelt option.
+            UnsupportedError: a start state asked of an environment that cannot be put into one.
+        """
+        options = dict(options or {})
+        own: dict[str, Any] = {name: options.pop(name) for name in ("leader", "context") if name in options}
+        for name in options:  # the rest is the environment's, except misspelt options of ours
+            if name != "state" and get_close_matches(name, RESET_OPTIONS, n=1, cutoff=0.75):
+                raise OptionError(f"unknown reset option {name!r}. {suggest(name, RESET_OPTIONS)}")
+        if options.get("state") is not None and not (self.accepts_state or isinstance(self.unwrapped, ConfigurableEnv)):
+            raise UnsupportedError(
+                f"{type(self.unwrapped).__name__} cannot be put into a state, as far as {type(self).__name__} knows; start "
+                "without one, or set accepts_state = True on the wrapper if the environment respects options['state']."
+            )
+        if seed is not None or self._wrapper_rng is None:
+            self._wrapper_rng = layer_rng(seed, LEADER_STREAM)
+        self._begin_episode(own, self._wrapper_rng)
+        observation, info = self.env.reset(seed=seed, options=options or None)
+        return observation, {**info, "context": self._episode_context}
+
+
+def _limit(env: gym.Env[Any, Any]) -> int | None:
+    """Steps after which ``env`` truncates an episode: the smallest limit of its layers."""
+    limits: list[int | None] = []
+    layer: Any = env
+    while isinstance(layer, gym.Wrapper) and not isinstance(layer, Hooks):
+        if isinstance(layer, gym.wrappers.TimeLimit):
+            limits.append(layer._max_episode_steps)
+        layer = layer.env
+    if isinstance(layer, Hooks):
+        limits.append(layer.horizon)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 class LeaderWrapper(ConfigurableWrapper):
@@ -80,78 +143,3 @@ class LeaderWrapper(ConfigurableWrapper):
             x = torch.tensor(self._episode_leader)
             value = evaluate(name, function, x, as_batch([observation]), as_batch([action]), as_context(self._episode_context), 1)
         return float(value[0])
-
-
-def evaluate(name: str, function: PointFunction, x: Tensor, observations: Any, actions: Any, context: Any, n: int) -> Tensor:
-    """``function`` at N points, as float64 ``(N,)``.
-
-    Raises:
-        ModelError: it returned something else than a tensor ``(N,)``, or numbers that are not finite.
-    """
-    value = function(x, observations, actions, context)
-    if not isinstance(value, Tensor):
-        raise ModelError(
-            f"{name}(x, observations, actions, context) returned {type(value).__name__}; expected a torch tensor ({n},), "
-            "computed from x by torch operations so that gradients can flow."
-        )
-    if tuple(value.shape) != (n,):
-        raise ModelError(
-            f"{name}(x, observations, actions, context) returned shape {tuple(value.shape)} for {n} points; expected ({n},): "
-            "one number per row of observations and actions."
-        )
-    if not bool(torch.isfinite(value).all()):
-        where = int((~torch.isfinite(value)).nonzero()[0])
-        at = as_points(observations, where)
-        raise ModelError(
-            f"{name} is {float(value[where])} at observation {at}, action {as_points(actions, where)}, context {context}, "
-            f"x = {x.detach().tolist()}; expected finite numbers."
-        )
-    return value.to(torch.float64)
-
-
-def probe(name: str, function: PointFunction, env: gym.Env[Any, Any], x: npt.NDArray[np.float64], context: Any) -> Tensor:
-    """Call a leader's function once, on sampled points, so that its mistakes show before anything runs.
-
-    Values need not be finite there: sampled observations may lie where no episode goes.
-
-    Raises:
-        ModelError: a result of a wrong type or shape.
-    """
-    spaces = [gym.vector.utils.batch_space(space, _PROBES) for space in (env.observation_space, env.action_space)]
-    for space in spaces:
-        space.seed(0)
-    observations, actions = (as_batch(space.sample()) for space in spaces)
-
-    def finite(*arguments: Any) -> Any:
-        value = function(*arguments)
-        return torch.nan_to_num(value) if isinstance(value, Tensor) else value
-
-    return evaluate(name, finite, torch.tensor(x, requires_grad=True), observations, actions, as_context(context), _PROBES)
-
-
-def as_batch(points: Any) -> Any:
-    """Observations or actions as tensors with a leading batch dimension; dicts and tuples entry by entry."""
-    if isinstance(points, (list, tuple, np.ndarray)) and len(points) and isinstance(points[0], dict):
-        return {key: as_batch([point[key] for point in points]) for key in points[0]}
-    if isinstance(points, dict):
-        return {key: as_batch(value) for key, value in points.items()}
-    if isinstance(points, tuple):
-        return tuple(as_batch(value) for value in points)
-    if isinstance(points, Tensor):
-        return points
-    array = np.asarray(points)
-    return torch.as_tensor(array.astype(np.float64) if array.dtype.kind == "f" else array)
-
-
-def as_points(batch: Any, index: int) -> Any:
-    """One point of a batch, for messages."""
-    if isinstance(batch, dict):
-        return {key: as_points(value, index) for key, value in batch.items()}
-    if isinstance(batch, tuple):
-        return tuple(as_points(value, index) for value in batch)
-    return batch[index].tolist()
-
-
-def as_context(context: Any) -> Any:
-    """The context as leaders' functions get it: an int, or a float64 tensor."""
-    return torch.tensor(context, dtype=torch.float64) if isinstance(context, np.ndarray) else context

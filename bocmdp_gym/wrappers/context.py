@@ -9,12 +9,15 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, check_context, check_context_probabilities, check_wrappable, layer_rng
+from bocmdp_gym.construction import Constructed
+from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, layer_rng
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
+from bocmdp_gym.options import check_flag, check_function, check_instance
+from bocmdp_gym.validation import check_context, check_context_probabilities, check_wrappable
 from bocmdp_gym.wrappers.attributes import Attributes
 
 
-class ContextWrapper(_Contextual, gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+class ContextWrapper(_Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Contexts for an environment that has none: drawn at each reset, or fixed by `set_context`.
 
     It goes inside the leader's wrapper, which takes its contexts over: ``LeaderReward(ContextWrapper(env, ...), ...)``.
@@ -74,8 +77,15 @@ class ContextWrapper(_Contextual, gym.Wrapper[Any, Any, Any, Any], gym.utils.Rec
         gym.Wrapper.__init__(self, env)
         if (contexts is None) == (space is None) or (space is None) != (sample is None):
             raise OptionError("expected either contexts=[...], or space= and sample= together.")
+        if contexts is not None and (not isinstance(contexts, (Sequence, np.ndarray)) or isinstance(contexts, (str, bytes))):
+            raise OptionError(f"contexts is {contexts!r}; expected a list of values.")
+        if space is not None:
+            check_instance("space", space, gym.spaces.Box)
         self._values = None if contexts is None else list(contexts)
-        self._sample, self._apply = sample, apply
+        self._sample = None if sample is None else check_function("sample", sample, "rng")
+        self._apply = None if apply is None else check_function("apply", apply, "env.unwrapped, value")
+        if names is None and update is not None:
+            raise OptionError("update is given without names; it is called after names were set.")
         self._attributes = None if names is None else Attributes(env, names, update)
         if self._values is not None:
             if not self._values:
@@ -86,12 +96,14 @@ class ContextWrapper(_Contextual, gym.Wrapper[Any, Any, Any, Any], gym.utils.Rec
             if probabilities is not None:
                 raise OptionError("probabilities belong to finitely many contexts; with space=, sample(rng) is the distribution.")
             self._setup_context(space, None)
+            self.sample_context(np.random.default_rng(0))  # its mistakes show before anything runs
         if self._attributes is not None:
             n = len(self._attributes.names)
             for value in self._values if self._values is not None else [self.sample_context(np.random.default_rng(0))]:
-                if np.shape(np.atleast_1d(value)) != (n,):
-                    raise OptionError(f"a context's value is {value!r}; expected {n} numbers, one per name.")
-        self.context_observed = observed  # how any layer that shows the context says so
+                numbers = np.atleast_1d(np.asarray(value))
+                if numbers.shape != (n,) or numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
+                    raise OptionError(f"contexts has the value {value!r}; expected {n} finite numbers, one per name.")
+        self.context_observed = check_flag("observed", observed)  # how any layer that shows the context says so
         self._observed = self._observed_space(env.observation_space) if observed else None
         if self._observed is not None:
             self.observation_space = self._observed

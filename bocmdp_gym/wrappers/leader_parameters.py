@@ -9,10 +9,12 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.env import check_wrappable
 from bocmdp_gym.errors import OptionError
+from bocmdp_gym.options import check_array, check_function, check_number
+from bocmdp_gym.validation import check_wrappable
 from bocmdp_gym.wrappers.attributes import Attributes
-from bocmdp_gym.wrappers.base import LeaderWrapper, PointFunction, probe
+from bocmdp_gym.wrappers.base import LeaderWrapper
+from bocmdp_gym.wrappers.functions import POINT_ARGUMENTS, PointFunction, probe
 
 
 class LeaderParameters(LeaderWrapper, gym.utils.RecordConstructorArgs):
@@ -64,6 +66,7 @@ class LeaderParameters(LeaderWrapper, gym.utils.RecordConstructorArgs):
             update=update,
         )
         check_wrappable(env, "LeaderParameters")
+        check_function("leader_reward", leader_reward, POINT_ARGUMENTS)
         self._attributes = Attributes(env, names, update)
         n = len(self._attributes.names)
         lower, upper = (self._bound(name, bound, n) for name, bound in (("low", low), ("high", high)))
@@ -76,10 +79,9 @@ class LeaderParameters(LeaderWrapper, gym.utils.RecordConstructorArgs):
 
     @staticmethod
     def _bound(name: str, bound: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:
-        array = np.asarray(bound, dtype=np.float64)
-        if array.shape not in ((), (n,)):
-            raise OptionError(f"{name} has shape {array.shape}; expected one bound, or {n}: one per name.")
-        return np.broadcast_to(array, (n,)).copy()
+        if np.ndim(bound) == 0:
+            return np.full(n, check_number(name, bound, note=f", or {n}: one per name"))
+        return check_array(name, bound, (n,))
 
     def initial_leader(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """The environment's own values, clipped to the bounds."""

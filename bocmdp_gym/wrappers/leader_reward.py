@@ -11,8 +11,9 @@ from torch import Tensor
 
 from bocmdp_gym.errors import ModelError, OptionError
 from bocmdp_gym.model import BOCMDP
-from bocmdp_gym.options import check_count
-from bocmdp_gym.wrappers.base import LeaderWrapper, PointFunction, as_batch, as_context, evaluate, probe
+from bocmdp_gym.options import check_count, check_function
+from bocmdp_gym.wrappers.base import LeaderWrapper
+from bocmdp_gym.wrappers.functions import POINT_ARGUMENTS, PointFunction, as_batch, as_context, evaluate, probe
 
 
 class LeaderReward(LeaderWrapper, gym.utils.RecordConstructorArgs):
@@ -70,6 +71,8 @@ class LeaderReward(LeaderWrapper, gym.utils.RecordConstructorArgs):
             leader_discount=leader_discount,
             initial_leader=initial_leader,
         )
+        for name, function in (("bonus", bonus), ("leader_reward", leader_reward)):
+            check_function(name, function, POINT_ARGUMENTS)
         space = check_leader_space(leader_space)
         super().__init__(env, space, discount, leader_discount, initial_leader)
         self._bonus, self._leader_reward = bonus, leader_reward

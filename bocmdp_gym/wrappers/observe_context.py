@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import flatten, flatten_space
 
+from bocmdp_gym.construction import Constructed
 from bocmdp_gym.env import configurable
 
 
-class ObserveContext(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
+class ObserveContext(Constructed, gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Appends the context to every observation, so that one learner can serve all contexts.
 
     ## Observation space

@@ -21,15 +21,28 @@ from PIL import Image
 from results import table, write_results
 
 import bocmdp_gym
-import bocmdp_gym.wrappers
 import followers
 import leaders
 import leaders.gradients
+from bocmdp_gym.docstrings import argument_groups
 from bocmdp_gym.registration import ENVIRONMENTS, Entry
-from leaders.base import _ESTIMATORS as ESTIMATORS
+from leaders.gradients.registry import ESTIMATORS
 from leaders.history import COLUMNS
+from leaders.settings.environments import command_name
 
-#: Settings whose known optimum is shown: keywords of gym.make, keywords of `benchmark`.
+#: The packages and modules whose ``__all__`` is the public surface; each has an API page.
+PUBLIC = (
+    "bocmdp_gym",
+    "bocmdp_gym.errors",
+    "bocmdp_gym.wrappers",
+    "bocmdp_gym.envs",
+    "bocmdp_gym.incentives",
+    "bocmdp_gym.deprecation",
+    "followers",
+    "leaders",
+    "leaders.gradients",
+)
+#: Settings whose known optimum is shown: keywords of gym.make, keywords of `benchmark` ("method": another method to ask).
 OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "bocmdp/FourRooms-v0": [
         ({"slip_probability": 0.44, "penalty_cost": beta}, {"regularization": lam})
@@ -37,8 +50,8 @@ OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         for beta in (1.0, 3.0, 5.0)
     ],
     "bocmdp/MetaRL-v0": [
-        ({"rewards": [[1, 0], [0, 1]], "task_probabilities": [0.7, 0.3], "kl_weight": 1.0}, {"objective": objective})
-        for objective in ("reward", "value")
+        ({"rewards": [[1, 0], [0, 1]], "task_probabilities": [0.7, 0.3], "kl_weight": 1.0}, asked)
+        for asked in ({}, {"method": "value_benchmark"})
     ],
     "bocmdp/PrincipalAgent-v0": [({"budget_on": "sum"}, {}), ({"budget_on": "paid", "n_agents": 1}, {})],
     "bocmdp/DynamicMechanism-v0": [({"objective": "revenue"}, {}), ({"objective": "welfare"}, {})],
@@ -89,6 +102,7 @@ def environment_page(entry: Entry, out: Path) -> str:
     facts = {
         "made by": f'`gym.make("{entry.id}")`',
         "many at once": f'`gym.make_vec("{entry.id}", num_envs=64)`' + ("" if entry.vector_entry_point else " (copies)"),
+        "on the command line": f"`python -m leaders.train {command_name(entry.id)}`",
         "x": f"`{core.leader_space}`",
         "contexts": f"`{core.context_space}`",
         "actions": f"`{env.action_space}`",
@@ -150,11 +164,14 @@ def markdown(kind: type) -> Iterable[str]:
         if heading not in ("## Arguments", "## Errors"):
             yield section
             continue
-        names = "|".join(inspect.signature(kind).parameters) if heading == "## Arguments" else r"\w+Error"
-        pieces = re.split(rf"(?:^|\s+)((?:{names})(?:, (?:{names}))*): ", " ".join(body.split()))
         yield f"{heading}\n"
-        for one, meaning in zip(pieces[1::2], pieces[2::2], strict=True):
-            yield "- " + ", ".join(f"`{name}`" for name in one.split(", ")) + f": {meaning}"
+        if heading == "## Arguments":
+            groups = argument_groups(kind)
+        else:
+            pieces = re.split(r"(?:^|\s+)(\w+Error(?:, \w+Error)*): ", " ".join(body.split()))
+            groups = [(tuple(one.split(", ")), text) for one, text in zip(pieces[1::2], pieces[2::2], strict=True)]
+        for names, meaning in groups:
+            yield "- " + ", ".join(f"`{name}`" for name in names) + f": {meaning}"
         yield ""
 
 
@@ -166,10 +183,11 @@ def defaults(kind: type) -> Iterable[tuple[str, str]]:
 
 
 def optimum(env_id: str, kind: type) -> Iterable[str]:
-    """The best value known for a leader, as `benchmark` tells it."""
+    """The best value known for a leader, as `benchmark` states it."""
     rows, sources = [], []
     for keywords, asked in OPTIMA.get(env_id, [({}, {})]):
-        known = kind(**keywords).benchmark(**asked)
+        method = asked.get("method", "benchmark")
+        known = getattr(kind(**keywords), method)(**{k: v for k, v in asked.items() if k != "method"})
         if known is None:
             raise ValueError(f"{env_id} knows no optimum at {keywords}, {asked}; expected one, or another entry in OPTIMA.")
         settings = ", ".join(f"`{name}={value!r}`" for name, value in (keywords | asked).items()) or "defaults"
@@ -211,8 +229,8 @@ def class_page(title: str, classes: Iterable[str], module: str, logs: Iterable[s
 
 def leader_pages(out: Path) -> set[str]:
     """A page for HPGD, for each of its estimators and for every other leader. Returns the classes they describe."""
-    pages = {"HPGD": ("HPGD", ["leaders.HPGD"], "leaders.base", leaders.HPGD(**SHORT["monte_carlo"]))}
-    for name, (estimator, _) in ESTIMATORS.items():
+    pages = {"HPGD": ("HPGD", ["leaders.HPGD"], "leaders.leaders", leaders.HPGD(**SHORT["monte_carlo"]))}
+    for name, estimator in ESTIMATORS.items():
         leader = leaders.HPGD(estimator=name, **SHORT.get(name, {}))
         title = f'HPGD(estimator="{name}")'
         pages[name] = (title, [f"leaders.gradients.{estimator.__name__}"], estimator.__module__, leader)
@@ -236,7 +254,7 @@ def follower_pages(out: Path) -> set[str]:
         kind = getattr(followers, name)
         if not (inspect.isclass(kind) and issubclass(kind, followers.Follower)) or inspect.isabstract(kind):
             continue
-        logs = ["## What it logs", "", "Distances from the optimum, as every follower that tells its probabilities."]
+        logs = ["## What it logs", "", "Distances from the optimum, as of every follower that exposes its probabilities."]
         if name in FOLLOWERS:
             follower = FOLLOWERS[name]()
             lam = None if follower.regularization is not None else 0.1
@@ -245,7 +263,8 @@ def follower_pages(out: Path) -> set[str]:
             logs[2] = "Besides what the leader logs, in a run on a small tabular problem:" if own else "Nothing of its own."
             logs += ["", *metrics(own)] if own else []
         classes = [f"followers.{name}"] + ["followers.SoftDQN"] * (name == "SoftDQNFollower")
-        (out / f"{name}.md").write_text(class_page(name, classes, kind.__module__, logs))
+        module = followers.SoftDQN.__module__ if name == "SoftDQNFollower" else kind.__module__  # where the mathematics is
+        (out / f"{name}.md").write_text(class_page(name, classes, module, logs))
         described.update(classes)
     return described
 
@@ -253,22 +272,23 @@ def follower_pages(out: Path) -> set[str]:
 def api_pages(out: Path, elsewhere: set[str]) -> None:
     """The public names of each package, in one page per package; those with pages of their own are links."""
     seen: set[int] = set()
-    packages = (bocmdp_gym, bocmdp_gym.errors, bocmdp_gym.wrappers, followers, leaders, leaders.gradients)
-    for package in packages:
-        name = package.__name__
-        own = getattr(package, "__all__", None) or [k for k, v in vars(package).items() if getattr(v, "__module__", "") == name]
+    for name in PUBLIC:
+        package = importlib.import_module(name)
+        own = package.__all__
         lines = [f"# {name}", "", "```{eval-rst}", f".. automodule:: {name}", "   :no-members:", ""]
         links = []
         for one in own:
             value, full = getattr(package, one), f"{name}.{one}"
-            if full in elsewhere or id(value) in seen:
+            if inspect.ismodule(value):
+                links.append(f":py:mod:`{one} <{value.__name__}>`")
+            elif not (inspect.isclass(value) or inspect.isfunction(value)):
+                lines += [f".. autodata:: {full}", ""]
+            elif full in elsewhere or id(value) in seen:
                 links.append(f":py:obj:`{one} <{value.__module__}.{one}>`")
-                continue
-            seen.add(id(value))
-            if inspect.isclass(value):
-                lines += [f".. autoclass:: {full}", "   :members:", "   :show-inheritance:", ""]
-            elif inspect.isfunction(value):
-                lines += [f".. autofunction:: {full}", ""]
+            else:
+                seen.add(id(value))
+                members = ["   :members:", "   :show-inheritance:"] if inspect.isclass(value) else []
+                lines += [f".. {'autoclass' if members else 'autofunction'}:: {full}", *members, ""]
         if links:
             lines += ["Described elsewhere: " + ", ".join(links) + ".", ""]
         (out / f"{name}.md").write_text("\n".join([*lines, "```", ""]))

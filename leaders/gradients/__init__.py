@@ -1,16 +1,20 @@
 """Hypergradient estimators, one per file."""
 
 from leaders.gradients.adaptive_model_design import AdaptiveModelDesignEstimator
-from leaders.gradients.base import Estimate, Estimator, Loss, PolicyEstimator
+from leaders.gradients.base import Estimator, PolicyEstimator
 from leaders.gradients.critic import CriticEstimator
+from leaders.gradients.estimate import Estimate
 from leaders.gradients.exact import ExactEstimator, exact_weights
 from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
 from leaders.gradients.multilevel import MultilevelEstimator
+from leaders.gradients.needs import Loss
 from leaders.gradients.pooled import PooledEstimator
+from leaders.gradients.registry import ESTIMATORS
 from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
+    "ESTIMATORS",
     "AdaptiveModelDesignEstimator",
     "CriticEstimator",
     "Estimate",

@@ -7,9 +7,9 @@ A^u_k = Q^u_k - V^u_k, dV_k = sum_a pi_k dQ_k, dA_k = dQ_k - dV_k, Vtilde_k = su
     Q^u_{k+1}    = rbar + g_L P V^u_k             Qtilde_{k+1} = drbar + A^u_k dA_k / lambda + g_L (P Vtilde_k + dP V^u_k)
 
 (where the termination q depends on x, with -gamma dq P V_k and -gamma_L dq P V^u_k too). After K sweeps
-dF_xi/dx = sum_s mu Vtilde_K + dmu V^u_K. All four go on from where the last x left them, so the estimate lags behind x; its fixed
-point is the exact hypergradient. This is the one estimator that carries a d-vector per state and action; `ExactEstimator` gets
-the fixed point without.
+dF_xi/dx = sum_s mu Vtilde_K + dmu V^u_K. All four continue from where the last x left them, so the estimate lags behind x; its
+fixed point is the exact hypergradient. This is the one estimator that carries a d-vector per state and action; `ExactEstimator`
+gets the fixed point without.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import TrajectoryOracle
-from leaders import kernels
-from leaders.gradients.base import Array, Estimate, Estimator, Loss, split
+from leaders.gradients import _adaptive_model_design_kernels as kernels
+from leaders.gradients.base import Array, Estimator
+from leaders.gradients.estimate import Estimate, split
+from leaders.gradients.needs import Loss
 
 #: Above this many numbers in one context's dQ, the method is refused: 8 GB.
 _MOST_NUMBERS = 10**9
@@ -57,13 +59,13 @@ def _path(sweeps: int, shape: tuple[int, int]) -> _Path:
 
 
 class AdaptiveModelDesignEstimator(Estimator):
-    """dF_xi/dx after ``sweeps`` forward sweeps over every context, going on from the last x; knows the model, samples nothing.
+    """dF_xi/dx after ``sweeps`` forward sweeps over every context, continuing from the last x; knows the model, samples nothing.
 
     A round of sweeps over all contexts serves every context once: asked for another context at the same x, the estimator
     answers from the round already made.
 
     Args:
-        sweeps: K.
+        sweeps: K, sweeps over every context per new x.
         regularization: lambda; the follower's if None.
 
     Raises:
@@ -71,6 +73,7 @@ class AdaptiveModelDesignEstimator(Estimator):
     """
 
     needs_model = True
+    needs_successors = True
 
     def __init__(self, sweeps: int = 100, regularization: float | None = None):
         super().__init__(regularization)
@@ -83,11 +86,6 @@ class AdaptiveModelDesignEstimator(Estimator):
         super().bind(oracle, loss)
         assert isinstance(oracle.model, TabularBOCMDP)
         model = oracle.model
-        if model.factored:
-            raise UnsupportedError(
-                "AMD sweeps a list of successors for every action, and this model's transitions are factored "
-                "(FactoredTransitions); use ExactGradient, which climbs along the same gradient."
-            )
         numbers = model.n_states * model.n_actions * model.leader_dim
         if numbers > _MOST_NUMBERS:
             raise UnsupportedError(
@@ -118,7 +116,7 @@ class AdaptiveModelDesignEstimator(Estimator):
         self._last = None if state["last"] is None else bytes.fromhex(state["last"])
         self._states = {context: _State(**carried) for context, carried in state["carried"].items()}
         self._round = {
-            context: Estimate(torch.from_numpy(e["gradient"]), e["leader_return"], metrics=e["metrics"])
+            context: Estimate(torch.as_tensor(e["gradient"]), e["leader_return"], metrics=e["metrics"])
             for context, e in state["round"].items()
         }
 

@@ -2,7 +2,8 @@ r"""Estimators of the hypergradient dF_xi/dx.
 
 The idea all of them share: there are scalar weights such that
 
-    dF_xi/dx = sum W_r(s,a) dr(s,a)/dx + sum W_P(s,a,s') dP(s'|s,a)/dx + sum W_mu(s) dmu(s)/dx + sum W_rbar(s,a) drbar(s,a)/dx
+    dF_xi/dx = sum W_r(s,a) dr(s,a)/dx + sum W_rbar(s,a) drbar(s,a)/dx
+             + sum W_P(s,a,s') dP(s'|s,a)/dx + sum W_mu(s) dmu(s)/dx + sum W_q(s,a) dq(s,a)/dx
 
 so an estimator produces weights (`bocmdp_gym.Weights`), and one reverse pass through the model's functions turns them into
 a gradient (`ConfiguredMDPs.vjp`). No estimator carries a d-vector per state and action.
@@ -11,62 +12,37 @@ a gradient (`ConfiguredMDPs.vjp`). No estimator carries a d-vector per state and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP, Weights
-from bocmdp_gym.errors import OptionError, RegularizationError, UnsupportedError
+from bocmdp_gym import Weights
+from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_regularization
 from followers import Policy, TrajectoryOracle
-from leaders import kernels
+from leaders.gradients._returns import score_weights
+from leaders.gradients.batch import BatchEstimator
+from leaders.gradients.estimate import Estimate
+from leaders.gradients.needs import Loss, Needs, check_needs, settle_regularization
 
 Array = npt.NDArray[np.float64]
 
-#: A loss f(x, policy (S, A), context) -> torch scalar, minimised instead of maximising the leader's return.
-Loss = Callable[[Tensor, Tensor, Any], Tensor]
-#: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
-SCORED = frozenset({"transition", "initial", "termination"})
 
+class Estimator(Needs, ABC):
+    """Base class of estimators. Subclasses declare what they need (`Needs`) and produce `Estimate`s.
 
-@dataclass
-class Estimate:
-    """One estimate of dF_xi/dx.
+    Args:
+        regularization: lambda; the follower's if None.
 
     Attributes:
-        gradient: ascent direction ``(d,)``: of the leader's return, or of minus the loss.
-        leader_return: the leader's return F_xi the estimate saw (minus the loss, with a loss); NaN if it saw none.
-        env_steps: environment steps it used.
-        standard_error: of each coordinate ``(d,)``, where the estimator can tell.
-        metrics: anything else worth a column of the history.
-    """
-
-    gradient: Tensor
-    leader_return: float
-    env_steps: int = 0
-    standard_error: Tensor | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-class Estimator(ABC):
-    """Base class of estimators. Subclasses state what they need and produce `Estimate`s.
-
-    Attributes:
-        needs_model: whether a tabular model is read (weights from arrays rather than from trajectories alone).
-        accepts_loss: whether a general loss f(x, policy, context) can be used.
-        needs_regularization: whether lambda enters the estimate; if not, a follower without one will do.
         regularization: lambda; None: the follower's, settled by `bind`.
+        requested_regularization: what the estimator was given.
+        loss: the loss that `bind` was given.
     """
-
-    needs_model: bool = False
-    accepts_loss: bool = False
-    needs_regularization: bool = True
 
     def __init__(self, regularization: float | None = None):
         self.requested_regularization = None if regularization is None else check_regularization(regularization)
@@ -78,40 +54,44 @@ class Estimator(ABC):
 
         Raises:
             RegularizationError: neither the follower nor this estimator has a lambda.
-            UnsupportedError: the estimator needs something the oracle does not have; the message names the alternative.
-            OptionError: a lambda that contradicts the follower's.
+            UnsupportedError, DiscountError: the estimator needs something that is missing; the message names the alternative.
+            OptionError: a lambda that contradicts the follower's, or another option that does not fit.
         """
-        name, follower = type(self).__name__, oracle.follower
-        wanted = self.requested_regularization
-        if wanted is None and follower.regularization is None and self.needs_regularization:
-            raise RegularizationError(
-                f"{type(follower).__name__} has no regularization (lambda), and the hypergradient needs one; pass it to the "
-                "leader, e.g. HPGD(regularization=1e-3)."
-            )
-        if wanted is not None and follower.regularization is not None and wanted != follower.regularization:
-            raise OptionError(
-                f"the leader was given regularization {wanted} and the follower {follower.regularization}; expected the "
-                "same lambda, or none for the leader (it then takes the follower's)."
-            )
-        self.regularization = follower.regularization if wanted is None else wanted
-        if self.needs_model and not isinstance(oracle.model, TabularBOCMDP):
-            raise UnsupportedError(
-                f"{name} needs a tabular model, and {type(oracle.core).__name__} has none; use an environment whose .model is "
-                "a TabularBOCMDP."
-            )
-        if loss is not None and not self.accepts_loss:
-            raise UnsupportedError(
-                f"{name} estimates gradients of the leader's return only, not of a general loss f(x, policy, context); use "
-                "ExactGradient for losses."
-            )
+        self.regularization = settle_regularization(self, oracle, self.requested_regularization)
+        check_needs(self, oracle, loss)
         self.loss = loss
+
+    @classmethod
+    def batched(
+        cls, oracle: TrajectoryOracle, estimators: Sequence[Estimator], device: str | None = None
+    ) -> BatchEstimator | None:
+        """How the estimators of many runs, one per run, can work at once; None: they cannot, and runs follow one another.
+
+        Args:
+            oracle: of the first run, to which ``estimators[0]`` is bound; the others are alike.
+            estimators: of each run, the first of this class.
+            device: a device of torch to work on, which must be served; None: compiled kernels.
+
+        Raises:
+            UnsupportedError: a device was asked for, and these estimators cannot use it.
+        """
+        if device is not None:
+            raise UnsupportedError(
+                f"device={device!r} is for ExactGradient (equal in all runs) in tabular problems: trajectories are sampled on "
+                "the CPU. Leave device out; a list of seeds then uses all cores."
+            )
+        return None
+
+    def settings(self) -> tuple[Any, ...]:
+        """What decides its numbers: estimators of a class with equal settings are interchangeable. By default, none are."""
+        return (id(self),)
 
     def state(self) -> dict[Any, Any]:
         """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values."""
         return {}
 
-    def load_state(self, state: dict[Any, Any]) -> None:  # noqa: B027 - optional hook
-        """Go on from `state`; called after `bind`."""
+    def load_state(self, state: dict[Any, Any]) -> None:
+        """Continue from `state`; called after `bind`."""
 
     @property
     def _lambda(self) -> float:
@@ -131,7 +111,7 @@ class PolicyEstimator(Estimator):
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         policy = oracle.respond(x, context, rng)
         estimate = self.estimate_policy(oracle, policy, x, context, rng)
-        estimate.metrics.update(getattr(policy, "metrics", {}))
+        estimate.metrics.update(policy.metrics)
         return estimate
 
     @abstractmethod
@@ -141,39 +121,16 @@ class PolicyEstimator(Estimator):
         """One estimate from a policy at (x, context), optimal or not."""
 
 
-def check_groups(error_groups: int, name: str, size: int) -> int:
-    """How many groups a sample of ``size`` is split into for a standard error: 0 (none), or 2 to ``size``.
-
-    Raises:
-        OptionError: anything else.
-    """
-    if error_groups == 0 or 2 <= error_groups <= size:
-        return int(error_groups)
-    raise OptionError(f"error_groups is {error_groups}; expected 0 (no standard error), or 2 to {name} ({size}).")
-
-
-def split(total: int, groups: int) -> list[int]:
-    """Sizes of ``groups`` (at least one) groups as equal as can be."""
-    groups = max(groups, 1)
-    return [total // groups + (i < total % groups) for i in range(groups)]
-
-
-def pooled(gradients: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """Mean of independent groups' gradients ``(d,)``, weighted by their sizes, and its standard error (None for one group)."""
-    if len(gradients) == 1:
-        return gradients[0], None
-    stacked, weights = torch.stack(list(gradients)), torch.tensor(sizes, dtype=torch.float64).unsqueeze(-1)
-    mean = (weights * stacked).sum(0) / weights.sum()
-    n = len(gradients)
-    spread = (weights / weights.mean() * (stacked - mean)).square().sum(0)
-    return mean, (spread / (n * (n - 1))).sqrt()
+def interchangeable(kind: type[Estimator], estimators: Sequence[Estimator]) -> bool:
+    """Whether all are of this very class (a subclass may estimate otherwise) and have equal settings."""
+    return all(type(one) is kind and one.settings() == estimators[0].settings() for one in estimators)
 
 
 def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Array:
     """A policy's action probabilities ``(S, A)`` in a tabular problem.
 
     Raises:
-        UnsupportedError: the policy tells no probabilities.
+        UnsupportedError: the policy exposes no probabilities.
     """
     tabulated = oracle.tabulate(policy)
     if tabulated is None:
@@ -185,16 +142,16 @@ def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Ar
 
 
 def add_scores(
-    weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array, w_going: Array
+    weights: Weights, moving: Any, arrays: ContextArrays, w_transition: Array, w_initial: Array, w_continued: Array
 ) -> None:
     """Put weights on log P ``(S, M, K)`` and log mu ``(S,)`` into ``weights``, as weights on the stored values.
 
-    Where q depends on x, going on has probability (1 - q) P: a weight W on log P, summed per action in ``w_going`` ``(S, A)``,
-    is also one of -W / (1 - q) on q.
+    Where q depends on x, the episode continues with probability (1 - q) P: a weight W on log P, summed per action in
+    ``w_continued`` ``(S, A)``, is also one of -W / (1 - q) on q.
     """
     if "transition" in moving:
-        weights.transition = kernels.score_weights(arrays.stored_successors, arrays.stored_probabilities, w_transition)
+        weights.transition = score_weights(arrays.stored_successors, arrays.stored_probabilities, w_transition)
     if "termination" in moving:
-        weights.termination = -w_going / np.where(arrays.termination < 1.0, 1.0 - arrays.termination, 1.0)
+        weights.termination = -w_continued / np.where(arrays.termination < 1.0, 1.0 - arrays.termination, 1.0)
     if "initial" in moving:
         weights.initial = w_initial / np.where(arrays.initial > 0.0, arrays.initial, 1.0)

@@ -1,4 +1,4 @@
-r"""The hypergradient from trajectories and fitted values: for problems that are no tables.
+r"""The hypergradient from trajectories and fitted values: for non-tabular problems.
 
 The mathematics. Under the follower's policy E_a Abar(s, a) = 0, so dV drops out of the product of Abar with dA = dQ - dV, and
 
@@ -10,82 +10,36 @@ The weights meet the env's model (a `BOCMDP`) in a surrogate, sum_t w_t r_x(s_t,
 and one backward pass gives the gradient. Qbar and V_lambda are regressions of discounted returns. Half of the episodes fits
 the values that weigh the other half: the same returns never enter both factors of a product, which would bias it, and the
 error on the half not fitted is the held-out error. Abar = Qbar - E_b Qbar(s, b), over the policy's probabilities where it
-tells them and over actions it draws elsewhere, has mean 0 whatever the regression's error.
+exposes them and over actions it draws elsewhere, has mean 0 whatever the regression's error.
 
-An episode cut by a time limit goes on, in returns, with the fitted value of where it was cut; visits after the cut are not
+An episode cut by a time limit continues, in returns, with the fitted value of where it was cut; visits after the cut are not
 seen, a bias of order gamma^horizon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.special import xlogy
+from scipy.special import entr
 from torch import Tensor
 
-from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
+from bocmdp_gym import TabularBOCMDP, Trajectories
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
-from leaders import kernels
-from leaders.gradients.base import Array, Estimate, Loss, PolicyEstimator, check_groups, pooled, split
-from leaders.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
+from leaders.gradients._critic_values import Behaviour, Critic, Data, crossed_values, following_values, halves, relative_error
+from leaders.gradients._returns import returns_to_go, traces
+from leaders.gradients._surrogate import Surrogate
+from leaders.gradients.base import Array, PolicyEstimator
+from leaders.gradients.estimate import Estimate, check_groups
+from leaders.gradients.needs import Loss
+from leaders.gradients.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
 
 _LAYERS_SEEN = (gym.ObservationWrapper, gym.ActionWrapper, gym.RewardWrapper)
-
-
-class _Behaviour(NamedTuple):
-    """What the policy does at N observations: probabilities of finitely many actions, or M drawn actions as vectors."""
-
-    probabilities: Tensor | None  # (N, A), or shares of drawn actions
-    actions: Tensor | None  # (M, N, n)
-
-
-class _Critic:
-    """Fitted values of one half of the episodes."""
-
-    def __init__(self, leader: ValueFunction, follower: ValueFunction):
-        self.leader, self.follower = leader, follower
-
-    def expected(self, inputs: Tensor, behaviour: _Behaviour) -> Tensor:
-        """Vbar = E_b Qbar(s, b) at N observations."""
-        if behaviour.probabilities is not None:
-            return (self.leader.predict(inputs) * behaviour.probabilities).sum(-1)
-        assert behaviour.actions is not None
-        return torch.stack([self.leader.predict(torch.cat([inputs, b], -1)).squeeze(-1) for b in behaviour.actions]).mean(0)
-
-    def taken(self, data: _Data) -> Array:
-        """Qbar of what was done, (N,)."""
-        q: Array = self.leader.predict(data.pairs).gather(-1, data.choices.unsqueeze(-1)).squeeze(-1).numpy()
-        return q
-
-
-class _Data(NamedTuple):
-    """One batch, as the regressions see it."""
-
-    batch: Trajectories
-    inputs: Tensor  # (N, n): observations
-    pairs: Tensor  # (N, m): inputs of Qbar
-    choices: Tensor  # (N,): the action, where Qbar has one output per action
-    finals: Tensor  # (E, n): final observations
-    steps_behaviour: _Behaviour
-    finals_behaviour: _Behaviour
-    entropies: Array | None  # (N,), where the follower's value is needed
-
-
-class _Values(NamedTuple):
-    """Fitted values at the steps (N,) and at the final observations (E,), each from the half it was not fitted to."""
-
-    advantage: Array  # Abar(s_t, a_t)
-    leader: Array  # Vbar(s_t)
-    leader_final: Array
-    follower: Array  # V_lambda(s_t), 0 where it is not needed
-    follower_final: Array
 
 
 class CriticEstimator(PolicyEstimator):
@@ -95,10 +49,10 @@ class CriticEstimator(PolicyEstimator):
         env_steps: steps per estimate; the last episode is finished and its steps are counted too.
         hidden: widths of the networks' hidden layers; () for linear values, solved exactly. None: linear where observations
             and actions are Discrete (these are visit averages), two layers of 64 elsewhere.
-        epochs: rounds of regression per estimate; networks go on from the context's last estimate.
+        epochs: rounds of regression per estimate; networks continue from the context's last estimate.
         learning_rate: of Adam.
         batch_size: points per Adam step.
-        action_samples: actions drawn per observation for E_b Qbar(s, b), where the policy tells no probabilities.
+        action_samples: actions drawn per observation for E_b Qbar(s, b), where the policy exposes no probabilities.
         error_groups: split the episodes into this many groups and report a standard error from their spread, at one reverse
             pass each (it takes the fitted values as given); 0: none.
         regularization: lambda; the follower's if None.
@@ -109,6 +63,10 @@ class CriticEstimator(PolicyEstimator):
     Raises:
         OptionError: a value out of range.
     """
+
+    needs_rewards = True
+    needs_fixed = frozenset({"termination"})  # its scores are defined for tables alone
+    needs_probabilities_for = frozenset({"transition"})  # the follower's values include the policy's entropy
 
     def __init__(
         self,
@@ -131,21 +89,11 @@ class CriticEstimator(PolicyEstimator):
             raise OptionError(f"learning_rate is {learning_rate}; expected a positive number.")
         self.learning_rate = float(learning_rate)
         self._widths: tuple[int, ...] = ()
-        self._critics: dict[Any, list[_Critic]] = {}  # per context, one for each half; None: contexts that do not come again
+        self._critics: dict[Any, list[Critic]] = {}  # per context, one for each half; None: contexts that do not recur
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
         core, layer = type(oracle.core).__name__, oracle.env
-        if oracle.model is None:
-            raise UnsupportedError(
-                f"the critic estimator needs {core}.model, the rewards as differentiable functions of x; give the environment "
-                "one (a BOCMDP), or use ZeroOrder."
-            )
-        if isinstance(oracle.model, TabularBOCMDP) and "termination" in oracle.model.moving:
-            raise UnsupportedError(
-                "the model's termination depends on x, which a BOCMDP does not tell outside tables; use "
-                'HPGD(estimator="monte_carlo") or ExactGradient.'
-            )
         tabular = isinstance(oracle.model, TabularBOCMDP) and oracle.model.takes_states
         while isinstance(layer, gym.Wrapper) and layer is not oracle.core:
             if isinstance(layer, _LAYERS_SEEN) and not tabular:
@@ -171,13 +119,13 @@ class CriticEstimator(PolicyEstimator):
                 f"env_steps={self.env_steps} is one episode of this environment; expected at least two, half to fit values and "
                 "half to weigh with them. Raise env_steps."
             )
-        surrogate = _Surrogate(model, x, batch)
+        surrogate = Surrogate(model, x, batch)
         data = self._data(oracle, policy, batch, surrogate.needs_follower, rng)
         critics = self._fitted(oracle, data, context, rng)
-        values = _values(critics, data)
-        trace, power = kernels.traces(values.advantage / self._lambda, batch.ends, model.discount, model.leader_discount)
-        next_leader = _following(values.leader, values.leader_final, batch)
-        next_follower = _following(values.follower, values.follower_final, batch)
+        values = crossed_values(critics, data)
+        trace, power = traces(values.advantage / self._lambda, batch.ends, model.discount, model.leader_discount)
+        next_leader = following_values(values.leader, values.leader_final, batch)
+        next_follower = following_values(values.follower, values.follower_final, batch)
         gradient, error = surrogate.gradient(
             trace,
             power,
@@ -187,7 +135,7 @@ class CriticEstimator(PolicyEstimator):
         )
         metrics = self._held_out_errors(oracle, data, critics)
         tails = np.where(batch.terminated, 0.0, values.leader_final)
-        returns = kernels.returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
+        returns = returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
         return Estimate(gradient, float(returns[batch.starts].mean()), batch.n_steps, error, metrics)
 
     def state(self) -> dict[Any, Any]:
@@ -204,23 +152,23 @@ class CriticEstimator(PolicyEstimator):
 
     def load_state(self, state: dict[Any, Any]) -> None:
         self._critics = {}
-        for context, halves in state.items():
+        for context, saved_halves in state.items():
             critics = []
             for half in range(2):
                 values = []
                 for role in ("leader", "follower"):
-                    saved = halves[half][role]
+                    saved = saved_halves[half][role]
                     n_inputs, n_outputs = saved["sizes"]
                     values.append(self._new_value(n_inputs, n_outputs, 0))
                     values[-1].load_state(saved)
-                critics.append(_Critic(*values))
+                critics.append(Critic(*values))
             self._critics[None if context == -1 else context] = critics
 
     # ---------------------------------------------------------------------------------------------------- regression
 
     def _data(
         self, oracle: TrajectoryOracle, policy: Policy, batch: Trajectories, needs_follower: bool, rng: np.random.Generator
-    ) -> _Data:
+    ) -> Data:
         """The batch as vectors, and what the policy would do at every observation of it."""
         seen, space = _spaces(oracle)
         inputs, finals = features(seen, batch.observations), features(seen, batch.final_observations)
@@ -231,34 +179,34 @@ class CriticEstimator(PolicyEstimator):
             if probabilities is None:
                 raise UnsupportedError(
                     "transitions depend on x, so the follower's values are needed, entropy included, and "
-                    f"{type(policy).__name__} tells no action probabilities; use ZeroOrder."
+                    f"{type(policy).__name__} exposes no action probabilities; use ZeroOrder."
                 )
-            entropies = -xlogy(probabilities, probabilities).reshape(batch.n_steps, -1).sum(-1)
+            entropies = entr(probabilities).reshape(batch.n_steps, -1).sum(-1)
         steps = self._behaviour(policy, batch.observations, probabilities, space, rng)
         last = self._behaviour(policy, batch.final_observations, final_probabilities, space, rng)
         if isinstance(space, gym.spaces.Discrete):
             choices = torch.from_numpy(np.asarray(batch.actions, dtype=np.int64).reshape(-1) - int(space.start))
-            return _Data(batch, inputs, inputs, choices, finals, steps, last, entropies)
+            return Data(batch, inputs, inputs, choices, finals, steps, last, entropies)
         pairs = torch.cat([inputs, features(space, batch.actions)], -1)
-        return _Data(batch, inputs, pairs, torch.zeros(len(pairs), dtype=torch.int64), finals, steps, last, entropies)
+        return Data(batch, inputs, pairs, torch.zeros(len(pairs), dtype=torch.int64), finals, steps, last, entropies)
 
     def _behaviour(
         self, policy: Policy, observations: Any, probabilities: Array | None, space: gym.Space[Any], rng: np.random.Generator
-    ) -> _Behaviour:
-        """What the policy does at N observations; where it tells no probabilities, by drawing actions."""
+    ) -> Behaviour:
+        """What the policy does at N observations; where it exposes no probabilities, by drawing actions."""
         finite = isinstance(space, gym.spaces.Discrete)
         if finite and probabilities is not None:
-            return _Behaviour(torch.from_numpy(probabilities), None)
+            return Behaviour(torch.from_numpy(probabilities), None)
         drawn = torch.stack([features(space, _act(policy, observations, rng)) for _ in range(self.action_samples)])
-        return _Behaviour(drawn.mean(0), None) if finite else _Behaviour(None, drawn)
+        return Behaviour(drawn.mean(0), None) if finite else Behaviour(None, drawn)
 
-    def _fitted(self, oracle: TrajectoryOracle, data: _Data, context: Any, rng: np.random.Generator) -> list[_Critic]:
+    def _fitted(self, oracle: TrajectoryOracle, data: Data, context: Any, rng: np.random.Generator) -> list[Critic]:
         """The two halves' critics after this batch."""
-        key = context if isinstance(context, int) else None  # contexts that do not come again share theirs
+        key = context if isinstance(context, int) else None  # contexts that do not recur share theirs
         if key not in self._critics:
             self._critics[key] = [self._new_critic(oracle, data, rng) for _ in range(2)]
         critics, batch = self._critics[key], data.batch
-        for critic, (episodes, _) in zip(critics, _halves(batch), strict=True):
+        for critic, (episodes, _) in zip(critics, halves(batch), strict=True):
             steps = torch.from_numpy(np.repeat(episodes, batch.lengths))
             for _ in range(self.epochs if not isinstance(critic.leader, LinearValue) or not batch.terminated.all() else 1):
                 leader, follower = self._targets(oracle, data, critic)
@@ -267,101 +215,40 @@ class CriticEstimator(PolicyEstimator):
                     critic.follower.fit(data.inputs[steps], torch.zeros_like(data.choices[steps]), follower[steps])
         return critics
 
-    def _new_critic(self, oracle: TrajectoryOracle, data: _Data, rng: np.random.Generator) -> _Critic:
+    def _new_critic(self, oracle: TrajectoryOracle, data: Data, rng: np.random.Generator) -> Critic:
         _, actions = _spaces(oracle)
         choices = int(actions.n) if isinstance(actions, gym.spaces.Discrete) else 1
         sizes = ((data.pairs.shape[-1], choices), (data.inputs.shape[-1], 1))
-        return _Critic(*(self._new_value(n, m, int(rng.integers(2**63))) for n, m in sizes))
+        return Critic(*(self._new_value(n, m, int(rng.integers(2**63))) for n, m in sizes))
 
     def _new_value(self, n_inputs: int, n_outputs: int, seed: int) -> ValueFunction:
         if not self._widths:
             return LinearValue(n_inputs, n_outputs)
         return NetworkValue(n_inputs, n_outputs, self._widths, self.learning_rate, self.batch_size, seed)
 
-    def _targets(self, oracle: TrajectoryOracle, data: _Data, critic: _Critic) -> tuple[Tensor, Tensor | None]:
-        """Returns to go of leader and follower (N,); cut episodes go on with the critic's values."""
+    def _targets(self, oracle: TrajectoryOracle, data: Data, critic: Critic) -> tuple[Tensor, Tensor | None]:
+        """Returns to go of leader and follower (N,); cut episodes continue with the critic's values."""
         batch, model = data.batch, oracle.model
         assert model is not None
         tails = np.where(batch.terminated, 0.0, critic.expected(data.finals, data.finals_behaviour).numpy())
-        leader = kernels.returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
+        leader = returns_to_go(batch.leader_rewards, batch.ends, tails, model.leader_discount)
         if data.entropies is None:
             return torch.from_numpy(leader), None
         tails = np.where(batch.terminated, 0.0, critic.follower.predict(data.finals).squeeze(-1).numpy())
         rewards = batch.rewards + self._lambda * data.entropies
-        return torch.from_numpy(leader), torch.from_numpy(kernels.returns_to_go(rewards, batch.ends, tails, model.discount))
+        return torch.from_numpy(leader), torch.from_numpy(returns_to_go(rewards, batch.ends, tails, model.discount))
 
-    def _held_out_errors(self, oracle: TrajectoryOracle, data: _Data, critics: list[_Critic]) -> dict[str, float]:
+    def _held_out_errors(self, oracle: TrajectoryOracle, data: Data, critics: list[Critic]) -> dict[str, float]:
         """Squared errors on the halves not fitted, relative to the variance of the returns there."""
         squares, follower_squares = [], []
-        for critic, (_, episodes) in zip(critics, _halves(data.batch), strict=True):
+        for critic, (_, episodes) in zip(critics, halves(data.batch), strict=True):
             steps = torch.from_numpy(np.repeat(episodes, data.batch.lengths))
             leader, follower = self._targets(oracle, data, critic)
-            squares.append(_relative_error(torch.from_numpy(critic.taken(data))[steps], leader[steps]))
+            squares.append(relative_error(torch.from_numpy(critic.taken(data))[steps], leader[steps]))
             if follower is not None:
-                follower_squares.append(_relative_error(critic.follower.predict(data.inputs[steps]).squeeze(-1), follower[steps]))
+                follower_squares.append(relative_error(critic.follower.predict(data.inputs[steps]).squeeze(-1), follower[steps]))
         errors = {"critic_error": float(np.mean(squares))}
         return errors | ({"follower_critic_error": float(np.mean(follower_squares))} if follower_squares else {})
-
-
-class _Surrogate:
-    """sum w r_x + v log P_x + ... over one batch, whose gradient in x is the estimate.
-
-    Args:
-        model: the environment's.
-        x: where.
-        batch: the trajectories.
-    """
-
-    def __init__(self, model: BOCMDP, x: Tensor, batch: Trajectories):
-        self.x = x.detach().clone().requires_grad_()
-        self.batch = batch
-        seen, following = batch.observations, batch.next_observations
-        if isinstance(model, TabularBOCMDP) and model.takes_states:
-            if batch.states is None or batch.final_states is None:
-                raise UnsupportedError("the trajectories carry no state indices, which this tabular model is a function of.")
-            seen, following = batch.states, np.append(batch.states[1:], 0)
-            following[batch.ends - 1] = batch.final_states
-        goes_on = np.ones(batch.n_steps, dtype=bool)
-        goes_on[batch.ends - 1] = ~batch.terminated
-        self._goes_on = goes_on
-        self._rewards = model.rewards(self.x, seen, batch.actions, batch.context)
-        self._leader_rewards = model.leader_rewards(self.x, seen, batch.actions, batch.context)
-        self._transitions = model.log_transitions(
-            self.x, seen[goes_on], batch.actions[goes_on], following[goes_on], batch.context
-        )
-        self._initials = model.log_initials(self.x, seen[batch.starts], batch.context)
-
-    @property
-    def needs_follower(self) -> bool:
-        """Whether the follower's values enter: transitions depend on x."""
-        return self._transitions is not None and self._transitions.requires_grad
-
-    def gradient(
-        self, reward: Array, leader_reward: Array, transition: Array, initial: Array, groups: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Mean over episodes of the weighted sums, and its standard error over ``groups`` groups of episodes."""
-        episodes = np.repeat(np.arange(self.batch.n_episodes), self.batch.lengths)
-        parts: list[tuple[Tensor, Tensor, npt.NDArray[np.int64]]] = []
-        for values, own_weights, owners in (
-            (self._rewards, reward, episodes),
-            (self._leader_rewards, leader_reward, episodes),
-            (self._transitions, transition[self._goes_on], episodes[self._goes_on]),
-            (self._initials, initial, np.arange(self.batch.n_episodes)),
-        ):
-            if values is not None and values.requires_grad:
-                parts.append((values, torch.from_numpy(own_weights).to(values), owners))
-        if not parts:
-            return torch.zeros_like(self.x), None
-        sizes = split(self.batch.n_episodes, groups)
-        gradients, first = [], 0
-        for size in sizes:
-            total = torch.zeros((), dtype=torch.float64)
-            for values, weights, owners in parts:
-                own = torch.from_numpy((owners >= first) & (owners < first + size)) if groups > 1 else slice(None)
-                total = total + (values[own] * weights[own]).sum() / size
-            gradients.append(torch.autograd.grad(total, self.x, retain_graph=True)[0])
-            first += size
-        return pooled(gradients, sizes)
 
 
 def _spaces(oracle: TrajectoryOracle) -> tuple[gym.Space[Any], gym.Space[Any]]:
@@ -372,53 +259,14 @@ def _spaces(oracle: TrajectoryOracle) -> tuple[gym.Space[Any], gym.Space[Any]]:
     return seen, done
 
 
-def _halves(batch: Trajectories) -> list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
-    """Episodes a critic is fitted to and episodes it weighs, as masks (E,), for both critics."""
-    even = np.arange(batch.n_episodes) % 2 == 0
-    return [(even, ~even), (~even, even)]
-
-
-def _values(critics: list[_Critic], data: _Data) -> _Values:
-    n_steps, n_episodes = data.batch.n_steps, data.batch.n_episodes
-    values = _Values(*map(np.zeros, (n_steps, n_steps, n_episodes, n_steps, n_episodes)))
-    for critic, (_, episodes) in zip(critics, _halves(data.batch), strict=True):
-        steps = np.repeat(episodes, data.batch.lengths)
-        leader = critic.expected(data.inputs, data.steps_behaviour).numpy()
-        values.leader[steps] = leader[steps]
-        values.advantage[steps] = (critic.taken(data) - leader)[steps]
-        values.leader_final[episodes] = critic.expected(data.finals, data.finals_behaviour).numpy()[episodes]
-        if data.entropies is not None:
-            values.follower[steps] = critic.follower.predict(data.inputs).squeeze(-1).numpy()[steps]
-            values.follower_final[episodes] = critic.follower.predict(data.finals).squeeze(-1).numpy()[episodes]
-    return values
-
-
-def _following(values: Array, finals: Array, batch: Trajectories) -> Array:
-    """Values after each step (N,), 0 where the episode terminated."""
-    following = np.append(values[1:], 0.0)
-    following[batch.ends - 1] = np.where(batch.terminated, 0.0, finals)
-    return following
-
-
-def _relative_error(predicted: Tensor, targets: Tensor) -> float:
-    return float((predicted - targets).square().mean() / targets.var().clamp(min=1e-12))
-
-
 def _probabilities(policy: Policy, observations: Any, states: Any) -> Array | None:
     """Action probabilities at N observations, ``(N, ...)``, None if the policy tells none."""
-    table = getattr(policy, "table", None)
-    if table is not None and states is not None:
-        rows: Array = table[states]
+    if policy.table is not None and states is not None:
+        rows: Array = policy.table[states]
         return rows
-    if hasattr(policy, "probabilities_batch"):
-        return np.asarray(policy.probabilities_batch(observations), dtype=np.float64)
-    if hasattr(policy, "probabilities"):
-        return np.stack([np.asarray(policy.probabilities(o), dtype=np.float64) for o in observations])
-    return None
+    return np.asarray(policy.probabilities_batch(observations), dtype=np.float64) if policy.exposes_probabilities else None
 
 
 def _act(policy: Policy, observations: Any, rng: np.random.Generator) -> Any:
     """One action per observation."""
-    if hasattr(policy, "act_batch"):
-        return policy.act_batch(observations, rng)
-    return np.asarray([policy.act(observation, rng) for observation in observations])
+    return np.asarray(policy.act_batch(observations, rng))

@@ -13,21 +13,23 @@ For a general loss f(x, pi) only w changes: w = pi/lambda (df/dpi - sum_b pi df/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bocmdp_gym import Weights
+from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from followers import TrajectoryOracle
-from leaders.gradients.base import Estimate, Estimator, Loss
-
-Array = npt.NDArray[np.float64]
+from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
+from leaders.gradients.base import Array, Estimator, interchangeable
+from leaders.gradients.batch import BatchEstimator, compiled_model
+from leaders.gradients.estimate import Estimate
+from leaders.gradients.needs import Loss
 
 
 class LeaderValues(NamedTuple):
@@ -39,26 +41,29 @@ class LeaderValues(NamedTuple):
     leader_return: float  # F_xi
 
 
-def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
-    """Vbar, Qbar, discounted visitation and F_xi of a policy ``(S, A)``; leaves ``arrays.solver`` factored for g_L."""
+def _leader_value(arrays: ContextArrays, policy: Array) -> Array:
+    """Vbar ``(S,)`` of a policy; leaves ``arrays.solver`` factored for g_L."""
     solver = arrays.solver
     solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
-    value = solver.solve((policy * arrays.leader_reward).sum(-1))
+    return solver.solve((policy * arrays.leader_reward).sum(-1))
+
+
+def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
+    """Vbar, Qbar, discounted visitation and F_xi of a policy ``(S, A)``; leaves ``arrays.solver`` factored for g_L."""
+    value = _leader_value(arrays, policy)
     q = arrays.leader_reward + arrays.leader_continuation * arrays.expectation(value)
-    return LeaderValues(value, q, solver.solve_transposed(arrays.initial), float(arrays.initial @ value))
+    return LeaderValues(value, q, arrays.solver.solve_transposed(arrays.initial), float(arrays.initial @ value))
 
 
 def policy_return(arrays: ContextArrays, policy: Array) -> float:
     """F_xi of a policy ``(S, A)`` alone: one factorisation and one solve, with which ``arrays.solver`` is left."""
-    solver = arrays.solver
-    solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
-    return float(arrays.initial @ solver.solve((policy * arrays.leader_reward).sum(-1)))
+    return float(arrays.initial @ _leader_value(arrays, policy))
 
 
 def _adjoint_weights(
     mdps: ConfiguredMDPs, arrays: ContextArrays, pi: Array, follower: Array | None, w: Array, leader: LeaderValues | None
 ) -> Weights:
-    """The four weights from the sensitivity w(s, a) to Q*(s, a); ``leader`` None for a general loss.
+    """The five weights from the sensitivity w(s, a) to Q*(s, a); ``leader`` None for a general loss.
 
     ``follower``: the follower's values V ``(S,)``, which are read where P or q depends on x.
     """
@@ -87,7 +92,7 @@ def _adjoint_weights(
 def exact_weights(
     mdps: ConfiguredMDPs, context: int, solution: ContextSolution, regularization: float
 ) -> tuple[Weights, LeaderValues]:
-    """The exact weights of dF_xi/dx, and the leader's values they came from (MATH in the module docstring).
+    """The exact weights of dF_xi/dx, and the leader's values they came from (module docstring).
 
     Args:
         mdps: the model at x.
@@ -139,7 +144,8 @@ class ExactEstimator(Estimator):
 
     Args:
         regularization: lambda; the follower's if None.
-        tolerance, max_iterations: of the soft policy iteration.
+        tolerance: of the soft policy iteration: its residual is at most this times max(1, max |V|).
+        max_iterations: steps of the soft policy iteration after which it is an error not to have reached the tolerance.
 
     Attributes:
         solver: solves it, warm-started per context.
@@ -161,6 +167,25 @@ class ExactEstimator(Estimator):
         super().bind(oracle, loss)
         self.solver.reset()
 
+    @classmethod
+    def batched(
+        cls, oracle: TrajectoryOracle, estimators: Sequence[Estimator], device: str | None = None
+    ) -> BatchEstimator | None:
+        """As `Estimator.batched`: on a device of torch, or compiled where `compiled_model` serves the problem."""
+        first, model = estimators[0], oracle.model
+        if not interchangeable(ExactEstimator, estimators):
+            return super().batched(oracle, estimators, device)
+        assert isinstance(first, ExactEstimator)
+        options = (first._lambda, first.solver.tolerance, first.solver.max_iterations, len(estimators))
+        if device is not None:
+            assert isinstance(model, TabularBOCMDP)
+            return DeviceBatch(model, *options, device)
+        compiled = compiled_model(oracle, len(estimators))
+        return None if compiled is None else ExactBatch(compiled, *options)
+
+    def settings(self) -> tuple[Any, ...]:
+        return self.requested_regularization, self.solver.tolerance, self.solver.max_iterations
+
     def state(self) -> dict[Any, Any]:
         return self.solver.state()
 
@@ -169,12 +194,11 @@ class ExactEstimator(Estimator):
 
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng
-        assert self.regularization is not None
         mdps = oracle.configure(x)
-        solution = self.solver.solve(mdps, context, self.regularization)
+        solution = self.solver.solve(mdps, context, self._lambda)
         metrics = {"follower_iterations": solution.iterations, "follower_residual": solution.residual}
         if self.loss is not None:
-            gradient, value = exact_loss_gradient(mdps, context, solution, self.regularization, self.loss)
+            gradient, value = exact_loss_gradient(mdps, context, solution, self._lambda, self.loss)
             return Estimate(-gradient, -value, metrics=metrics)
-        weights, leader = exact_weights(mdps, context, solution, self.regularization)
+        weights, leader = exact_weights(mdps, context, solution, self._lambda)
         return Estimate(mdps.vjp(weights, context), leader.leader_return, metrics=metrics)

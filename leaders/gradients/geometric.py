@@ -17,13 +17,14 @@ with dlog mu(s_0) for dlogP where T = 0; for a general loss, s ~ nu, a ~ pi and
 
     df = d1 f + (1/(lambda nu(s))) d2 f/dpi(a; s) dA(s, a).
 
-Steps after the end of an episode contribute nothing, and what goes on has done so with probability 1 - q: where q depends on
-x, dlogP is d log((1 - q) P). Unbiased for the policy's own problem, without a time limit; the variance is huge at gamma = 0.99.
+Steps after the end of an episode contribute nothing, and an episode continues with probability 1 - q: where q depends on x,
+dlogP is d log((1 - q) P). Unbiased for the policy's own problem, without a time limit; the variance is huge at gamma = 0.99.
 Many draws make one estimate: their weights are averaged, and one reverse pass gives the gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,29 +33,20 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import OptionError
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
 from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
-from leaders import kernels
-from leaders.gradients.base import (
-    SCORED,
-    Array,
-    Estimate,
-    Loss,
-    PolicyEstimator,
-    add_scores,
-    check_groups,
-    policy_table,
-    pooled,
-    split,
-)
+from leaders.gradients import _geometric_kernels as kernels
+from leaders.gradients.base import Array, PolicyEstimator, add_scores, policy_table
+from leaders.gradients.estimate import Estimate, check_groups, combine_groups, split
+from leaders.gradients.needs import SCORED, Loss
 
 
-def joint_tables(arrays: ContextArrays, policy: Array) -> AliasTables:
-    """Tables of the joint draw (action, index of the successor) in every state."""
+def indexed_tables(arrays: ContextArrays, policy: Array) -> AliasTables:
+    """Tables of the joint draw (action, index of the successor) in every state, ``(S, A K)``."""
     n_states, n_actions, width = arrays.probabilities.shape
     index = np.broadcast_to(np.arange(width, dtype=np.int32), arrays.probabilities.shape)
     tables = AliasTables(np.empty((n_states, n_actions * width)), np.empty((n_states, n_actions * width, 2), dtype=np.uint64))
@@ -69,13 +61,12 @@ def geometric_weights(
     regularization: float,
     samples: int,
     rng: np.random.Generator,
-    formula: kernels.Formula = kernels.Formula(),  # noqa: B008 - immutable
 ) -> tuple[Weights, int]:
-    """Mean weights of ``samples`` draws of the decomposable estimator for a policy ``(S, A)``, and the steps they took."""
+    """Mean weights of ``samples`` draws of the decomposable estimator for a policy ``(S, A)``, and their steps."""
     arrays, model = mdps.arrays(context), mdps.model
     w_reward, w_leader, w_transition, w_initial, steps = kernels.geometric_weights(
         samples,
-        *joint_tables(arrays, policy),
+        *indexed_tables(arrays, policy),
         *arrays.starts,
         policy,
         arrays.successors,
@@ -87,7 +78,6 @@ def geometric_weights(
         model.leader_discount,
         regularization,
         not SCORED.isdisjoint(model.moving),
-        formula,
         generator_state(rng),
     )
     weights = Weights(reward=w_reward, leader_reward=w_leader)
@@ -104,21 +94,19 @@ def geometric_loss_weights(
     samples: int,
     rng: np.random.Generator,
     sampling_distribution: Array | None = None,
-    formula: kernels.Formula = kernels.Formula(),  # noqa: B008 - immutable
 ) -> tuple[Weights, int]:
-    """Mean weights of ``samples`` draws of Alg. 1's indirect term, and the steps they took.
+    """Mean weights of ``samples`` draws of Alg. 1's indirect term, and their steps.
 
     Args:
         mdps, context, policy, regularization, samples, rng: as for `geometric_weights`.
         sensitivity: df/dpi, ``(S, A)``.
         sampling_distribution: nu, ``(S,)``; uniform if None.
-        formula: the theory's.
     """
     arrays, model = mdps.arrays(context), mdps.model
     nu = np.full(model.n_states, 1.0 / model.n_states) if sampling_distribution is None else sampling_distribution
     w_reward, w_transition, steps = kernels.geometric_loss_weights(
         samples,
-        *joint_tables(arrays, policy),
+        *indexed_tables(arrays, policy),
         *initial_tables(nu),
         policy,
         arrays.successors,
@@ -129,7 +117,6 @@ def geometric_loss_weights(
         model.discount,
         regularization,
         not {"transition", "termination"}.isdisjoint(model.moving),
-        formula,
         generator_state(rng),
     )
     weights = Weights(reward=w_reward)
@@ -140,9 +127,11 @@ def geometric_loss_weights(
 class GeometricEstimator(PolicyEstimator):
     """The mean of ``samples`` independent unbiased draws, with one reverse pass.
 
+    The draws are made from the model's arrays: they are counted as ``model_draws``, and no environment steps are used.
+
     Args:
         samples: draws per estimate.
-        sampling_distribution: nu of Alg. 1, ``(S,)``, positive everywhere (general losses only); uniform if None.
+        sampling_distribution: nu of Algorithm 1, ``(S,)``, positive everywhere (general losses only); uniform if None.
         error_groups: split the draws into this many groups and report a standard error from their spread, at one reverse
             pass each; 0: none.
         regularization: lambda; the follower's if None.
@@ -152,8 +141,10 @@ class GeometricEstimator(PolicyEstimator):
     """
 
     needs_model = True
+    needs_successors = True
+    needs_discounting = True
+    needs_probabilities = True
     accepts_loss = True
-    _formula = kernels.Formula()
 
     def __init__(
         self,
@@ -171,16 +162,6 @@ class GeometricEstimator(PolicyEstimator):
         super().bind(oracle, loss)
         assert isinstance(oracle.model, TabularBOCMDP)
         model, nu = oracle.model, self.sampling_distribution
-        if model.factored:
-            raise UnsupportedError(
-                "the geometric estimator draws from a list of successors for every action, and this model's transitions are "
-                'factored (FactoredTransitions); use HPGD(estimator="monte_carlo"), ExactGradient or ZeroOrder.'
-            )
-        if model.discount == 1.0 or (loss is None and model.leader_discount == 1.0):
-            raise UnsupportedError(
-                f"geometric horizons need discounts below 1; this model has discount {model.discount} and leader_discount "
-                f'{model.leader_discount}. Use HPGD(estimator="monte_carlo") or ExactGradient.'
-            )
         if nu is None:
             return
         if loss is None:
@@ -196,24 +177,21 @@ class GeometricEstimator(PolicyEstimator):
     ) -> Estimate:
         mdps, table = oracle.configure(x), policy_table(oracle, policy, "the geometric estimator")
         if self.loss is not None:
-            estimate = self._estimate_loss(mdps, context, table, self.loss, rng)
-        else:
-            estimate = self._estimate_return(mdps, context, table, rng)
-        oracle.env_steps += estimate.env_steps
-        return estimate
+            return self._estimate_loss(mdps, context, table, self.loss, rng)
+        return self._estimate_return(mdps, context, table, rng)
 
     def _estimate_return(self, mdps: ConfiguredMDPs, context: int, policy: Array, rng: np.random.Generator) -> Estimate:
         """Alg. 5."""
-        sizes = split(self.samples, self.error_groups)
-        gradients, steps, leader_return = [], 0, 0.0
-        for size in sizes:
-            weights, taken = geometric_weights(mdps, context, policy, self._lambda, size, rng, self._formula)
-            gradients.append(mdps.vjp(weights, context))
-            steps += taken
+        leader_reward, returns = mdps.arrays(context).leader_reward, []
+
+        def draw(size: int) -> tuple[Weights, int]:
+            weights, steps = geometric_weights(mdps, context, policy, self._lambda, size, rng)
             assert weights.leader_reward is not None
-            leader_return += size / self.samples * float((weights.leader_reward * mdps.arrays(context).leader_reward).sum())
-        gradient, error = pooled(gradients, sizes)
-        return Estimate(gradient, leader_return, steps, error)
+            returns.append(size / self.samples * float((weights.leader_reward * leader_reward).sum()))
+            return weights, steps
+
+        gradient, error, steps = self._in_groups(mdps, context, draw)
+        return Estimate(gradient, sum(returns), standard_error=error, model_draws=steps)
 
     def _estimate_loss(self, mdps: ConfiguredMDPs, context: int, policy: Array, loss: Loss, rng: np.random.Generator) -> Estimate:
         """Alg. 1; minus the loss is the return."""
@@ -224,14 +202,24 @@ class GeometricEstimator(PolicyEstimator):
         gradient = torch.zeros_like(x) if direct is None else direct
         error, steps = None, 0
         if sensitivity is not None:
-            sizes = split(self.samples, self.error_groups)
-            gradients = []
-            for size in sizes:
-                weights, taken = geometric_loss_weights(
-                    mdps, context, policy, sensitivity.numpy(), self._lambda, size, rng, self.sampling_distribution, self._formula
+            by_policy = sensitivity.numpy()
+
+            def draw(size: int) -> tuple[Weights, int]:
+                return geometric_loss_weights(
+                    mdps, context, policy, by_policy, self._lambda, size, rng, self.sampling_distribution
                 )
-                gradients.append(mdps.vjp(weights, context))
-                steps += taken
-            indirect, error = pooled(gradients, sizes)
+
+            indirect, error, steps = self._in_groups(mdps, context, draw)
             gradient = gradient + indirect
-        return Estimate(-gradient, -float(value.detach()), steps, error)
+        return Estimate(-gradient, -float(value.detach()), standard_error=error, model_draws=steps)
+
+    def _in_groups(
+        self, mdps: ConfiguredMDPs, context: int, draw: Callable[[int], tuple[Weights, int]]
+    ) -> tuple[Tensor, Tensor | None, int]:
+        """Gradient, standard error and steps of all draws, from ``draw(size)``, which makes the weights of one group."""
+        sizes, gradients, steps = split(self.samples, self.error_groups), [], 0
+        for size in sizes:
+            weights, taken = draw(size)
+            gradients.append(mdps.vjp(weights, context))
+            steps += taken
+        return *combine_groups(gradients, sizes), steps

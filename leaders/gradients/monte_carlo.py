@@ -8,42 +8,33 @@ forward pass per episode,
 
 Where P or mu depends on x, a second pass weighs scores: gamma e_t Vhat_lambda(s_{t+1}) + (gamma_L^(t+1)/E) Vhat(s_{t+1}) on
 d log P(s_{t+1}|s_t,a_t), Vhat(s_0)/E on d log mu(s_0), Vhat_lambda being visit averages of the follower's returns, entropy
-included. Where q does, going on has probability (1 - q) P, and d log(1 - q) takes the weight of d log P.
+included. Where q does, an episode continues with probability (1 - q) P, and d log(1 - q) takes the weight of d log P.
 
 Two biases. Qhat - Vhat and the visit averages come from the same trajectories: that vanishes as N grows. A time limit cuts
-returns, visitation and traces: that does not, unless ``bootstrap_truncated``, with which a cut episode goes on as the
+returns, visitation and traces: that does not, unless ``bootstrap_truncated``, with which a cut episode continues as the
 average visit to its last state does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import xlogy
+from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
-from followers import Policy, TrajectoryOracle
-from leaders import kernels
-from leaders.gradients import _monte_carlo_kernels
-from leaders.gradients.base import (
-    SCORED,
-    Array,
-    Estimate,
-    Loss,
-    PolicyEstimator,
-    add_scores,
-    check_groups,
-    policy_table,
-    pooled,
-    split,
-)
-
-#: Parts whose scores weigh the follower's values, which include the policy's entropy.
-_NEEDS_ENTROPY = frozenset({"transition", "termination"})
+from followers import Policy, SoftPolicyIteration, TrajectoryOracle
+from leaders.gradients._monte_carlo_batch import MonteCarloBatch
+from leaders.gradients._monte_carlo_kernels import monte_carlo_weights as monte_carlo_weights_kernel
+from leaders.gradients._monte_carlo_scores import monte_carlo_scores
+from leaders.gradients.base import Array, Estimator, PolicyEstimator, add_scores, interchangeable, policy_table
+from leaders.gradients.batch import BatchEstimator, compiled_model
+from leaders.gradients.estimate import Estimate, check_groups, combine_groups, split
+from leaders.gradients.needs import SCORED
 
 
 def monte_carlo_weights(
@@ -56,35 +47,26 @@ def monte_carlo_weights(
     bootstrap_truncated: bool = False,
 ) -> Weights:
     """Weights of r and rbar from one batch of tabular trajectories (module docstring)."""
-    w_r, w_rbar, *_ = _trajectory_weights(
-        batch, n_states, n_actions, discount, leader_discount, regularization, bootstrap_truncated
-    )
+    shape, discounts = (n_states, n_actions), (discount, leader_discount)
+    w_r, w_rbar, *_ = _first_pass(batch, shape, discounts, regularization, bootstrap_truncated)
     return Weights(reward=w_r, leader_reward=w_rbar)
 
 
-def _trajectory_weights(
-    batch: Trajectories,
-    n_states: int,
-    n_actions: int,
-    discount: float,
-    leader_discount: float,
-    regularization: float,
-    bootstrap_truncated: bool,
+def _first_pass(
+    batch: Trajectories, shape: tuple[int, int], discounts: tuple[float, float], regularization: float, bootstrap_truncated: bool
 ) -> tuple[Array, ...]:
-    """The first pass: weights of r and rbar, and what the second one reads."""
+    """Weights of r and rbar ``(S, A)``, and what the second pass reads."""
     if batch.states is None or batch.final_states is None:
         raise UnsupportedError("the trajectories carry no state indices; this estimator needs a tabular environment.")
-    results: tuple[Array, ...] = _monte_carlo_kernels.monte_carlo_weights(
+    results: tuple[Array, ...] = monte_carlo_weights_kernel(
         batch.states,
         batch.actions.astype(np.int32, copy=False),
         batch.leader_rewards,
         batch.ends,
         batch.terminated,
         batch.final_states,
-        n_states,
-        n_actions,
-        discount,
-        leader_discount,
+        *shape,
+        *discounts,
         regularization,
         bootstrap_truncated,
     )
@@ -108,11 +90,10 @@ def scored_weights(
     """
     model, arrays = mdps.model, mdps.arrays(batch.context)
     discounts = (model.discount, model.leader_discount)
-    w_r, w_rbar, *carried = _trajectory_weights(
-        batch, model.n_states, model.n_actions, *discounts, regularization, bootstrap_truncated
-    )
-    bonus = np.zeros(model.n_states) if policy is None else -regularization * xlogy(policy, policy).sum(-1)
-    w_transition, w_initial, w_going = kernels.monte_carlo_scores(
+    shape = (model.n_states, model.n_actions)
+    w_r, w_rbar, *carried = _first_pass(batch, shape, discounts, regularization, bootstrap_truncated)
+    bonus = np.zeros(model.n_states) if policy is None else regularization * entr(policy).sum(-1)
+    w_transition, w_initial, w_continued = monte_carlo_scores(
         batch.states,
         batch.actions,
         batch.rewards,
@@ -127,7 +108,7 @@ def scored_weights(
         *carried,
     )
     weights = Weights(reward=w_r, leader_reward=w_rbar)
-    add_scores(weights, model.moving, arrays, w_transition, w_initial, w_going)
+    add_scores(weights, model.moving, arrays, w_transition, w_initial, w_continued)
     return weights
 
 
@@ -136,13 +117,17 @@ class MonteCarloEstimator(PolicyEstimator):
 
     Args:
         env_steps: steps per estimate; the last episode is finished and its steps are counted too.
-        bootstrap_truncated: see the module docstring; off in the paper's runs.
+        bootstrap_truncated: let an episode cut by a time limit continue, in sums, as the average visit to its last state does;
+            off in the paper's runs.
         error_groups: split the episodes into this many groups and report a standard error from their spread, at one more
             pass over the steps and one reverse pass each; 0: none.
         regularization: lambda; the follower's if None.
     """
 
     needs_model = True
+    needs_states = True
+    #: parts whose scores weigh the follower's values, which include the policy's entropy
+    needs_probabilities_for = frozenset({"transition", "termination"})
 
     def __init__(
         self,
@@ -156,20 +141,32 @@ class MonteCarloEstimator(PolicyEstimator):
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
         self.bootstrap_truncated = bootstrap_truncated
 
-    def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
-        super().bind(oracle, loss)
-        if not oracle.tells_states:
-            raise UnsupportedError(
-                f"the Monte-Carlo estimator averages by state, and trajectories of {type(oracle.core).__name__}, as seen here, "
-                'tell no states; use HPGD(estimator="critic"), or play the model itself, bocmdp_gym.TabularEnv(env.model).'
-            )
+    @classmethod
+    def batched(
+        cls, oracle: TrajectoryOracle, estimators: Sequence[Estimator], device: str | None = None
+    ) -> BatchEstimator | None:
+        """As `Estimator.batched`: compiled where `compiled_model` serves the problem and followers are `SoftPolicyIteration`."""
+        first, follower, horizon = estimators[0], oracle.follower, oracle.horizon
+        if device is not None or not interchangeable(MonteCarloEstimator, estimators):
+            return super().batched(oracle, estimators, device)
+        assert isinstance(first, MonteCarloEstimator)
+        # this very class: the compiled call does what it does, and a subclass may do otherwise
+        if first.error_groups > 0 or type(follower) is not SoftPolicyIteration or not oracle.compiled or horizon is None:
+            return None
+        model = compiled_model(oracle, len(estimators))
+        if model is None:
+            return None
+        return MonteCarloBatch(model, follower, len(estimators), horizon, first.env_steps, first.bootstrap_truncated)
+
+    def settings(self) -> tuple[Any, ...]:
+        return self.requested_regularization, self.env_steps, self.bootstrap_truncated, self.error_groups
 
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:
         mdps = oracle.configure(x)
         table = None
-        if not _NEEDS_ENTROPY.isdisjoint(mdps.model.moving):
+        if not self.needs_probabilities_for.isdisjoint(mdps.model.moving):
             table = policy_table(oracle, policy, "the Monte-Carlo estimator, where transitions depend on x,")
         batch = oracle.sample(policy, self.env_steps, rng)
         weights = self._weights(batch, mdps, table)
@@ -181,7 +178,7 @@ class MonteCarloEstimator(PolicyEstimator):
             sizes = split(batch.n_episodes, groups)
             lasts = np.cumsum(sizes)
             parts = (batch.episodes(last - size, last) for size, last in zip(sizes, lasts, strict=True))
-            _, error = pooled([mdps.vjp(self._weights(part, mdps, table), context) for part in parts], sizes)
+            _, error = combine_groups([mdps.vjp(self._weights(part, mdps, table), context) for part in parts], sizes)
         return Estimate(mdps.vjp(weights, context), leader_return, batch.n_steps, error)
 
     def _weights(self, batch: Trajectories, mdps: ConfiguredMDPs, policy: Array | None) -> Weights:

@@ -5,8 +5,8 @@ p_k = 2^-k / (1 - 2^-(K-1)), k = 1..K-1,
 
     dF = dF_{t_1} + (dF_{t_{k+1}} - dF_{t_k}) / p_k
 
-has the mean of dF_{t_K}: the sum over k telescopes. One run of the follower, begun afresh, gives all three policies, and stops
-at t_{k+1}: on average after 2 (K - 1) / (1 - 2^-(K-1)) iterations instead of 2^K. The three estimates share their random numbers,
+has the mean of dF_{t_K}: the sum over k telescopes. One run of the follower from scratch gives all three policies, and stops at
+t_{k+1}: on average after 2 (K - 1) / (1 - 2^-(K-1)) iterations instead of 2^K. The three estimates share their random numbers,
 so that what the pair has in common cancels; what does not is multiplied by 1/p_k, and the variance is larger than dF_{t_K}'s.
 """
 
@@ -17,22 +17,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import IterativeFollower, TrajectoryOracle
-from leaders.gradients.base import Estimate, Estimator, Loss, PolicyEstimator, pooled
+from leaders.gradients.base import Estimator, PolicyEstimator
+from leaders.gradients.estimate import Estimate, combine_groups
 from leaders.gradients.geometric import GeometricEstimator
+from leaders.gradients.needs import Loss
 
 
 class MultilevelEstimator(Estimator):
     """dF_xi/dx as if the follower had made 2^K iterations, at the cost of O(K) of them.
 
     Args:
-        levels: K, at least 2.
+        levels: the follower makes 2^K iterations in effect, K at least 2.
         samples: draws of the geometric estimator, for each of a run's three estimates.
         runs: independent follower runs averaged per estimate; with two or more, a standard error over them is reported.
-        inner: another estimator of dF_t than the geometric one, such as ``MonteCarloEstimator(10_000)``; ``samples`` is its own
-            affair then.
+        inner: another estimator of dF_t than the geometric one, such as ``MonteCarloEstimator(10_000)``; it has its own
+            sample size, and ``samples`` is not used.
         regularization: lambda; the follower's if None.
 
     ``metrics``: ``follower_iterations`` per run.
@@ -40,6 +41,8 @@ class MultilevelEstimator(Estimator):
     Raises:
         OptionError: a value out of range.
     """
+
+    needs_iterative = True
 
     def __init__(
         self,
@@ -58,12 +61,6 @@ class MultilevelEstimator(Estimator):
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
-        if not isinstance(oracle.follower, IterativeFollower):
-            raise UnsupportedError(
-                f"the multilevel estimator stops its follower after 2, 4, 8, ... iterations and lets it go on, which "
-                f"{type(oracle.follower).__name__} cannot; use SoftQLearning (or another IterativeFollower), or "
-                'HPGD(estimator="monte_carlo").'
-            )
         self.inner.bind(oracle, loss)
 
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
@@ -72,10 +69,11 @@ class MultilevelEstimator(Estimator):
             estimate, made = self._run(oracle, x, context, rng)
             draws.append(estimate)
             iterations += made
-        gradient, error = pooled([draw.gradient for draw in draws], [1] * self.runs)
+        gradient, error = combine_groups([draw.gradient for draw in draws], [1] * self.runs)
         leader_return = sum(draw.leader_return for draw in draws) / self.runs
         metrics = {"follower_iterations": iterations / self.runs}
-        return Estimate(gradient, leader_return, oracle.env_steps - before, error, metrics)
+        model_draws = sum(draw.model_draws for draw in draws)
+        return Estimate(gradient, leader_return, oracle.env_steps - before, error, metrics, model_draws)
 
     def _run(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> tuple[Estimate, int]:
         """One draw, from one run of the follower; and the iterations it made."""
@@ -85,16 +83,19 @@ class MultilevelEstimator(Estimator):
         run = follower.start(oracle.task(x, context), rng)
         seed = int(rng.integers(2**63))
 
+        estimates: list[Estimate] = []
+
         def after(level: int) -> Estimate:
-            """dF_t for t = 2^level; the run goes on to there."""
+            """dF_t for t = 2^level; the run continues to there."""
             if run.iterations < 2**level:
                 run.advance(2**level - run.iterations)
-            return self.inner.estimate_policy(oracle, run.policy(), x, context, np.random.default_rng(seed))
+            estimates.append(self.inner.estimate_policy(oracle, run.policy(), x, context, np.random.default_rng(seed)))
+            return estimates[-1]
 
         first = after(1)
         lower = first if k == 1 else after(k)
         upper = after(k + 1)
-        p = self.probabilities[k - 1]
+        p, model_draws = self.probabilities[k - 1], sum(estimate.model_draws for estimate in estimates)
         gradient = first.gradient + (upper.gradient - lower.gradient) / p
         leader_return = first.leader_return + (upper.leader_return - lower.leader_return) / p
-        return Estimate(gradient, float(leader_return)), run.iterations
+        return Estimate(gradient, float(leader_return), model_draws=model_draws), run.iterations

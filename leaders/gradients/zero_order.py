@@ -22,19 +22,21 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
-from leaders.gradients.base import Array, Estimate, Estimator, Loss, policy_table, pooled
+from leaders.gradients.base import Array, Estimator, policy_table
+from leaders.gradients.estimate import Estimate, combine_groups
 from leaders.gradients.exact import policy_return
+from leaders.gradients.needs import Loss
 
 
 class ZeroOrderEstimator(Estimator):
     """Differences of returns along random directions; needs no model and no lambda.
 
     Args:
-        smoothing: C; u_t = C/(t + 1) at the t-th x asked for.
-        decay: False: u = C throughout, which suits sampled returns (their noise is divided by u).
+        smoothing: C, the size of the steps aside: u_t = C/(t + 1) at the t-th x asked for.
+        decay: whether u_t falls with t; False: u = C throughout, which suits sampled returns (their noise is divided by u).
         directions: directions averaged per estimate; with two or more, a standard error over them is reported.
-        two_sided: F(x + u z) - F(x - u z) instead of F(x + u z) - F(x): two responses per direction instead of one, plus
-            one; even orders of the expansion in u cancel.
+        two_sided: differences F(x + u z) - F(x - u z) instead of F(x + u z) - F(x): two responses per direction instead of
+            one, plus one; even orders of the expansion in u cancel.
         exact: returns from the model's arrays (needs a tabular model and action probabilities) instead of ``env_steps``
             sampled steps each; None: where the model is tabular and the follower plans with it.
         env_steps: steps per sampled return.
@@ -77,7 +79,7 @@ class ZeroOrderEstimator(Estimator):
         tabular = isinstance(oracle.model, TabularBOCMDP)
         exact = self.exact
         if exact is None:
-            exact = loss is not None or (tabular and oracle.follower.needs_model)
+            exact = loss is not None or (tabular and oracle.follower.plans)
         if exact and not tabular:
             wanted = "a loss f(x, policy, context) reads the policy as a table" if loss else "exact returns read its arrays"
             raise UnsupportedError(
@@ -108,7 +110,7 @@ class ZeroOrderEstimator(Estimator):
                 gradients.append((there - behind) / (2.0 * u) * z)
             else:
                 gradients.append((there - here) / u * z)
-        gradient, error = pooled(gradients, [1] * self.directions)
+        gradient, error = combine_groups(gradients, [1] * self.directions)
         metrics = {"smoothing": u}
         return Estimate(gradient, sum(returns) / len(returns), oracle.env_steps - before, error, metrics)
 

@@ -1,7 +1,7 @@
 """Run the paper's experiments again: ``python -m leaders.reproduce table1 --help``.
 
 Every run is stored under OUT/tasks as soon as it is finished and is never run twice: start the same command again after an
-interruption, or for more seeds, and it goes on where it was. `figures` after `table1` draws from the stored runs.
+interruption, or for more seeds, and it continues where it was. `figures` after `table1` draws from the stored runs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bocmdp_gym.errors import BOCMDPError, OptionError
+from bocmdp_gym.files import write_atomically
 from bocmdp_gym.options import check_count
-from leaders.command_line import choose
 from leaders.plots import save
 from leaders.reproduce import figures, table
 from leaders.reproduce.escapes import anatomy
@@ -24,7 +24,8 @@ from leaders.reproduce.paper import BEST_KNOWN, CELLS, FIGURES, ITERATIONS, PLAN
 from leaders.reproduce.runs import key, run
 from leaders.reproduce.search import search, search_task
 from leaders.reproduce.table import Dynamics, Entry, Rates
-from leaders.runs import processor, versions
+from leaders.run_folder import processor, versions
+from leaders.settings.command_line import choose
 from leaders.tasks import Function, run_tasks
 
 #: A run has left the local optimum when its value is this much above that of exact ascent.
@@ -54,7 +55,7 @@ class Settings:
         """Run what is not stored yet; all results, in the tasks' order.
 
         Raises:
-            OptionError: a task went on failing; the others are stored.
+            OptionError: a task kept failing; the others are stored.
         """
         keyed = {key(task): task for task in tasks}
         found = run_tasks(keyed, function, self.out / "tasks", workers=self.workers, progress=self.progress)
@@ -85,7 +86,7 @@ class Settings:
             "iterations": self.run_iterations,
             **results,
         }
-        (self.out / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_atomically(self.out / f"{name}.json", json.dumps(record, indent=2) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ class Table1(Settings):
             rates = table.grid(("hpgd", "amd", "zero-order"), self.dynamics, self.run_iterations, self.tasks)
             stored = {"command": _command(), "iterations": self.run_iterations,
                       "rates": {self.dynamics.label: table.rates_to_json(rates)}}  # fmt: skip
-            (self.out / f"{self.name}-rates.json").write_text(json.dumps(stored, indent=2) + "\n")
+            write_atomically(self.out / f"{self.name}-rates.json", json.dumps(stored, indent=2) + "\n")
         return rates | {"literal-amd": rates["amd"]}
 
     def entries(self) -> list[Entry]:
@@ -141,7 +142,7 @@ class Table1(Settings):
         found = self.entries()
         searched = None if self.quick else self.searches()
         text = table.markdown(found, searched, BEST_KNOWN if self.slip_probability == PLANNED_SLIP else None)
-        (self.out / f"{self.name}.md").write_text(text)
+        write_atomically(self.out / f"{self.name}.md", text)
         table.write_csv(found, self.run_seeds, self.out / f"{self.name}.csv")
         cells = [
             {"algorithm": e.algorithm, **e.cell._asdict(), **e.rates, "mean": e.mean, "standard_error": e.standard_error,
@@ -196,7 +197,7 @@ class BestKnown(Settings):
                 f"| {cell.regularization:g} | {cell.penalty_cost:g} | {value:.4f} | {known:g} | {value / known:.4f} "
                 f"| {result['seconds']:.0f} |"
             )
-        (self.out / "best-known.md").write_text("\n".join(lines) + "\n")
+        write_atomically(self.out / "best-known.md", "\n".join(lines) + "\n")
         self.store(
             "best-known", {"search": search_task(CELLS[0], self.slip_probability, self.search_seed), "values": list(found)}
         )
@@ -225,7 +226,7 @@ class DynamicsStudy(Settings):
             row["anatomy"] = result
         text = f"{_escape_table(studies, len(self.run_seeds))}\n{_anatomy_table(studies)}"
         name = "dynamics" + ("-quick" if self.quick else "")
-        (self.out / f"{name}.md").write_text(text)
+        write_atomically(self.out / f"{name}.md", text)
         self.store(name, {"studies": studies})
         print(text)
 
@@ -295,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings.out.mkdir(parents=True, exist_ok=True)
         settings.main()
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return 130
     except BOCMDPError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

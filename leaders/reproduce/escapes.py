@@ -17,9 +17,9 @@ import torch
 
 from bocmdp_gym import configurable
 from followers import SoftPolicyIteration, TrajectoryOracle
-from leaders.base import ExactGradient
-from leaders.loop import Progress
+from leaders.leaders import ExactGradient
 from leaders.reproduce.runs import EVALUATE_EVERY, make_env, make_leader, play
+from leaders.result import Progress
 
 
 def escape_iteration(iterations: Sequence[int], returns: Sequence[float], threshold: float) -> int | None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from matplotlib.figure import Figure
 
 import bocmdp_gym
 from leaders.reproduce.paper import Cell
 from leaders.reproduce.runs import ALGORITHMS
 from leaders.reproduce.table import Entry
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COLOURS = {"hpgd": "#2668be", "amd": "#d65f0e", "zero-order": "#2c8c60", "literal-amd": "#7a5eb4"}
 
 
 def curves(cell: Cell, found: Sequence[Entry], best: float | None = None) -> Figure:
     """The exact leader's return over outer iterations: mean over seeds, and a band of one standard error."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     ax = figure.subplots()
     for entry in found:
@@ -38,6 +42,8 @@ def curves(cell: Cell, found: Sequence[Entry], best: float | None = None) -> Fig
 
 def maps(cell: Cell, found: Sequence[Entry], slip_probability: float) -> Figure:
     """The penalties of each algorithm's best seed, with the most likely path to either goal."""
+    from matplotlib.figure import Figure
+
     core = _environment(cell, slip_probability)
     figure = Figure(figsize=(5.0 * len(found), 5.4), layout="constrained")
     for ax, entry in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
@@ -52,6 +58,8 @@ def maps(cell: Cell, found: Sequence[Entry], slip_probability: float) -> Figure:
 
 def before_and_after(cell: Cell, x: Sequence[float], slip_probability: float) -> Figure:
     """The picture that explains the problem: most likely paths without penalties, and under x."""
+    from matplotlib.figure import Figure
+
     core = _environment(cell, slip_probability)
     nothing = np.zeros(len(x))
     nothing[-1] = 50.0  # the last entry is the budget left unspent

@@ -76,5 +76,5 @@ class MismatchedSimulator(PolicyEstimator):
             raise OptionError("MismatchedSimulator.estimate was called before bind(oracle).")
         before = self._there.env_steps
         estimate = self.estimator_there.estimate_policy(self._there, policy, x, context, rng)
-        oracle.env_steps += self._there.env_steps - before
+        oracle.count_steps(self._there.env_steps - before)
         return estimate

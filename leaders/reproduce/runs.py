@@ -11,12 +11,13 @@ import numpy as np
 
 import bocmdp_gym  # noqa: F401 - registers the environments
 from followers import SoftPolicyIteration
-from leaders.base import AMD, HPGD, ExactGradient, Leader, ZeroOrder
 from leaders.checkpoints import Checkpoints
 from leaders.gradients import MonteCarloEstimator
-from leaders.loop import Result, optimize
+from leaders.leaders import AMD, HPGD, ExactGradient, Leader, ZeroOrder
+from leaders.loop import optimize
 from leaders.reproduce.mismatch import MismatchedSimulator
 from leaders.reproduce.paper import Cell
+from leaders.result import Result
 
 #: How often the exact return is computed; the table's number is the mean of these over the last tenth of a run.
 EVALUATE_EVERY = 10

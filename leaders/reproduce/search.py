@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from followers import SoftPolicyIteration
-from leaders.base import ExactGradient
 from leaders.global_search import multistart
+from leaders.leaders import ExactGradient
 from leaders.reproduce.paper import Cell
 from leaders.reproduce.runs import make_env
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bocmdp_gym.errors import OptionError
+from bocmdp_gym.files import write_atomically
 from leaders.reproduce.paper import (
     CELLS,
     GRID_SEEDS,
@@ -182,14 +184,13 @@ def markdown(
 
 def write_csv(found: Sequence[Entry], seeds: Sequence[int], path: Path) -> None:
     """One row per run."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["algorithm", "lambda", "beta", "learning_rate", "smoothing", "seed", "value", "last", "env_steps", "seconds"]
-        )
-        for e in found:
-            for seed, result in zip(seeds, e.results, strict=True):
-                writer.writerow([
-                    e.algorithm, *e.cell, e.rates["learning_rate"], e.rates.get("smoothing", ""), seed,
-                    *(result[name] for name in ("value", "last", "env_steps", "seconds")),
-                ])  # fmt: skip
+    text = io.StringIO()
+    writer, measured = csv.writer(text), ("value", "last", "env_steps", "seconds")
+    writer.writerow(["algorithm", "lambda", "beta", "learning_rate", "smoothing", "seed", *measured])
+    for e in found:
+        for seed, result in zip(seeds, e.results, strict=True):
+            writer.writerow([
+                e.algorithm, *e.cell, e.rates["learning_rate"], e.rates.get("smoothing", ""), seed,
+                *(result[name] for name in measured),
+            ])  # fmt: skip
+    write_atomically(path, text.getvalue())

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import bocmdp_gym
 from bocmdp_gym import ConfigurableEnv, ConfigurableWrapper, check_configurable_env, configurable, errors
-from bocmdp_gym.checks import CheckError
+from bocmdp_gym.errors import CheckError
 from tests.problems import four_rooms
 
 

@@ -85,7 +85,8 @@ def test_rows_of_a_batch() -> None:
     xs, contexts = torch.stack([random_x(model.leader_dim, seed) for seed in range(3)]), np.array([1, 2, 0])
     mdps = model.configure(xs)
     for name in ("reward", "leader_reward", "termination"):
-        np.testing.assert_array_equal(mdps.batch_rows(name, contexts), getattr(mdps, name).expand(3, -1, -1, -1)[range(3), contexts])
+        expected = getattr(mdps, name).expand(3, -1, -1, -1)[range(3), contexts]
+        np.testing.assert_array_equal(mdps.batch_rows(name, contexts), expected)
 
 
 def test_faults_are_named_on_request() -> None:

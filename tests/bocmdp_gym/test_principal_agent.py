@@ -96,7 +96,7 @@ def test_leader_reaches_brute_force_as_regularization_falls(options: dict[str, A
     2.5% of the brute-force optimum, and none exceeds it by more than lambda = 0.01 explains."""
     env = principal_agent(**options)
     core = bocmdp_gym.configurable(env)
-    benchmark = core.benchmark(20_000)
+    benchmark = core.hard_optimum(20_000)
     assert benchmark is not None
     found = []
     for seed in range(3):
@@ -213,6 +213,7 @@ def test_benchmark_is_none_where_nothing_is_known() -> None:
     assert _core(slip_probability=0.1).benchmark() is None
     assert _core(layers=8, width=5, n_actions=3).benchmark() is None
     assert _core(outside_option=50.0).benchmark() is None
+    assert _core().benchmark(regularization=0.1) is None
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from stable_baselines3 import PPO
 
 import leaders
 from bocmdp_gym import TabularVectorEnv, errors
+from bocmdp_gym.errors import CheckError
 from bocmdp_gym.wrappers import ObserveContext
 from followers import CallableFollower, SoftPolicyIteration, TrajectoryOracle, check_follower, empirical_policy
-from followers.checks import CheckError
 from tests.followers.problems import CountSteps, Point, X, bandit
 
 P = np.array([[0.8, 0.2], [0.3, 0.7]])
@@ -27,7 +27,7 @@ def draw(observation: Any, rng: np.random.Generator) -> int:
 
 
 class Exposed:
-    """An agent that tells its probabilities."""
+    """An agent that exposes its probabilities."""
 
     def predict(self, observation: Any, rng: np.random.Generator) -> tuple[int, None]:
         return draw(observation, rng), None
@@ -55,7 +55,7 @@ def test_any_function_acts(agent: Any) -> None:
     batch = oracle.sample(policy, 20, rng(0))
     assert (batch.actions == 1).all()
     assert batch.states is not None
-    assert not hasattr(policy, "probabilities")
+    assert not policy.exposes_probabilities
     assert policy.table is None
 
 
@@ -236,7 +236,7 @@ def test_estimates_are_measured_where_they_cover_all_states() -> None:
 
 
 def test_an_agent_keeps_the_contract_of_followers() -> None:
-    """An agent that learns the model's own optimum: by its actions alone, and telling its probabilities."""
+    """An agent that learns the model's own optimum: by its actions alone, and exposing its probabilities."""
 
     class Optimal:
         def __init__(self, table: Any):
@@ -245,7 +245,7 @@ def test_an_agent_keeps_the_contract_of_followers() -> None:
         def predict(self, observation: int, rng: np.random.Generator) -> int:
             return int(rng.choice(self.table.shape[1], p=self.table[observation]))
 
-    class Telling(Optimal):
+    class Exposing(Optimal):
         def probabilities(self, observation: int) -> Any:
             return self.table[observation]
 
@@ -253,7 +253,7 @@ def test_an_agent_keeps_the_contract_of_followers() -> None:
         core = env.unwrapped
         return kind(core.model.solve(core.leader, 0.01).policy[context].numpy())
 
-    for kind, regularization in ((Telling, 0.01), (Optimal, None)):
+    for kind, regularization in ((Exposing, 0.01), (Optimal, None)):
         check_follower(
             CallableFollower(
                 train=lambda env, context, rng, kind=kind: train(env, context, kind),
@@ -261,7 +261,7 @@ def test_an_agent_keeps_the_contract_of_followers() -> None:
             )
         )
     with pytest.raises(CheckError, match="off by"):
-        check_follower(CallableFollower(train=lambda env, context, rng: train(env, 0, Telling), regularization=0.01))
+        check_follower(CallableFollower(train=lambda env, context, rng: train(env, 0, Exposing), regularization=0.01))
 
 
 @pytest.mark.parametrize("action", [2, -1, 0.5, None, "left", np.array([0, 1]), np.nan])
@@ -307,7 +307,7 @@ def test_bad_settings_are_refused() -> None:
         CallableFollower(draw, estimate_steps=0)
     with pytest.raises(errors.RegularizationError):
         CallableFollower(draw, regularization=-1.0)
-    with pytest.raises(errors.UnsupportedError, match="no table of states"):
+    with pytest.raises(errors.UnsupportedError, match="is not tabular"):
         TrajectoryOracle(Point(), CallableFollower(draw, estimate_steps=10))
     with pytest.raises(errors.OptionError, match="returned None"):
         respond(CallableFollower(train=lambda env, context, rng: None))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import followers
-from bocmdp_gym.checks import CheckError
+from bocmdp_gym.errors import CheckError
 from followers import Follower, SoftPolicyIteration, Task, check_follower
 from followers.checks import small_problems
 
@@ -16,7 +16,7 @@ LAM = 0.2
 
 
 class Agent:
-    """A frozen learner's policy: it acts on observations, and may tell its probabilities."""
+    """A frozen learner's policy: it acts on observations."""
 
     def __init__(self, task: Task, q: Any):
         self.leader, self.context, self._q = task.leader, task.context, q

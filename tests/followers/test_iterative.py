@@ -1,4 +1,4 @@
-"""What all iterating followers have in common: budgets, tolerances, warm starts, going on, divergence."""
+"""What all iterating followers have in common: budgets, tolerances, warm starts, continuing, divergence."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_budget_is_kept_and_a_tolerance_reached(make: Make, budget: int, toler
 
 
 @parametrize
-def test_a_run_stops_and_goes_on_from_the_same_state(make: Make, budget: int, tolerance: float) -> None:
+def test_a_solve_stops_and_continues_from_the_same_state(make: Make, budget: int, tolerance: float) -> None:
     follower = make(0.5, iterations=budget)
     task = _task(MODEL, X, follower)
     whole = follower.start(task, np.random.default_rng(1))
@@ -120,7 +120,7 @@ def test_a_tolerance_out_of_reach_is_an_error(make: Make, budget: int, tolerance
 @parametrize
 def test_bad_settings_are_refused(make: Make, budget: int, tolerance: float) -> None:
     for zero in (0, -3, 1.5, True):
-        with pytest.raises(errors.OptionError, match=r"iterations is .* expected an integer, at least 1"):
+        with pytest.raises(errors.OptionError, match=r"iterations is .* expected an integer of at least 1"):
             make(0.5, iterations=zero)
         with pytest.raises(errors.OptionError, match="max_iterations is"):
             make(0.5, tolerance=0.1, max_iterations=zero)

@@ -7,7 +7,7 @@ import torch
 import followers
 from bocmdp_gym import errors
 from followers import StepSize, TrajectoryOracle
-from followers.natural_policy_gradient import SampledNaturalPolicyGradientRun
+from followers.natural_policy_gradient import SampledNaturalPolicyGradientSolve
 from tests.problems import F64, four_rooms, random_model, random_x, small_rooms
 
 
@@ -83,7 +83,7 @@ def test_sampled_action_values_are_unbiased() -> None:
     follower = followers.NaturalPolicyGradient(lam, iterations=1, rollouts=1000)
     theta = np.random.default_rng(0).standard_normal((9, 3))
     run = follower._begin(TrajectoryOracle(model, follower).task(x, 0), np.random.default_rng(1), theta)
-    assert isinstance(run, SampledNaturalPolicyGradientRun)
+    assert isinstance(run, SampledNaturalPolicyGradientSolve)
     estimates = np.array([run._estimate() for _ in range(100)])
     error = estimates.std(0) / 10.0
     assert (np.abs(estimates.mean(0) - run.values.q) <= 4.5 * error).all()
@@ -121,7 +121,7 @@ def test_discount_one_is_for_exact_steps_only() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(errors.OptionError, match=r"first step size is 1\.5; expected at most 1"):
         followers.NaturalPolicyGradient(0.1, step_size=1.5)
-    with pytest.raises(errors.OptionError, match="positive finite number"):
+    with pytest.raises(errors.OptionError, match="finite number above 0"):
         followers.NaturalPolicyGradient(0.1, step_size=0.0)
     with pytest.raises(errors.OptionError, match="by visits"):
         followers.NaturalPolicyGradient(0.1, step_size=StepSize.visits(2.0))

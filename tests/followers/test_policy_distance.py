@@ -116,7 +116,7 @@ def test_a_run_logs_it_where_the_follower_is_not_exact() -> None:
 
 def test_policies_that_tell_no_probabilities_are_not_measured() -> None:
     class Quiet(followers.Follower):
-        """Acts, and does not tell how."""
+        """Acts, and exposes no probabilities."""
 
         regularization = LAM
 

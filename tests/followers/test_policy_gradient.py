@@ -89,7 +89,7 @@ def test_bad_settings_are_refused() -> None:
         followers.VanillaPolicyGradient(0.1, iterations=5, batch_size=0)
     with pytest.raises(errors.OptionError, match="by visits"):
         followers.VanillaPolicyGradient(0.1, iterations=5, step_size=StepSize.visits(1.0))
-    with pytest.raises(errors.OptionError, match="positive finite number"):
+    with pytest.raises(errors.OptionError, match="finite number above 0"):
         followers.VanillaPolicyGradient(0.1, iterations=5, step_size=-0.1)
 
 

@@ -11,8 +11,7 @@ from gymnasium.wrappers.vector import TransformObservation
 from scipy.stats import chi2_contingency, ks_2samp
 
 import bocmdp_gym
-from bocmdp_gym import TabularVectorEnv, errors
-from bocmdp_gym.env import ConfigurableWrapper
+from bocmdp_gym import ConfigurableWrapper, TabularVectorEnv, errors
 from followers import CallableFollower, SoftPolicyIteration, TrajectoryOracle
 from tests.followers.problems import CountSteps, Point, Unstartable, X, bandit
 from tests.problems import four_rooms

@@ -20,7 +20,7 @@ def test_steps_must_be_positive_and_finite(bad: object) -> None:
     for make in (StepSize.constant, StepSize.visits, lambda h: StepSize.harmonic(h, 1.0), lambda t: StepSize.harmonic(1.0, t)):
         if bad is None and make == StepSize.visits:
             continue
-        with pytest.raises(errors.OptionError, match="expected a positive finite number"):
+        with pytest.raises(errors.OptionError, match="expected a finite number above 0"):
             make(bad)  # type: ignore[operator]
 
 

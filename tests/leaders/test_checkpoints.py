@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 import followers
 import leaders
 from bocmdp_gym import errors
-from leaders.checkpoints import KEEP, CheckpointError, Checkpoints
+from leaders.checkpoints import KEEP, Checkpoints
 from leaders.train import main
 from tests.problems import four_rooms, random_model
 
@@ -84,7 +84,7 @@ def test_a_damaged_or_foreign_checkpoint_is_a_named_error(damage: str, tmp_path:
         path.write_text("not a checkpoint at all, but long enough to have a header")
     else:
         fingerprint = {"seed": 1}
-    with pytest.raises(CheckpointError, match="iteration-000000001"):
+    with pytest.raises(errors.CheckpointError, match="iteration-000000001"):
         Checkpoints(tmp_path, fingerprint=fingerprint).latest()
 
 
@@ -109,7 +109,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, follow
     options = {"seed": 2, "evaluate_every": 10}
     whole = leaders.optimize(four_rooms(), _leader(kind), FOLLOWERS[follower](), 30, **options)
 
-    def stop(progress: leaders.loop.Progress) -> None:
+    def stop(progress: leaders.Progress) -> None:
         if progress.iteration >= 20:
             raise StopError
 
@@ -136,7 +136,7 @@ def test_runs_that_would_be_confused_are_refused(tmp_path: Path) -> None:
         return leaders.optimize(model, leader, follower, iterations, seed=seed, checkpoints=checkpoints, resume=resume)
 
     first = run(leaders.ExactGradient(learning_rate=0.1))
-    with pytest.raises(CheckpointError, match="earlier run"):
+    with pytest.raises(errors.CheckpointError, match="earlier run"):
         run(leaders.ExactGradient(learning_rate=0.1))
     for change, message in (
         (lambda: run(leaders.AMD(learning_rate=0.1), resume=True), "estimator"),
@@ -144,7 +144,7 @@ def test_runs_that_would_be_confused_are_refused(tmp_path: Path) -> None:
         (lambda: run(leaders.ExactGradient(learning_rate=0.1), seed=1, resume=True), "seed"),
         (lambda: run(leaders.ExactGradient(learning_rate=0.1), iterations=20, resume=True), "iterations"),
     ):
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(errors.CheckpointError, match=message):
             change()
     assert torch.equal(run(leaders.ExactGradient(learning_rate=0.1), resume=True).x, first.x)
 
@@ -179,6 +179,20 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     assert torch.equal(first.x, again.x)
 
 
+def test_a_run_that_its_callback_stops_is_saved_there(tmp_path: Path) -> None:
+    model, leader, follower = random_model(1), leaders.ExactGradient(learning_rate=0.1), followers.SoftPolicyIteration(0.5)
+    whole = leaders.optimize(model, leader, follower, 10, evaluate_every=3)
+    stopped = leaders.optimize(
+        model, leader, follower, 10, evaluate_every=3, checkpoints=Checkpoints(tmp_path, 100), callback=lambda p: p.iteration == 3
+    )
+    assert (stopped.stopped, stopped.iterations) == ("callback", 4)
+    assert (tmp_path / "iteration-000000004.safetensors").exists()
+    resumed = leaders.optimize(model, leader, follower, 10, evaluate_every=3, checkpoints=Checkpoints(tmp_path, 100), resume=True)
+    assert (resumed.stopped, resumed.iterations) == ("iterations", 10)
+    assert torch.equal(resumed.x, whole.x)
+    assert torch.equal(resumed.x_random, whole.x_random)
+
+
 def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path)
     good = checkpoints.save(1, STATE)
@@ -187,7 +201,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device; the last good checkpoint is .*000000001"):
+    with pytest.raises(errors.CheckpointError, match=r"No space left on device; the last good checkpoint is .*000000001"):
         checkpoints.save(2, STATE)
     assert list(tmp_path.iterdir()) == [good]
     monkeypatch.undo()
@@ -197,7 +211,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path, monkeypatch: pyt
 def test_a_folder_that_cannot_be_written_is_a_named_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(CheckpointError, match="no earlier checkpoint"):
+    with pytest.raises(errors.CheckpointError, match="no earlier checkpoint"):
         Checkpoints(blocked / "checkpoints").save(1, STATE)
     with pytest.raises(errors.OptionError, match="at least 1"):
         Checkpoints(tmp_path, every=0)

@@ -139,7 +139,7 @@ def test_bounds_outside_the_leaders_space_are_refused() -> None:
         ({"bounds": (1.0, -1.0)}, "low >= high"),
         ({"bounds": (-1.0, 1.0), "mode": "sett"}, "Did you mean 'set'"),
         ({"bounds": (-1.0, 1.0), "value": "exakt"}, "Did you mean 'exact'"),
-        ({"bounds": (-1.0, 1.0), "horizon": 0}, "positive"),
+        ({"bounds": (-1.0, 1.0), "horizon": 0}, "horizon is 0"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:

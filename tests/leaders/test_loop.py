@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 
 import followers
 import leaders
 from bocmdp_gym import errors
-from tests.problems import F64, four_rooms, random_model
+from tests.problems import four_rooms, random_model
 
 
 def _follower(regularization: float = 1e-3) -> followers.SoftPolicyIteration:
@@ -60,30 +60,6 @@ def test_equal_seeds_give_equal_runs_in_a_new_process() -> None:
     }
     here = leaders.optimize(four_rooms(), leaders.HPGD(env_steps=2000), _follower(), 40, seed=3)
     assert outputs == {here.x.numpy().tobytes().hex() + "\n"}
-
-
-def test_evaluation_does_not_change_the_run() -> None:
-    env = four_rooms()
-    often = leaders.optimize(env, leaders.HPGD(env_steps=1000), _follower(), 30, seed=1, evaluate_every=1)
-    seldom = leaders.optimize(env, leaders.HPGD(env_steps=1000), _follower(), 30, seed=1, evaluate_every=30)
-    assert torch.equal(often.x, seldom.x)
-
-
-def test_x_random_is_an_iterate() -> None:
-    model = random_model(1, moving=("reward", "leader_reward"), terminating=False)
-    iterates = []
-    result = leaders.optimize(
-        model,
-        leaders.ExactGradient(learning_rate=0.1),
-        _follower(0.5),
-        20,
-        evaluate_every=1,
-        x0=np.zeros(5),
-        callback=lambda progress: iterates.append(progress.x.clone()),
-    )
-    candidates = [torch.zeros(5, dtype=F64), *iterates[:-1]]
-    assert any(torch.equal(result.x_random, x) for x in candidates)
-    assert torch.equal(result.x, iterates[-1])
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", torch.optim.RMSprop])
@@ -137,43 +113,47 @@ def test_bad_settings_are_refused_before_anything_runs() -> None:
         leaders.HPGD(optimizer="adam")
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
-    model = random_model(4)
-    leader = leaders.ExactGradient(learning_rate=0.1)
-
-    class Broken(type(leader.estimator)):  # type: ignore[misc]
-        def estimate(self, oracle, x, context, rng):  # type: ignore[no-untyped-def]
-            estimate = super().estimate(oracle, x, context, rng)
-            estimate.gradient[0] = float("nan")
-            return estimate
-
-    leader.estimator = Broken()
-    with pytest.raises(errors.ConvergenceError, match="gradient of iteration 0"):
-        leaders.optimize(model, leader, _follower(0.5), 5)
-
-
-def test_x_random_is_uniform_over_the_iterates() -> None:
-    model = random_model(1, moving=("reward", "leader_reward"), terminating=False, contexts=1)
-    leader, follower = leaders.ExactGradient(learning_rate=0.1), _follower(0.5)
-    iterates = [np.zeros(5)]
-    leaders.optimize(
-        model, leader, follower, 4, evaluate_every=1, x0=np.zeros(5), callback=lambda p: iterates.append(p.x.numpy().copy())
-    )
-    drawn = [leaders.optimize(model, leader, follower, 4, seed=seed, x0=np.zeros(5)).x_random.numpy() for seed in range(400)]
-    counts = [sum(np.allclose(x, iterate) for x in drawn) for iterate in iterates[:4]]
-    assert sum(counts) == 400
-    assert chisquare(counts).pvalue > 1e-3
-
-
-def test_several_contexts_per_iteration_are_averaged() -> None:
-    model = random_model(1, moving=("reward", "leader_reward"), contexts=1)
-    leader = leaders.ExactGradient(learning_rate=0.1, max_gradient_norm=None)
-    one, three = (leaders.optimize(model, leader, _follower(0.5), 1, x0=np.zeros(5), contexts=n) for n in (1, 3))
-    torch.testing.assert_close(one.x, three.x)
-
-
-@pytest.mark.parametrize(("options", "message"), [({"seed": -1}, "seed is -1"), ({"iterations": 2.5}, "iterations is 2.5")])
-def test_odd_numbers_are_refused(options: dict[str, object], message: str) -> None:
-    settings = {"iterations": 3, **options}
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": "one"}, "seed is 'one'"),
+        ({"iterations": 2.5}, "iterations is 2.5"),
+        ({"evaluate_every": 0}, "evaluate_every is 0"),
+        ({"contexts": 0}, "contexts is 0"),
+        ({"contexts": "every"}, "contexts is 'every'"),
+        ({"seed": [0, 1]}, r"optimize_many\(..., seeds="),
+        ({"seed": range(3)}, "optimize_many"),
+        ({"seeds": [0, 1]}, "leaders.optimize_many has"),
+        ({"device": "cpu"}, "leaders.optimize_many has"),
+        ({"leader": [leaders.ExactGradient()]}, "optimize_many"),
+        ({"evaluate_evry": 3}, "Did you mean 'evaluate_every'"),
+        ({"leader": leaders.HPGD}, "leader is the class HPGD; expected a Leader"),
+        ({"follower": followers.SoftPolicyIteration}, "follower is the class SoftPolicyIteration; expected a Follower"),
+        ({"leader": _follower(), "follower": leaders.HPGD()}, "seem to be swapped"),
+    ],
+)
+def test_what_is_no_run_is_refused(options: dict[str, object], message: str) -> None:
+    settings: dict[str, Any] = {"leader": leaders.ExactGradient(), "follower": _follower(0.5), "iterations": 3, **options}
     with pytest.raises(errors.OptionError, match=message):
-        leaders.optimize(random_model(1), leaders.ExactGradient(), _follower(0.5), **settings)  # type: ignore[arg-type]
+        leaders.optimize(random_model(1), **settings)
+
+
+@pytest.mark.parametrize("answer", [True, np.True_])
+def test_a_callback_stops_the_run(answer: object) -> None:
+    env, leader, follower = four_rooms(), leaders.ExactGradient(learning_rate=0.5), _follower()
+    result = leaders.optimize(
+        env, leader, follower, 20, seed=1, evaluate_every=5, callback=lambda p: answer if p.iteration == 10 else None
+    )
+    assert (result.stopped, result.iterations, len(result.history)) == ("callback", 11, 11)
+    shorter = leaders.optimize(env, leader, follower, 11, seed=1, evaluate_every=5)
+    assert shorter.stopped == "iterations"
+    assert result.leader_return == shorter.leader_return
+    assert torch.equal(result.x, shorter.x)
+
+
+def test_only_true_stops_a_run() -> None:
+    result = leaders.optimize(random_model(1), leaders.ExactGradient(0.1), _follower(0.5), 3, evaluate_every=1, callback=id)
+    assert (result.stopped, result.iterations) == ("iterations", 3)
+    last = leaders.optimize(random_model(1), leaders.ExactGradient(0.1), _follower(0.5), 3, callback=lambda p: p.iteration == 2)
+    assert last.stopped == "iterations"  # it had made them all

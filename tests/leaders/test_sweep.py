@@ -16,9 +16,8 @@ import pytest
 
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from leaders import optimize
-from leaders.env_settings import ENVIRONMENTS
+from leaders.settings import commands, settings_from_values
 from leaders.sweep import Sweep, main, run_task, sweep, task_of
-from leaders.typed_settings import settings_from_values
 
 ROOMS = "xxxxxx\nx    x\nx xx x\nx    x\nxxxxxx\n"
 SMALL: dict[str, Any] = {
@@ -35,7 +34,7 @@ SMALL: dict[str, Any] = {
 def settings(tmp_path: Path) -> dict[str, Any]:
     layout = tmp_path / "rooms.txt"
     layout.write_text(ROOMS)
-    return SMALL | {"layout": str(layout)}
+    return SMALL | {"layout": f"@{layout}"}
 
 
 def test_a_sweep_of_ray_workers_survives_the_death_of_one(
@@ -144,9 +143,9 @@ def test_an_interrupted_run_resumes_and_a_finished_one_is_read(tmp_path: Path, s
         run_task(task | {"seed": 1}, folder)
 
 
-@pytest.mark.parametrize("environment", [name for name in ENVIRONMENTS if name != "custom"])
+@pytest.mark.parametrize("environment", [name for name in commands() if name != "custom"])
 def test_every_environment_s_settings_survive_a_task(environment: str) -> None:
-    for values in ({}, {"contexts": 3, "learning_rate": 1, "layout": "x.txt" if environment == "four-rooms" else None}):
+    for values in ({}, {"contexts": 3, "learning_rate": 1, "layout": "xxx" if environment == "four-rooms" else None}):
         given = {name: value for name, value in values.items() if value is not None}
         settings = settings_from_values(environment, given)
         _, task = task_of(settings)
@@ -197,7 +196,8 @@ def test_failed_runs_are_listed(tmp_path: Path, settings: dict[str, Any], capsys
         ({"settings": {"iteration": 3}}, "Did you mean 'iterations'"),
         ({"settings": {"iterations": 3.5}}, "iterations is 3.5; expected int"),
         ({"settings": {"iterations": True}}, "iterations is True; expected int"),
-        ({"settings": {"goals": [[1, 2, 3]]}}, "goals is"),
+        ({"settings": {"goals": [["a"]]}}, "goals is"),
+        ({"settings": {"goals": [[1, 2, 3]]}}, "[row, column]"),
         ({"settings": {"contexts": "every"}}, "Known: all"),
         ({"settings": {"out": "x"}}, "leave it out"),
         ({"settings": {"regularization": -1.0}}, "regularization is -1"),

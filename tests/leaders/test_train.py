@@ -9,8 +9,7 @@ import pytest
 
 from bocmdp_gym import configurable
 from bocmdp_gym.registration import ENVIRONMENTS
-from leaders.env_settings import ENVIRONMENTS as COMMANDS
-from leaders.env_settings import CustomSettings
+from leaders.settings import CustomSettings, commands
 from leaders.train import main, parse
 from tests.problems import principal_agent
 
@@ -59,11 +58,11 @@ def test_an_old_run_is_kept_unless_told_otherwise(tmp_path: Path, capsys: pytest
     ("options", "message"),
     [
         (["--regularization", "0"], "RegularizationError"),
-        (["--goals", "0", "0"], "inside a wall"),
+        (["--goals", "[[0, 0]]"], "inside a wall"),
         (["--iterations", "0"], "iterations is 0"),
         (["--env-steps", "0"], "env_steps is 0"),
         (["--optimizer", "sgd"], "Did you mean 'SGD'"),
-        (["--layout", "nowhere.txt"], "is not a file"),
+        (["--layout", "@nowhere.txt"], "layout is to be read from the file nowhere.txt"),
         (["--out", "/proc/nowhere"], "cannot write"),
     ],
 )
@@ -103,7 +102,7 @@ def test_any_registered_environment_can_be_trained_on(tmp_path: Path, capsys: py
 
 
 ROOMS = "xxxxxx\nx    x\nx xx x\nx    x\nxxxxxx\n"
-CELLS = ["--start", "1", "1", "--goals", "3", "4", "--waypoint", "3", "1", "--horizon", "30", "--regularization", "0.05"]
+CELLS = ["--start", "1", "1", "--goals", "[[3, 4]]", "--waypoint", "3", "1", "--horizon", "30", "--regularization", "0.05"]
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def rooms(tmp_path: Path) -> list[str]:
     layout = tmp_path / "rooms.txt"
     layout.write_text(ROOMS)
     run = ["--iterations", "2", "--no-progress", "--out", str(tmp_path / "run")]
-    return ["four-rooms", "--layout", str(layout), *CELLS, *run]
+    return ["four-rooms", "--layout", f"@{layout}", *CELLS, *run]
 
 
 @pytest.mark.parametrize(
@@ -174,8 +173,8 @@ def test_every_environment_has_a_command(environment: str, tmp_path: Path) -> No
 
 
 def test_every_registered_environment_has_a_command() -> None:
-    offered = {kind(**({"id": "-"} if kind is CustomSettings else {})).env_id for kind in COMMANDS.values()}
-    assert {entry.id for entry in ENVIRONMENTS} <= offered
+    offered = {kind().env_id for kind in commands().values() if not issubclass(kind, CustomSettings)}
+    assert {entry.id for entry in ENVIRONMENTS} == offered
 
 
 def test_constraints_of_an_environment_are_kept(tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_constraints_of_an_environment_are_kept(tmp_path: Path) -> None:
 def test_random_models_can_be_trained_on(tmp_path: Path) -> None:
     options = ["--iterations", "3", "--env-steps", "200", "--no-progress", "--regularization", "0.5"]
     for seed in ("0", "1"):
-        assert main(["random-mdp", "--model-seed", seed, "--n-states", "6", *options, "--out", str(tmp_path / seed)]) == 0
+        assert main(["random-mdp", "--env-seed", seed, "--n-states", "6", *options, "--out", str(tmp_path / seed)]) == 0
     x0 = [json.loads((tmp_path / seed / "summary.json").read_text())["leader_return"] for seed in ("0", "1")]
     assert x0[0] != x0[1]
 

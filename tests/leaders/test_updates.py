@@ -82,8 +82,26 @@ def test_all_contexts_at_once_is_the_full_gradient() -> None:
         ({"learning_rate": 1.0, "max_gradient_norm": 0.0}, "max_gradient_norm"),
         ({"learning_rate": 1.0, "schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"learning_rate": 1.0, "optimizer": "adm"}, "Did you mean 'Adam'"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"learning_rate": 1.0, "max_gradient_norm": float("nan")}, "max_gradient_norm"),
+        ({"learning_rate": 1.0, "schedule": 3}, "schedule is 3; expected a function"),
+        ({"learning_rate": 1.0, "projection": "simplex"}, "projection is 'simplex'; expected a function"),
+        ({"learning_rate": 1.0, "optimizer": 3}, "optimizer is 3"),
+        ({"learning_rate": 1.0, "projektion": None}, "Did you mean 'projection'"),
+        ({"learning_rate": 1.0, "optimizer": "Adam", "momentum": 0.9}, "neither Update nor Adam has an option 'momentum'"),
+        ({"learning_rate": 1.0, "momentum": -1.0}, "SGD cannot optimise"),
+        ({"learning_rate": 1.0, "lr": 1.0}, "lr is learning_rate"),
     ],
 )
 def test_bad_updates_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(errors.OptionError, match=message):
         Update(**options)  # type: ignore[arg-type]
+
+
+def test_an_update_prints_as_what_makes_it() -> None:
+    for text in (
+        "Update(0.5)",
+        "Update(0.5, optimizer='Adam', schedule='cosine', eps=1e-06)",
+        "Update(1.0, max_gradient_norm=2)",
+    ):
+        assert repr(eval(text)) == text

@@ -131,9 +131,12 @@ def test_bad_arguments_are_refused() -> None:
     for options, error, message in cases:
         with pytest.raises(error, match=message):
             ContextWrapper(inner, **options)
-    outside = ContextWrapper(inner, space=space, sample=lambda rng: np.array([2.0]))
     with pytest.raises(errors.ContextError, match=r"sample\(rng\) drew outside its space"):
-        outside.reset()
+        ContextWrapper(inner, space=space, sample=lambda rng: np.array([2.0]))
+    draws = iter([np.array([0.5]), np.array([2.0])])
+    later = ContextWrapper(inner, space=space, sample=lambda rng: next(draws))
+    with pytest.raises(errors.ContextError, match=r"sample\(rng\) drew outside its space"):
+        later.reset()
 
 
 def test_contexts_go_inside() -> None:

@@ -115,7 +115,7 @@ def test_an_attribute_that_reset_overwrites_is_reported() -> None:
     [
         ({"names": ["lenght", "gravity"]}, errors.OptionError, "has no attribute 'lenght'. Did you mean 'length'"),
         ({"names": ["length", "unknown.gravity"]}, errors.OptionError, r"no attribute 'unknown\.gravity'"),
-        ({"names": []}, errors.OptionError, "names is empty"),
+        ({"names": []}, errors.OptionError, r"names is \[\]"),
         ({"names": ["length", "action_space"]}, errors.OptionError, "expected a number"),
         ({"low": [0.1]}, errors.OptionError, r"low has shape \(1,\)"),
         ({"low": [3.0, 1.0]}, errors.OptionError, "expected low < high"),

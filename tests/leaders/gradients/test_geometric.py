@@ -10,8 +10,9 @@ from torch import Tensor
 import leaders
 from bocmdp_gym import TabularBOCMDP, errors
 from followers import SoftPolicyIteration, TrajectoryOracle
-from leaders import kernels
 from leaders.gradients import Estimate, Estimator, ExactEstimator, GeometricEstimator
+from leaders.gradients.estimate import combine_groups
+from tests.leaders.gradients.geometric_reference import Formula, loss_gradients, return_gradients
 from tests.problems import F64, random_model, random_x
 
 EVERYTHING = ("reward", "leader_reward", "transition", "initial", "termination")
@@ -120,37 +121,53 @@ def _fork(leader_discount: float = 0.7) -> TabularBOCMDP:
     )
 
 
-def _estimator(formula: kernels.Formula, loss: bool) -> GeometricEstimator:
-    nu = [0.9, 0.05, 0.05] if loss else None
-    estimator = GeometricEstimator(500_000 if loss else 200_000, sampling_distribution=nu, error_groups=40)
-    estimator._formula = formula
-    return estimator
-
-
-def _wrong(name: str, value: float) -> list[float]:
-    """Plausible wrong values of a sign or an exponent."""
-    is_sign = name in ("q", "v", "reward", "transition", "entropy", "leader_reward", "advantage", "leader_transition", "initial")
-    return [-value] if is_sign else [value / 2, 2 * value]
-
-
+_SIGNS = ("q", "v", "reward", "transition", "entropy", "leader_reward", "advantage", "leader_transition", "initial")
 _OF_GRADEST = ("q", "v", "reward", "transition", "entropy", "horizon", "reach", "tail_horizon", "tail")
-_PLANTED = [(name, wrong) for name, value in kernels.Formula._field_defaults.items() for wrong in _wrong(name, value)]
+#: Plausible wrong values of every sign and exponent.
+_PLANTED = [
+    (name, wrong)
+    for name, value in Formula._field_defaults.items()
+    for wrong in ([-value] if name in _SIGNS else [value / 2, 2 * value])
+]
+_NU, _GROUPS = np.array([0.9, 0.05, 0.05]), 40
 
 
-@pytest.mark.parametrize("loss", [False, True])
-def test_the_fork_is_unbiased(loss: bool) -> None:
-    f = (lambda x, policy, context: policy[0, 0]) if loss else None
-    estimate, exact = _estimates(_fork(), torch.zeros(4, dtype=F64), _estimator(kernels.Formula(), loss), f)
+def _first_probability(x: Tensor, policy: Tensor, context: int) -> Tensor:
+    return policy[0, 0]
+
+
+@pytest.mark.parametrize("loss", [None, _first_probability])
+def test_the_fork_is_unbiased(loss: Any) -> None:
+    estimator = GeometricEstimator(500_000 if loss else 200_000, _NU if loss else None, error_groups=_GROUPS)
+    estimate, exact = _estimates(_fork(), torch.zeros(4, dtype=F64), estimator, loss)
     assert _deviation(estimate, exact) < 4
 
 
+def _reference(formula: Formula, loss: bool) -> tuple[Estimate, Estimate]:
+    """The literal reading's estimate on the fork, and the exact one."""
+    model, x = _fork(), torch.zeros(4, dtype=F64)
+    _, exact = _estimates(model, x, ExactEstimator(), _first_probability if loss else None)
+    mdps = model.configure(x.clone().requires_grad_())
+    policy, rng = model.solve(x, 1.0).policy[0].numpy(), np.random.default_rng(0)
+    if loss:
+        sensitivity = np.zeros(policy.shape)
+        sensitivity[0, 0] = 1.0
+        gradients = -loss_gradients(mdps, policy, sensitivity, _NU, 1.0, 500_000, _GROUPS, rng, formula)
+    else:
+        gradients = return_gradients(mdps, policy, 1.0, 200_000, _GROUPS, rng, formula)
+    gradient, error = combine_groups(list(gradients), [1] * _GROUPS)
+    return Estimate(gradient, 0.0, standard_error=error), exact
+
+
+@pytest.mark.parametrize("loss", [False, True])
+def test_a_literal_reading_is_unbiased(loss: bool) -> None:
+    assert _deviation(*_reference(Formula(), loss)) < 4
+
+
 @pytest.mark.parametrize(("name", "value"), _PLANTED)
-def test_a_planted_error_is_rejected(name: str, value: float) -> None:
+def test_the_fork_shows_every_planted_error(name: str, value: float) -> None:
     loss = name in _OF_GRADEST  # Alg. 1 shows GradEst without the noise of the leader's return
-    f = (lambda x, policy, context: policy[0, 0]) if loss else None
-    formula = kernels.Formula(**{name: value})
-    estimate, exact = _estimates(_fork(), torch.zeros(4, dtype=F64), _estimator(formula, loss), f)
-    assert _deviation(estimate, exact) > 8
+    assert _deviation(*_reference(Formula(**{name: value}), loss)) > 8
 
 
 # ------------------------------------------------------------------------------------------------------- behaviour
@@ -166,7 +183,16 @@ def test_standard_errors_are_those_of_repeats() -> None:
     spread = torch.stack([e.gradient for e in estimates]).std(0)
     reported = torch.stack([e.standard_error for e in estimates if e.standard_error is not None]).square().mean(0).sqrt()
     torch.testing.assert_close(reported, spread, rtol=0.15, atol=0.0)
-    assert oracle.env_steps == sum(e.env_steps for e in estimates)
+    assert oracle.env_steps == sum(e.env_steps for e in estimates) == 0
+    assert min(e.model_draws for e in estimates) > 4000
+
+
+def test_draws_from_the_model_have_a_column_of_their_own() -> None:
+    model = random_model(0, states=4, dim=3, discount=0.5)
+    leader = leaders.HPGD(0.05, estimator="geometric", samples=200)
+    history = leaders.optimize(model, leader, SoftPolicyIteration(1.0), 5, contexts=2).history
+    assert (history["env_steps"] == 0).all()
+    assert (np.diff(history["model_draws"], prepend=0) > 2 * 200).all()
 
 
 def test_equal_seeds_equal_bits() -> None:
@@ -186,7 +212,7 @@ def test_hpgd_with_the_geometric_estimator_improves_the_leader() -> None:
 
 @pytest.mark.parametrize("leader", [leaders.ExactGradient(0.5), leaders.HPGD(0.2, estimator="geometric", samples=20_000)])
 def test_quadratic_loss_reaches_its_closed_form(leader: leaders.Leader) -> None:
-    """MATH (g): f = |x|^2/2 + sum pi^2/2, r linear in x: the optimum is x = 0, pi uniform, f = S / (2 A)."""
+    """f = |x|^2/2 + sum pi^2/2, r linear in x: the optimum is x = 0, pi uniform, f = S / (2 A)."""
     states, actions, dim = 5, 3, 4
     generator = torch.Generator().manual_seed(0)
     slope = torch.randn(1, states, actions, dim, generator=generator, dtype=F64)
@@ -213,7 +239,7 @@ def test_quadratic_loss_reaches_its_closed_form(leader: leaders.Leader) -> None:
 def test_what_cannot_work_is_refused() -> None:
     follower = SoftPolicyIteration(1.0)
     undiscounted = random_model(0, leader_discount=1.0)
-    with pytest.raises(errors.UnsupportedError, match=r'discounts below 1.*estimator="monte_carlo"'):
+    with pytest.raises(errors.DiscountError, match=r'discounts below 1.*estimator="monte_carlo"'):
         leaders.optimize(undiscounted, leaders.HPGD(estimator="geometric"), follower, 5)
     with pytest.raises(errors.OptionError, match=r"sampling_distribution \(nu\) belongs to general losses"):
         leaders.optimize(random_model(0), leaders.HPGD(estimator="geometric", sampling_distribution=[1.0]), follower, 5)

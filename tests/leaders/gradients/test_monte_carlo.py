@@ -43,8 +43,8 @@ def test_a_time_limit_leaves_a_floor_that_bootstrapping_removes() -> None:
     model = random_model(2, moving=REWARDS, terminating=False, leader_discount=None)
     cut, error, truth = _errors(model, 8, 500_000, 20)
     assert float(((cut - truth).abs() / error).max()) > 20  # the planted fault is seen
-    mended, error, truth = _errors(model, 8, 500_000, 20, bootstrap=True)
-    assert float(((mended - truth).abs() / error).max()) < 4.5
+    repaired, error, truth = _errors(model, 8, 500_000, 20, bootstrap=True)
+    assert float(((repaired - truth).abs() / error).max()) < 4.5
     assert float(error.max() / truth.abs().max()) < 0.01
 
 
@@ -151,7 +151,7 @@ def test_plain_gymnasium_stepping_gives_the_same_estimate_in_law() -> None:
 
 
 class _Silent(followers.Follower):
-    """A follower whose policy tells no probabilities."""
+    """A follower whose policy exposes no probabilities."""
 
     regularization = 1.0
 
@@ -182,7 +182,7 @@ def test_what_cannot_work_is_refused() -> None:
 
 
 def _literal_weights(batch, n_s, n_a, gamma, gamma_leader, lam, bootstrap):  # type: ignore[no-untyped-def]
-    """MATH 3.3 read aloud, in plain Python; with ``bootstrap`` a cut episode goes on as the average visit to its last state."""
+    """The module's formulas, in plain Python; with ``bootstrap`` a cut episode continues as the average visit there does."""
     visits = np.zeros((n_s, n_a))
     for s, a in zip(batch.states, batch.actions, strict=True):
         visits[s, a] += 1

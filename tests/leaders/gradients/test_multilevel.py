@@ -75,7 +75,8 @@ def test_runs_give_a_standard_error() -> None:
     spread = torch.stack([e.gradient for e in estimates]).std(0)
     reported = torch.stack([e.standard_error for e in estimates if e.standard_error is not None]).square().mean(0).sqrt()
     torch.testing.assert_close(reported, spread, rtol=0.35, atol=0.0)
-    assert oracle.env_steps == sum(e.env_steps for e in estimates)
+    assert oracle.env_steps == sum(e.env_steps for e in estimates) == 0
+    assert all(e.model_draws > 0 for e in estimates)
 
 
 def test_other_inner_estimators() -> None:

@@ -11,7 +11,8 @@ import followers
 import leaders
 from bocmdp_gym import FactoredTransitions, TabularBOCMDP, TabularEnv, configurable, errors
 from leaders.gradients import ExactEstimator, MonteCarloEstimator, PooledEstimator
-from leaders.gradients.pooled import TransitionCounts, pooled_weights
+from leaders.gradients._transition_counts import TransitionCounts
+from leaders.gradients.pooled import pooled_weights
 from tests.problems import finite_difference, four_rooms, random_model, random_x, relative_error, small_rooms
 
 REWARDS = ("reward", "leader_reward")
@@ -209,7 +210,7 @@ def test_contexts_share_what_the_model_shares() -> None:
 
 def test_a_policy_known_from_its_trajectories_alone() -> None:
     class Silent(followers.SoftPolicyIteration):
-        """Tells no probabilities."""
+        """Exposes no probabilities."""
 
         def respond(self, task: followers.Task, rng: np.random.Generator) -> Any:
             policy = super().respond(task, rng)

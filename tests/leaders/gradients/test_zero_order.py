@@ -75,7 +75,7 @@ def test_smoothing_decays_with_every_new_x() -> None:
     model = random_model(0)
     oracle = followers.TrajectoryOracle(model, followers.SoftPolicyIteration(REGULARIZATION))
     estimator, rng = ZeroOrderEstimator(2.0), np.random.default_rng(0)
-    for _ in range(2):  # binding starts anew
+    for _ in range(2):  # binding starts from scratch
         estimator.bind(oracle)
         used = [estimator.estimate(oracle, random_x(5, seed), c, rng).metrics["smoothing"] for seed in range(3) for c in range(2)]
         assert used == [2.0, 2.0, 1.0, 1.0, 2.0 / 3.0, 2.0 / 3.0]

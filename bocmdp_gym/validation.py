@@ -1,0 +1,140 @@
+"""Checks of x, contexts, discounts and horizons, and of what can be configured or wrapped at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from bocmdp_gym.errors import ContextError, DiscountError, LeaderParameterError, OptionError, UnsupportedError
+from bocmdp_gym.options import as_array, as_number
+
+
+def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArray[np.float64]:
+    """A read-only float64 copy of x.
+
+    Raises:
+        LeaderParameterError: wrong shape, not finite, or outside ``space``.
+    """
+    if isinstance(x, Tensor):  # numpy.array warns of tensors, and refuses those that require gradients
+        x = x.detach().cpu().numpy()
+    try:
+        value = np.array(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise LeaderParameterError(f"leader parameter {x!r} is not an array of numbers: {error}") from error
+    if value.shape != space.shape:
+        raise LeaderParameterError(f"leader parameter has shape {value.shape}; expected {space.shape}.")
+    if not np.isfinite(value).all():
+        where = int(np.flatnonzero(~np.isfinite(value))[0])
+        raise LeaderParameterError(
+            f"leader parameter is {value.reshape(-1)[where]} at entry {where}; expected finite numbers. If a leader "
+            "produced it, lower its learning rate or clip its gradient."
+        )
+    outside = (value < space.low) | (value > space.high)
+    if outside.any():
+        where = int(np.flatnonzero(outside)[0])
+        raise LeaderParameterError(
+            f"leader parameter is {value.reshape(-1)[where]:.6g} at entry {where}, outside "
+            f"[{space.low.reshape(-1)[where]:.6g}, {space.high.reshape(-1)[where]:.6g}]; project it onto leader_space."
+        )
+    value.flags.writeable = False
+    return value
+
+
+def check_context(context: Any, space: gym.Space[Any]) -> Any:
+    """The context as an int (Discrete) or a read-only array.
+
+    Raises:
+        ContextError: outside ``space``.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        if isinstance(context, (int, np.integer)) and not isinstance(context, bool) and 0 <= context - space.start < space.n:
+            return int(context)
+        low, high = int(space.start), int(space.start + space.n - 1)
+        raise ContextError(f"context {context!r} is out of range; expected an integer in {low}..{high}.")
+    try:
+        value = np.array(context, dtype=space.dtype)
+    except (TypeError, ValueError):
+        raise ContextError(f"context {context!r} is not an element of {space}.") from None
+    if not space.contains(value):
+        raise ContextError(f"context {context!r} is outside {space}.")
+    value.flags.writeable = False
+    return value
+
+
+def check_context_probabilities(p: npt.ArrayLike, n: int | None = None) -> npt.NDArray[np.float64]:
+    """P_xi as a float64 array.
+
+    Raises:
+        ContextError: not a distribution over n contexts.
+    """
+    value = as_array(p)
+    if value is None:
+        raise ContextError(f"context_probabilities is {p!r}; expected numbers.")
+    if value.ndim != 1 or (n is not None and len(value) != n):
+        raise ContextError(f"context_probabilities has shape {value.shape}; expected ({'C' if n is None else n},).")
+    if not ((value >= 0).all() and abs(value.sum() - 1.0) <= 1e-8):
+        raise ContextError(f"context_probabilities {value} is not a distribution: it sums to {value.sum():.8g}.")
+    return value
+
+
+def check_discount(value: float, prefix: str = "") -> float:
+    """The discount as a float in [0, 1].
+
+    Raises:
+        DiscountError: anything else.
+    """
+    number = as_number(value)
+    if not 0.0 <= number <= 1.0:
+        raise DiscountError(f"{prefix}discount is {value!r}; expected a number in [0, 1].")
+    return number
+
+
+def check_horizon(horizon: Any) -> int | None:
+    """A positive int, or None.
+
+    Raises:
+        OptionError: anything else.
+    """
+    is_integer = isinstance(horizon, (int, np.integer)) and not isinstance(horizon, bool)
+    if horizon is None or (is_integer and 0 < horizon < 2**63):
+        return None if horizon is None else int(horizon)
+    raise OptionError(f"horizon is {horizon!r}; expected a positive number of steps, or None for no limit.")
+
+
+def refuse_multi_agent(env: Any) -> None:
+    """Refuse environments in the style of PettingZoo, at any depth of Gymnasium's wrappers.
+
+    Raises:
+        UnsupportedError: a multi-agent environment.
+    """
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        layer = layer.env
+    names = (
+        ("possible_agents", "max_num_agents") if isinstance(layer, gym.Env) else ("possible_agents", "max_num_agents", "agents")
+    )
+    if any(hasattr(layer, name) for name in names):
+        raise UnsupportedError(
+            f"{type(layer).__name__} is a multi-agent environment: several followers who interact at once (Markov games) are "
+            "outside this theory, and not built yet. Many followers who do not meet are contexts of one environment."
+        )
+
+
+def check_wrappable(env: Any, wrapper: str) -> None:
+    """Refuse what a wrapper of ours cannot wrap, in the name of ``wrapper``.
+
+    Raises:
+        UnsupportedError: a multi-agent or a vector environment, or no Gymnasium environment at all.
+    """
+    refuse_multi_agent(env)
+    if isinstance(env, gym.vector.VectorEnv):
+        raise UnsupportedError(
+            f"{wrapper} got a vector environment, whose copies' rewards it cannot reach; wrap each copy: "
+            "gym.make_vec(id, num_envs, vectorization_mode='sync', wrappers=[lambda env: ...])."
+        )
+    if not isinstance(env, gym.Env):
+        raise UnsupportedError(f"{wrapper} got {env!r}; expected a gymnasium.Env.")

@@ -1,0 +1,153 @@
+"""What a follower answers with: a policy, and all that it may be asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bocmdp_gym.errors import UnsupportedError
+from followers.empirical import EmpiricalPolicy
+from followers.environments import rows
+
+Array = npt.NDArray[np.float64]
+
+
+class Policy(ABC):
+    """A follower's behaviour at one (x, context). Frozen: acting does not change it.
+
+    A subclass says how to `act`. One that knows its probabilities defines `probabilities` and sets ``exposes_probabilities``;
+    the rest has defaults. An object that has none of this but ``act(observation, rng)`` or ``predict(observation)`` is adapted
+    when an oracle receives it (`followers.adapters.as_policy`).
+
+    Attributes:
+        leader, context: the x ``(d,)`` and xi it answers.
+        exposes_probabilities: whether `probabilities` answers.
+        table: action probabilities ``(S, A)`` that it acts by, where the problem is tabular; None elsewhere.
+        value: the follower's regularised values V ``(S,)``, where it knows them.
+        estimate: what `probabilities` rest on, where they were counted in trajectories.
+        metrics: numbers about the response, by name; they go into the history.
+    """
+
+    leader: Array
+    context: Any
+    exposes_probabilities: bool = False
+    table: Array | None = None
+    value: Array | None = None
+    estimate: EmpiricalPolicy | None = None
+    metrics: Mapping[str, float] = MappingProxyType({})
+
+    @abstractmethod
+    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+        """An action for one observation."""
+
+    def act_batch(self, observations: Any, rng: np.random.Generator) -> Any:
+        """Actions for several observations, one row each."""
+        return [self.act(observation, rng) for observation in rows(observations)]
+
+    def probabilities(self, observation: Any) -> Array:
+        """Action probabilities ``(A,)`` for one observation; one axis per factor of a MultiDiscrete action.
+
+        Raises:
+            UnsupportedError: the policy exposes none.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} exposes no probabilities, it only acts; use a follower that does, or CallableFollower with "
+            "probabilities= or estimate_steps=."
+        )
+
+    def probabilities_batch(self, observations: Any) -> Array:
+        """Those of several observations, one row each.
+
+        Raises:
+            UnsupportedError: as `probabilities`.
+        """
+        return np.stack([np.asarray(self.probabilities(row), dtype=np.float64) for row in rows(observations)])
+
+
+class TabularPolicy(Policy):
+    """A policy as a table of probabilities.
+
+    Args:
+        table: ``(S, A)``.
+        leader, context, value, metrics: see `Policy`.
+        states_of: reads the state in an observation; None where observations are states.
+    """
+
+    exposes_probabilities = True
+    table: Array
+
+    def __init__(
+        self,
+        table: Array,
+        leader: Array,
+        context: int,
+        *,
+        value: Array | None = None,
+        metrics: Mapping[str, float] | None = None,
+        states_of: Callable[[Any], Any] | None = None,
+    ):
+        self.table, self.leader, self.context = table, leader, context
+        self.value, self.metrics = value, metrics or {}
+        self._states_of = states_of
+
+    def probabilities(self, observation: Any) -> Array:
+        state = observation if self._states_of is None else self._states_of(observation)
+        probabilities: Array = self.table[int(state)]
+        return probabilities
+
+    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+        cumulative = self.probabilities(observation).cumsum()
+        return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+
+
+class InterpolatedPolicy(TabularPolicy):
+    """A table made on a grid of a continuous problem: between grid points it acts as the weighted mean of its neighbours.
+
+    Args:
+        table, leader, context, value, metrics: as for `TabularPolicy`; states and actions are those of the grid.
+        core: the environment, which says by ``neighbours(observation)`` which grid states are near and what they weigh, and by
+            ``joint_action(index)`` what action an action of the grid is; both take many at once.
+
+    An action is drawn by drawing a neighbour first, then an action of its row.
+    """
+
+    def __init__(
+        self,
+        table: Array,
+        leader: Array,
+        context: int,
+        *,
+        core: Any,
+        value: Array | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ):
+        super().__init__(table, leader, context, value=value, metrics=metrics)
+        self._core = core
+        cumulative = table.cumsum(-1)
+        cumulative /= cumulative[:, -1:]
+        self._cumulative = (cumulative + np.arange(len(table))[:, None]).reshape(-1)  # row s rises from s to s + 1
+
+    def probabilities(self, observation: Any) -> Array:
+        """Probabilities ``(A,)`` of the grid's actions for one observation."""
+        return self.probabilities_batch(observation)
+
+    def probabilities_batch(self, observations: Any) -> Array:
+        states, weights = self._core.neighbours(observations)
+        probabilities: Array = (weights[..., None, :] @ self.table[states])[..., 0, :]
+        return probabilities
+
+    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+        """An action for one observation, as the environment takes it."""
+        return self.act_batch(np.asarray(observation)[None], rng)[0]
+
+    def act_batch(self, observations: Any, rng: np.random.Generator) -> Any:
+        states, weights = self._core.neighbours(observations)
+        state = np.where(rng.random(len(states)) < weights[:, 0], states[:, 0], states[:, 1])
+        index = np.searchsorted(self._cumulative, state + rng.random(len(states)), side="right")
+        first, n_actions = state * self.table.shape[1], self.table.shape[1]
+        return self._core.joint_action(np.clip(index - first, 0, n_actions - 1))

@@ -1,0 +1,133 @@
+"""Followers by name: what ``--follower`` of the command line offers. `register` adds yours."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
+from bocmdp_gym.options import check_count
+from followers.base import Follower
+
+
+@dataclass(frozen=True)
+class FollowerEntry:
+    """One follower with a name.
+
+    Attributes:
+        make: its class, or another function that makes it; or where that is, "module:name", to be imported when it is asked for.
+        budget: the keyword of its budget per response; None: it solves to a tolerance.
+        default_budget: the budget of a run that names none; the constructor's default if None.
+        fixed: further keywords.
+    """
+
+    make: str | Callable[..., Follower]
+    budget: str | None
+    default_budget: int | None
+    fixed: Mapping[str, Any]
+
+
+#: All of them, by name.
+FOLLOWERS: dict[str, FollowerEntry] = {}
+
+
+def register(
+    name: str,
+    make: str | Callable[..., Follower],
+    *,
+    budget: str | None = None,
+    default_budget: int | None = None,
+    **fixed: Any,
+) -> None:
+    """Give a follower a name on the command line.
+
+    Args:
+        name: lower-case words and digits with hyphens between them.
+        make: its class, or another function that makes it; or where that is, "module:name", to be imported when it is asked for.
+            If it has an argument ``regularization``, a run passes its lambda.
+        budget: the keyword of its budget per response (environment steps, updates, iterations), which ``--follower-steps`` sets.
+        default_budget: the budget of a run that names none; the constructor's default if None.
+        fixed: further keywords that this name stands for.
+
+    Raises:
+        OptionError: a name that is taken, or has another form; something that makes no follower; a default budget without a
+            budget.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise OptionError(f"the follower's name is {name!r}; expected lower-case words with hyphens, such as 'my-follower'.")
+    if not (callable(make) or (isinstance(make, str) and re.fullmatch(r"[\w.]+:\w+", make))):
+        raise OptionError(f"{name} is made by {make!r}; expected a class of followers, a function, or 'module:name'.")
+    if inspect.isclass(make) and not issubclass(make, Follower):
+        raise OptionError(f"{make.__name__} is not a follower; derive it from followers.Follower.")
+    if budget is None and default_budget is not None:
+        raise OptionError(f"default_budget is {default_budget}, and no budget is named; expected budget='iterations', say.")
+    if default_budget is not None:
+        check_count("default_budget", default_budget)
+    entry = FollowerEntry(make, budget, default_budget, fixed)
+    if FOLLOWERS.get(name, entry) != entry:
+        raise OptionError(f"another follower is called {name!r} already; choose another name.")
+    FOLLOWERS[name] = entry
+
+
+def make_follower(
+    name: str, regularization: float | None = None, steps: int | None = None, options: Mapping[str, Any] | None = None
+) -> Follower:
+    """A follower by its name.
+
+    Args:
+        name: one of `FOLLOWERS`.
+        regularization: lambda, for those that have one.
+        steps: budget per response; the entry's default if None.
+        options: further keywords of its constructor.
+
+    Raises:
+        OptionError: an unknown name, a budget for a follower that has none, or an option that it does not have or refuses.
+    """
+    if name not in FOLLOWERS:
+        raise OptionError(f"unknown follower {name!r}. {suggest(name, FOLLOWERS)}")
+    entry = FOLLOWERS[name]
+    if entry.budget is None and steps is not None:
+        learners = ", ".join(other for other, one in FOLLOWERS.items() if one.budget is not None)
+        raise OptionError(
+            f"the budget of follower {name} is {steps}, and it solves to a tolerance; leave --follower-steps out, or choose one "
+            f"of {learners}."
+        )
+    make = entry.make
+    if isinstance(make, str):
+        module, _, attribute = make.partition(":")
+        make = getattr(importlib.import_module(module), attribute)
+    parameters = inspect.signature(make).parameters
+    keywords = dict(entry.fixed)
+    if regularization is not None and "regularization" in parameters:
+        keywords["regularization"] = regularization
+    budget = entry.default_budget if steps is None else steps
+    if entry.budget is not None and budget is not None:
+        keywords[entry.budget] = budget
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for option in options or {}:
+        if option in keywords:
+            raise OptionError(f"{option} of follower {name} is set already; leave it out of its options.")
+        if option not in parameters and not anything:
+            raise UnknownOptionError(f"follower {name} has no option {option!r}. {suggest(option, parameters)}")
+    return make(**keywords, **(options or {}))
+
+
+register("soft-policy-iteration", "followers.soft_policy_iteration:SoftPolicyIteration")
+register("soft-value-iteration", "followers.soft_value_iteration:SoftValueIteration")
+register("soft-q-learning", "followers.soft_q_learning:SoftQLearning", budget="iterations", default_budget=100_000)
+register(
+    "natural-policy-gradient",
+    "followers.natural_policy_gradient:NaturalPolicyGradient",
+    budget="iterations",
+    default_budget=20,
+)
+register("vanilla-policy-gradient", "followers.policy_gradient:VanillaPolicyGradient", budget="iterations", default_budget=20_000)
+register("linear-programming", "followers.linear_programming:LinearProgramming")
+register("soft-dqn", "followers.sb3.soft_dqn_follower:SoftDQNFollower", budget="total_timesteps", default_budget=5_000)
+register("ppo", "followers.sb3.follower:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="PPO")
+register("a2c", "followers.sb3.follower:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="A2C")
+register("dqn", "followers.sb3.follower:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="DQN")

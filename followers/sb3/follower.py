@@ -1,0 +1,349 @@
+"""`SB3Follower`: any algorithm of Stable-Baselines3 or sb3-contrib as a follower."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import make_output_format
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from bocmdp_gym.arguments import parameters_of
+from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
+from bocmdp_gym.hooks import context_observed
+from bocmdp_gym.options import check_choice, check_count, check_regularization
+from bocmdp_gym.validation import check_discount
+from followers.base import Follower, Task
+from followers.environments import AnyEnv, inspect_layers, make_single
+from followers.generators import isolated_generators
+from followers.sb3.algorithms import default_of, find_algorithm, greedy_in_values, settings_of
+from followers.sb3.envs import training_envs
+from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks
+from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, reader
+from followers.sb3.replay import check_relabelling
+from followers.sb3.state import read, restore, state_of, write
+
+_RESERVED = {
+    "env": "the environment comes from the oracle",
+    "seed": "all randomness comes from the run's generator",
+    "tensorboard_log": "use log_dir, which keeps one log across all outer iterations",
+}
+REPLAY = ("drop", "relabel")
+
+
+class SB3Follower(Follower):
+    """Trains an algorithm of Stable-Baselines3 on M_{x, xi} and answers with its policy.
+
+    One learner per context: a network that cannot see xi would solve a mixture of contexts. Learners are kept and trained
+    further whenever their context comes up again (``warm_start``). Each answer is a snapshot: later training leaves it alone.
+
+    Args:
+        algorithm: a class, or its name ("PPO", "A2C", "DQN", "SAC", "TD3", "QRDQN", "SoftDQN", ...).
+        total_timesteps: environment steps of each response, at least; on-policy algorithms finish the rollout begun.
+        policy: the algorithm's first argument; "MlpPolicy", or "MultiInputPolicy" for dictionaries of observations, if None.
+        softmax_temperature: t, to answer with softmax(Q/t); for algorithms that are greedy in Q-values (DQN, QRDQN).
+        warm_start: continue from the context's last response; else each response trains a new learner.
+        replay: what happens to a replay buffer when x changes, whose rewards belong to the old x: "drop" it, and collect
+            ``learning_starts`` steps again; or "relabel" its rewards, where the model has them and x moves nothing else.
+        shared: one learner for all contexts, trained on their mixture; only where the context is observed.
+        n_envs: copies of the environment to train on.
+        make_env, vec_env_class: how a copy is made (``copy.deepcopy`` if None), and how copies are run.
+        callback: passed to every ``learn``: a `BaseCallback`, a list of them, or a function.
+        log_dir: folder of one continuous log per learner (progress.csv and TensorBoard events), across outer iterations.
+        log_interval: as in ``learn``; the algorithm's own if None.
+        discount: gamma, taken from the environment; one that contradicts it is an error.
+        settings: anything else goes to the algorithm: ``learning_rate``, ``policy_kwargs``, ``device``, ...
+
+    Attributes:
+        regularization: lambda where the algorithm maximises an entropy-regularised return: SoftDQN, and SAC, TQC, CrossQ with
+            a fixed ``ent_coef``. None elsewhere, also for PPO and A2C, whose ``ent_coef`` is a term of the loss.
+        training_steps: environment steps trained on so far, of all learners together.
+
+    Raises:
+        OptionError: an unknown algorithm or setting, a value out of range, or a budget of no steps.
+        UnsupportedError: an algorithm whose answer is no policy of the observation. When an oracle is made: an algorithm that
+            cannot take the spaces, ``shared`` without the context in the observation, buffers that cannot be relabelled.
+        DiscountError: when an oracle is made: a gamma other than the environment's.
+    """
+
+    def __init__(
+        self,
+        algorithm: str | type[BaseAlgorithm],
+        total_timesteps: int,
+        *,
+        policy: Any = None,
+        softmax_temperature: float | None = None,
+        warm_start: bool = True,
+        replay: str = "drop",
+        shared: bool = False,
+        n_envs: int | None = None,
+        make_env: Callable[[], gym.Env[Any, Any]] | None = None,
+        vec_env_class: type[VecEnv] = DummyVecEnv,
+        callback: Any = None,
+        log_dir: str | Path | None = None,
+        log_interval: int | None = None,
+        discount: float | None = None,
+        **settings: Any,
+    ):
+        self.algorithm = find_algorithm(algorithm)
+        self.total_timesteps = check_count("total_timesteps", total_timesteps)
+        self.warm_start, self.shared, self.replay = warm_start, shared, check_choice("replay", replay, REPLAY)
+        self.settings, given = settings, settings.pop("gamma", discount)
+        self.discount = None if given is None else check_discount(given)
+        self._policy, self._callbacks = policy, as_callbacks(callback)
+        self._log_interval = None if log_interval is None else check_count("log_interval", log_interval)
+        self._n_envs = None if n_envs is None else check_count("n_envs", n_envs)
+        self._make_env, self._vec_env_class = make_env, vec_env_class
+        self._log_dir = None if log_dir is None else Path(log_dir)
+        self._temperature = None if softmax_temperature is None else check_regularization(softmax_temperature)
+        self._check_settings()
+        self.regularization = self._find_regularization()
+        self._envs: VecEnv | None = None
+        self._logs: dict[str, ContinuousLog] = {}
+        self.reset()
+
+    # ------------------------------------------------------------------------------------------------------- checks
+
+    def _check_settings(self) -> None:
+        name = self.algorithm.__name__
+        known = settings_of(self.algorithm) - {"policy", "self", "gamma", "_init_setup_model"}
+        for setting in self.settings:
+            if setting in _RESERVED:
+                raise OptionError(f"{setting} cannot be set: {_RESERVED[setting]}.")
+            if setting not in known:
+                own = {p.name for p in parameters_of(SB3Follower) if p.kind is p.KEYWORD_ONLY}
+                options = sorted((known | own) - set(_RESERVED))
+                raise UnknownOptionError(
+                    f"{type(self).__name__} with {name} has no option {setting!r}. {suggest(setting, options)}"
+                )
+        if self._temperature is not None and not greedy_in_values(self.algorithm):
+            raise OptionError(f"softmax_temperature is for algorithms that are greedy in Q-values, which {name} is not.")
+        if self.replay == "relabel" and self.shared:
+            raise OptionError("a shared learner's buffer mixes contexts, so it cannot be relabelled; use replay='drop'.")
+        buffer = self.settings.get("replay_buffer_class")
+        if buffer is not None and issubclass(buffer, HerReplayBuffer):
+            raise UnsupportedError("HerReplayBuffer makes up rewards of other goals than the leader's x; use another buffer.")
+        starts = self.settings.get("learning_starts", default_of(self.algorithm, "learning_starts", 0))
+        if self.total_timesteps <= starts:
+            raise OptionError(
+                f"total_timesteps is {self.total_timesteps} and {name} collects {starts} steps (learning_starts) before it "
+                "learns; raise total_timesteps or lower learning_starts."
+            )
+
+    def _find_regularization(self) -> float | None:
+        if "regularization" in settings_of(self.algorithm):
+            return check_regularization(self.settings.get("regularization"))
+        coefficient = self.settings.get("ent_coef")
+        fixed = isinstance(coefficient, (int, float)) and coefficient > 0
+        return check_regularization(coefficient) if fixed and issubclass(self.algorithm, OffPolicyAlgorithm) else None
+
+    def bind(self, env: AnyEnv, core: Any) -> None:
+        """Refuse what cannot work, before anything runs (see the class)."""
+        super().bind(env, core)
+        one, core = make_single(env)
+        discrete = isinstance(one.action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
+        self.exposes_probabilities = type(self).exposes_probabilities if discrete else False
+        if self.shared and not context_observed(one):
+            raise UnsupportedError(
+                "a shared learner has to see the context, and no layer of this environment shows it; wrap it in "
+                "bocmdp_gym.wrappers.ObserveContext, or use one learner per context (shared=False)."
+            )
+        if not self.shared and self.warm_start and not isinstance(core.context_space, gym.spaces.Discrete):
+            raise UnsupportedError(
+                f"contexts from {core.context_space} do not come up again, so a learner for each would never be used twice; use "
+                "shared=True with the context observed, or warm_start=False."
+            )
+        if self.replay == "relabel" and issubclass(self.algorithm, OffPolicyAlgorithm):
+            check_relabelling(core)
+            if not inspect_layers(one, core).plain:
+                raise UnsupportedError(
+                    "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
+                )
+        if isinstance(env, VectorEnv):
+            training_envs(env, core, self._n_envs, self._make_env, self._vec_env_class)  # refuses what it cannot use
+        self._check_spaces(one)
+
+    def _check_spaces(self, env: gym.Env[Any, Any]) -> None:
+        """Have the algorithm look at the spaces, without building its networks."""
+        name, space = self.algorithm.__name__, env.action_space
+        if isinstance(space, gym.spaces.Discrete) and space.start != 0:
+            raise UnsupportedError(f"{name} counts actions from 0, and the action space is {space}.")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.algorithm(self._policy_for(env), env, _init_setup_model=False, **self._own_settings())  # type: ignore[call-arg]
+        except BOCMDPError:
+            raise  # it said what is wrong itself
+        except (AssertionError, NotImplementedError, ValueError) as error:
+            raise UnsupportedError(
+                f"{name} cannot take this environment, with observations {env.observation_space} and actions {space}: {error}. "
+                "DQN, QRDQN and SoftDQN take Discrete actions, SAC, TD3, DDPG, TQC and CrossQ take Box, PPO and A2C take either."
+            ) from error
+
+    def _own_settings(self) -> dict[str, Any]:
+        """The settings, with dictionaries of their own: algorithms add to them."""
+        return {name: dict(value) if isinstance(value, dict) else value for name, value in self.settings.items()}
+
+    def _policy_for(self, env: Any) -> Any:
+        if self._policy is not None:
+            return self._policy
+        return "MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy"
+
+    # ----------------------------------------------------------------------------------------------------- responses
+
+    def respond(self, task: Task, rng: np.random.Generator) -> SB3Policy:
+        """Train on the task and answer; ``metrics``: training steps so far.
+
+        Raises:
+            ObservationError: the environment showed or paid something that is not finite.
+            ConvergenceError: the learner diverged.
+        """
+        first_seed, seed = (int(s) for s in rng.integers(2**31, size=2))
+        with isolated_generators():
+            envs = self._training_envs(task)
+            learner = self._learner(task, envs, first_seed)
+            learner.face(task, self.replay)
+            learner.model.set_random_seed(seed)
+            self.training_steps += self._train(learner, task.context)
+            metrics = {"follower_training_steps": float(self.training_steps)}
+            network = learner.model.policy
+            read = reader(network, self._temperature)
+            if read is None:
+                return SB3Policy(network, task.leader, task.context, metrics)
+            return DiscreteSB3Policy(network, task.leader, task.context, metrics, read, task.observations)
+
+    def _training_envs(self, task: Task) -> VecEnv:
+        env = task.env  # x and the context are set
+        if self._envs is None:
+            self._envs, self._copied = training_envs(env, task.core, self._n_envs, self._make_env, self._vec_env_class)
+        self._envs.env_method("set_leader", task.leader)
+        self._envs.env_method("set_context", None if self.shared else task.context)
+        return self._envs
+
+    def _learner(self, task: Task, envs: VecEnv, seed: int) -> Learner:
+        """The context's learner: the one that was trained before, or a new one."""
+        key = None if self.shared or not self.warm_start else task.context
+        if self.warm_start and key in self._learners:
+            return self._learners[key]
+        model = self.algorithm(self._policy_for(envs), envs, gamma=task.discount, seed=seed, **self._own_settings())  # type: ignore[call-arg]
+        learner = Learner(model, self._log(task.context), None, getattr(model, "learning_starts", 0))
+        saved = self._saved.pop(key, None)
+        if saved is not None:
+            restore(model, saved.state)
+            learner.leader = saved.leader
+        learner.log.continue_with(model)
+        self._learners[key] = learner
+        return learner
+
+    def _train(self, learner: Learner, context: Any) -> int:
+        """Train one response. Returns the steps it took."""
+        model = learner.model
+        before = model.num_timesteps
+        options: Any = {} if self._log_interval is None else {"log_interval": self._log_interval}
+        model._last_obs = None  # others have used the environment since: start a new episode
+        watch = Watch(context)
+        callback: Any = [watch, *self._callbacks] if self._callbacks else watch
+        try:
+            model.learn(self.total_timesteps, callback=callback, reset_num_timesteps=False, **options)
+        except ValueError as error:
+            watch.explain(error)
+            raise
+        watch.check_losses()
+        watch.check_parameters()
+        learner.log.steps = learner.log.offset + model.num_timesteps
+        return model.num_timesteps - before
+
+    def _log(self, context: Any) -> ContinuousLog:
+        """The log of a context's learners: one for all of them, however many follow one another."""
+        name = f"context_{context}" if isinstance(context, int) and not self.shared else "all_contexts"
+        if name not in self._logs:
+            steps, formats = self._saved_log_steps.get(name, 0), []
+            if self._log_dir is not None:
+                folder, suffix = str(self._log_dir / name), f"_from_{steps}" if steps else ""
+                formats = [make_output_format(kind, folder, suffix) for kind in ("csv", "tensorboard")]
+            self._logs[name] = ContinuousLog(formats, steps)
+        return self._logs[name]
+
+    # --------------------------------------------------------------------------------------------- between the runs
+
+    def reset(self) -> None:
+        """Forget all learners, and close their logs."""
+        self.close()
+        self._learners: dict[Any, Learner] = {}
+        self._saved: dict[Any, Saved] = {}
+        self._saved_log_steps: dict[str, int] = {}
+        self.training_steps = 0
+
+    def close(self) -> None:
+        """Close the logs, and the copies of the environment made for training."""
+        for log in self._logs.values():
+            log.close()
+        if self._envs is not None and self._copied:
+            self._envs.close()
+        self._logs, self._envs = {}, None
+
+    def state(self) -> dict[str, Any]:
+        """Learners with their networks, optimisers and buffers, and where the logs are."""
+        learners = {}
+        for index, (key, learner) in enumerate(self._learners.items() if self.warm_start else ()):
+            learners[index] = {"context": key, "leader": learner.leader, **state_of(learner.model)}
+        waiting = {
+            len(learners) + i: {"context": k, "leader": s.leader, **s.state} for i, (k, s) in enumerate(self._saved.items())
+        }
+        return {
+            "algorithm": self.algorithm.__name__,
+            "training_steps": self.training_steps,
+            "log_steps": self._saved_log_steps | {name: log.steps for name, log in self._logs.items()},
+            "learners": learners | waiting,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`: equal settings and an equal generator then give equal answers, bit for bit.
+
+        Raises:
+            OptionError: another algorithm's learners; or, at the next response, ones with other networks.
+        """
+        if state["algorithm"] != self.algorithm.__name__:
+            raise OptionError(
+                f"these are learners of {state['algorithm']} and this follower trains {self.algorithm.__name__}; load them with "
+                "the settings they were saved with."
+            )
+        self.reset()
+        self.training_steps, self._saved_log_steps = state["training_steps"], dict(state["log_steps"])
+        for entry in state["learners"].values():
+            entry = dict(entry)
+            self._saved[entry.pop("context")] = Saved(leader=entry.pop("leader"), state=entry)
+
+    def save(self, path: str | Path) -> None:
+        """Write `state` into the folder ``path``: safetensors, npz and JSON, nothing pickled."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        record, learners = self.state(), []
+        for index, learner in record.pop("learners").items():
+            write(learner, folder / f"learner_{index}")
+            leader = learner["leader"]
+            learners.append({"context": learner["context"], "leader": None if leader is None else leader.tolist()})
+        (folder / "follower.json").write_text(json.dumps({**record, "learners": learners}, indent=2))
+
+    def load(self, path: str | Path) -> None:
+        """Continue from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
+
+        Raises:
+            OptionError: as `load_state`.
+        """
+        folder = Path(path)
+        record = json.loads((folder / "follower.json").read_text())
+        learners = {}
+        for index, entry in enumerate(record["learners"]):
+            leader = None if entry["leader"] is None else np.array(entry["leader"])
+            learners[index] = {"context": entry["context"], "leader": leader, **read(folder / f"learner_{index}")}
+        self.load_state({**record, "learners": learners})

@@ -1,0 +1,101 @@
+"""Replay buffers when x changes: their rewards belong to the x they were earned under, so they are dropped or relabelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from bocmdp_gym import BOCMDP, TabularBOCMDP
+from bocmdp_gym.errors import UnsupportedError
+from followers.base import Task
+from followers.environments import model_of
+from followers.policies import Array
+
+
+def empty_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
+    """A new buffer like the model's own.
+
+    `ReplayBuffer.reset` will not do: it only forgets where it was, and some kinds of buffers look further.
+    """
+    kind = model.replay_buffer_class
+    assert kind is not None
+    return kind(
+        model.buffer_size,
+        model.observation_space,
+        model.action_space,
+        device=model.device,
+        n_envs=model.n_envs,
+        optimize_memory_usage=model.optimize_memory_usage,
+        **model.replay_buffer_kwargs,
+    )
+
+
+def check_relabelling(core: Any) -> None:
+    """Refuse to relabel what a change of x does more to than pay differently.
+
+    Raises:
+        UnsupportedError: no model to read rewards from, or transitions that depend on x.
+    """
+    model = model_of(core)
+    if model is None:
+        raise UnsupportedError(
+            f"{type(core).__name__} has no model to read rewards from, so replay='relabel' cannot fix a buffer when x changes; "
+            "use replay='drop'."
+        )
+    if isinstance(model, TabularBOCMDP):
+        moving = sorted({"transition", "termination"} & set(model.moving))
+        if moving:
+            raise UnsupportedError(
+                f"the model's {' and '.join(moving)} depend on x, so old transitions cannot be relabelled; use replay='drop'."
+            )
+
+
+def relabel(model: OffPolicyAlgorithm, task: Task, old_leader: Array) -> None:
+    """Give every stored transition the reward it would earn at the task's x.
+
+    Tables are read; elsewhere the change r_new(s, a) - r_old(s, a) of the model's reward is added, so that what the environment
+    pays besides (noise, rewards that do not depend on x) stays.
+
+    Raises:
+        UnsupportedError: the transitions turn out to depend on x.
+    """
+    buffer = model.replay_buffer
+    assert buffer is not None
+    size = buffer.size()
+    if not size:
+        return
+    problem: BOCMDP = task.core.model
+    observations, following = (_flat(part, size) for part in (buffer.observations, buffer.next_observations))
+    actions = buffer.actions[:size].reshape(-1, buffer.actions.shape[-1])
+    if isinstance(problem, TabularBOCMDP):
+        states = np.asarray(task.core.states_of(observations[:, 0] if _is_index(model) else observations))
+        rewards = task.mdps.arrays(task.context).reward[states, actions[:, 0]]
+        buffer.rewards[:size] = rewards.reshape(size, -1)
+        return
+    if isinstance(model.action_space, gym.spaces.Box):
+        actions = model.policy.unscale_action(actions)
+    elif isinstance(model.action_space, gym.spaces.Discrete):
+        actions = actions[:, 0]
+    new, old = torch.tensor(task.leader), torch.tensor(old_leader)
+    with torch.no_grad():
+        if problem.log_transitions(new, observations[:1], actions[:1], following[:1], task.context) is not None:
+            raise UnsupportedError("the transitions depend on x, so old ones cannot be relabelled; use replay='drop'.")
+        change = problem.rewards(new, observations, actions, task.context)
+        change = change - problem.rewards(old, observations, actions, task.context)
+    buffer.rewards[:size] += change.numpy().astype(np.float32).reshape(size, -1)
+
+
+def _is_index(model: OffPolicyAlgorithm) -> bool:
+    return isinstance(model.observation_space, gym.spaces.Discrete)
+
+
+def _flat(part: Any, size: int) -> Any:
+    """Stored observations of all copies, one after the other."""
+    if isinstance(part, dict):
+        return {name: _flat(value, size) for name, value in part.items()}
+    return part[:size].reshape(-1, *part.shape[2:])

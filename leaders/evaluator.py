@@ -1,0 +1,58 @@
+"""`Evaluator`: the leader's exact value at an x, whatever the follower has learnt so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bocmdp_gym.optimum import WarmSolver
+from followers import Policy, TrajectoryOracle, suboptimality
+from leaders.gradients import Loss
+from leaders.gradients.exact import leader_values
+
+
+class Evaluator:
+    """Exact E_xi of the leader's return (or of minus a loss) under the follower's optimum, without touching the follower.
+
+    The same optimum says how far the follower's own policy is from it.
+
+    Args:
+        oracle: of a tabular problem.
+        regularization: lambda.
+        loss: a function f(x, policy (S, A), context); None: the leader's return.
+    """
+
+    def __init__(self, oracle: TrajectoryOracle, regularization: float, loss: Loss | None = None):
+        self._oracle, self._regularization, self._loss = oracle, regularization, loss
+        self._solver = WarmSolver()
+
+    def __call__(self, x: Tensor) -> float:
+        mdps = self._oracle.configure(x)
+        total = 0.0
+        for context, probability in enumerate(mdps.model.context_probabilities):
+            policy = self._solver.solve(mdps, context, self._regularization).policy
+            if self._loss is None:
+                value = leader_values(mdps.arrays(context), policy).leader_return
+            else:
+                value = -float(self._loss(x.detach(), torch.from_numpy(policy), context))
+            total += probability * value
+        return total
+
+    def suboptimality(self, policy: Policy) -> dict[str, float]:
+        """The columns that say how far a response is from the follower's optimum; none where it exposes no probabilities."""
+        table = self._oracle.tabulate(policy)
+        if table is None:
+            return {}
+        mdps = self._oracle.configure(table.leader)
+        measured = suboptimality(mdps, table, table.leader, self._regularization, solver=self._solver)
+        return {"follower_delta": measured.delta, "follower_value_gap": measured.value_gap}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the warm starts."""
+        return self._solver.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self._solver.load_state(state)

@@ -1,0 +1,153 @@
+"""What estimators need of environment, follower and objective: declared as attributes, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import DiscountError, OptionError, RegularizationError, UnsupportedError
+from followers import IterativeFollower, TrajectoryOracle
+
+#: A loss f(x, policy (S, A), context) -> torch scalar, minimised instead of maximising the leader's return.
+Loss = Callable[[Tensor, Tensor, Any], Tensor]
+#: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
+SCORED = frozenset({"transition", "initial", "termination"})
+
+
+class Needs:
+    """The declarations of an estimator; a subclass sets those that differ, and `check_needs` reads them all.
+
+    Attributes:
+        needs_regularization: lambda enters the estimate; otherwise a follower without one will do.
+        needs_model: a tabular model is read: its arrays, and their derivatives in x.
+        needs_rewards: a model of any kind is read: rewards as differentiable functions of x.
+        needs_successors: every action of the tabular model has a list of successors of its own: no factored transitions.
+        needs_fixed: parts of a tabular model ("transition", "initial", "termination") that must not depend on x.
+        needs_discounting: discounts below 1; the leader's may be 1 where a loss is minimised.
+        needs_states: trajectories carry the indices of the states visited.
+        needs_starts: trajectories start in states and with actions of the estimator's choice (``oracle.sample(start=...)``).
+        needs_probabilities: the action probabilities of the follower's policy are read.
+        needs_probabilities_for: parts of a tabular model; where one of them depends on x, the probabilities are read too.
+        needs_iterative: the follower can be stopped after some iterations and continued.
+        accepts_loss: a general loss f(x, policy, context) can be minimised instead of maximising the leader's return.
+    """
+
+    needs_regularization: bool = True
+    needs_model: bool = False
+    needs_rewards: bool = False
+    needs_successors: bool = False
+    needs_fixed: frozenset[str] = frozenset()
+    needs_discounting: bool = False
+    needs_states: bool = False
+    needs_starts: bool = False
+    needs_probabilities: bool = False
+    needs_probabilities_for: frozenset[str] = frozenset()
+    needs_iterative: bool = False
+    accepts_loss: bool = False
+
+
+def settle_regularization(needs: Needs, oracle: TrajectoryOracle, requested: float | None) -> float | None:
+    """The lambda of follower and estimator.
+
+    Args:
+        needs: of the estimator.
+        oracle: has the follower.
+        requested: what the estimator was given.
+
+    Raises:
+        RegularizationError: one is needed, and neither has it.
+        OptionError: they differ.
+    """
+    follower = oracle.follower
+    if requested is None and follower.regularization is None and needs.needs_regularization:
+        raise RegularizationError(
+            f"{type(follower).__name__} has no regularization (lambda), and the hypergradient needs one; pass it to the "
+            "leader, e.g. HPGD(regularization=1e-3)."
+        )
+    if requested is not None and follower.regularization is not None and requested != follower.regularization:
+        raise OptionError(
+            f"the leader was given regularization {requested} and the follower {follower.regularization}; expected the "
+            "same lambda, or none for the leader (it then takes the follower's)."
+        )
+    return follower.regularization if requested is None else requested
+
+
+def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> None:
+    """Refuse an environment, a follower or an objective that lacks something the estimator declares to need.
+
+    Raises:
+        UnsupportedError: the message says what is missing and names the alternative.
+        DiscountError: a discount of 1 where it must be below 1.
+    """
+    name, core, model = type(needs).__name__, type(oracle.core).__name__, oracle.model
+    if loss is not None and not needs.accepts_loss:
+        raise UnsupportedError(
+            f"{name} estimates gradients of the leader's return only, not of a general loss f(x, policy, context); use "
+            "ExactGradient for losses."
+        )
+    if needs.needs_rewards and model is None:
+        raise UnsupportedError(
+            f"{name} needs {core}.model, the rewards as differentiable functions of x; give the environment one (a BOCMDP), or "
+            "use ZeroOrder."
+        )
+    if needs.needs_model and not isinstance(model, TabularBOCMDP):
+        raise UnsupportedError(
+            f"{name} needs a tabular model, and {core} has none; use an environment whose .model is a TabularBOCMDP, "
+            'HPGD(estimator="critic") where .model is another BOCMDP, or ZeroOrder.'
+        )
+    if isinstance(model, TabularBOCMDP):
+        _check_model(needs, model, loss)
+    _check_follower(needs, oracle)
+    if needs.needs_states and not oracle.exposes_states:
+        raise UnsupportedError(
+            f"{name} averages by state, and trajectories of {core}, as seen here, carry no states; use "
+            'HPGD(estimator="critic"), or play the model itself, bocmdp_gym.TabularEnv(env.model).'
+        )
+    if needs.needs_starts and isinstance(oracle.env, VectorEnv) and not oracle.compiled:
+        raise UnsupportedError(
+            f"{name} starts trajectories in states of its choice, and the copies of a vector environment reset by themselves; "
+            "give it a single environment."
+        )
+
+
+def _check_model(needs: Needs, model: TabularBOCMDP, loss: Loss | None) -> None:
+    name = type(needs).__name__
+    if needs.needs_successors and model.factored:
+        raise UnsupportedError(
+            f"{name} reads a list of successors for every action, and this model's transitions are factored "
+            '(FactoredTransitions); use ExactGradient, HPGD(estimator="monte_carlo") or ZeroOrder.'
+        )
+    moving = sorted(needs.needs_fixed & set(model.moving))
+    if moving:
+        raise UnsupportedError(
+            f"{name} is for models whose {' or '.join(sorted(needs.needs_fixed))} x does not move, and here "
+            f"{' and '.join(moving)} is a function of x. "
+            'Use HPGD(estimator="monte_carlo") or ExactGradient.'
+        )
+    largest = max(model.discount, model.leader_discount) if loss is None else model.discount
+    if needs.needs_discounting and largest == 1.0:
+        raise DiscountError(
+            f"{name} needs discounts below 1; this model has discount {model.discount} and leader_discount "
+            f'{model.leader_discount}. Use HPGD(estimator="monte_carlo") or ExactGradient.'
+        )
+
+
+def _check_follower(needs: Needs, oracle: TrajectoryOracle) -> None:
+    name, follower = type(needs).__name__, oracle.follower
+    if needs.needs_iterative and not isinstance(follower, IterativeFollower):
+        raise UnsupportedError(
+            f"{name} stops its follower after 2, 4, 8, ... iterations and lets it continue, which {type(follower).__name__} "
+            'cannot; use SoftQLearning (or another IterativeFollower), or HPGD(estimator="monte_carlo").'
+        )
+    model = oracle.model
+    moving = needs.needs_probabilities_for & set(model.moving) if isinstance(model, TabularBOCMDP) else None
+    if (needs.needs_probabilities or moving) and not getattr(follower, "exposes_probabilities", True):
+        where = f", where {' and '.join(sorted(moving))} depends on x" if moving else ""
+        raise UnsupportedError(
+            f"{name} needs action probabilities{where}, and {type(follower).__name__} exposes none; use "
+            'HPGD(estimator="monte_carlo") where rewards alone depend on x, or ZeroOrder.'
+        )

@@ -1,0 +1,165 @@
+"""`optimize_many`: runs that differ in their seeds or leaders, made at once where the problem allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from copy import copy, deepcopy
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.options import check_count
+from followers import Follower, TrajectoryOracle
+from leaders.constraints import Constraint
+from leaders.gradients import Loss
+from leaders.gradients.batch import BatchEstimator
+from leaders.gradients.estimate import WeightedContexts
+from leaders.leaders import Leader
+from leaders.loop import complete, is_quiet, one_torch_thread
+from leaders.result import Callback, Result
+from leaders.run import LeaderRun, OracleFactory, RunOptions
+
+
+def optimize_many(
+    env: gym.Env[Any, Any] | TabularBOCMDP,
+    leader: Leader | Sequence[Leader],
+    follower: Follower,
+    iterations: int,
+    *,
+    seeds: Sequence[int] = (0,),
+    device: str | None = None,
+    x0: npt.ArrayLike | Tensor | None = None,
+    loss: Loss | None = None,
+    constraints: Sequence[Constraint] = (),
+    constraint_penalty: float = 50.0,
+    contexts: int | Literal["all"] = 1,
+    oracle: OracleFactory = TrajectoryOracle,
+    evaluate_every: int = 100,
+    callback: Callback | None = None,
+    progress: bool | None = None,
+) -> list[Result]:
+    """Make a run of `leaders.optimize` for every seed, or for every leader, or for pairs of them.
+
+    Each is the run of its seed and leader alone. HPGD with trajectories and ExactGradient make all of them at once, on all cores,
+    where only the rewards of a small tabular problem depend on x (`leaders.gradients.batch`, which also says where last
+    bits may differ);
+    all else runs one after another. There are no checkpoints: `leaders.sweep` keeps each run's.
+
+    Args:
+        env: a configurable environment, or a `TabularBOCMDP`; all runs use it.
+        leader: one for all runs, or a list: step sizes to compare, say.
+        follower: who responds; each run has a copy, which starts from scratch.
+        iterations: T >= 1, of each run.
+        seeds: whole numbers. One leader makes a run for each, one seed a run with each leader; else there must be as many.
+        device: have ExactGradient solve its problems at once by batched LU factorisations of torch, in float64, on this device
+            ("cuda"; "cpu" is for comparison only); None: compiled kernels.
+        x0, loss, constraints, constraint_penalty, contexts, oracle, evaluate_every, progress: as for `leaders.optimize`.
+        callback: as for `leaders.optimize`; `Progress.run` says which run it is, and True stops that run alone.
+
+    Returns:
+        The results in the order of the seeds or leaders, each with an oracle of its own.
+
+    Raises:
+        OptionError, UnsupportedError, RegularizationError: settings that cannot work together, before anything runs.
+        ConvergenceError: a gradient that is not finite, naming the iteration, the run and x.
+    """
+    check_count("evaluate_every", evaluate_every)
+    leaders, numbers = _one_per_run(leader, seeds)
+    if device is not None and loss is not None:
+        raise UnsupportedError("device= is for the leader's return, not for a general loss; leave one of them out.")
+    if device is not None and oracle is not TrajectoryOracle:
+        raise UnsupportedError("device= solves the follower's problem itself and asks no other oracle; leave one of them out.")
+    options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)
+
+    def start(i: int) -> LeaderRun:
+        return LeaderRun(env, leaders[i], _copy(follower), iterations, numbers[i], options, oracle)
+
+    first, batch = start(0), None
+    if loss is None and oracle is TrajectoryOracle:
+        batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
+    others = range(1, len(leaders))
+    if batch is not None:
+        return _complete_at_once([first, *map(start, others)], batch, evaluate_every, callback, progress)
+    finish = partial(complete, evaluate_every=evaluate_every, callback=callback, progress=progress)
+    return [finish(first), *(finish(start(i), index=i) for i in others)]
+
+
+def _one_per_run(leader: Any, seeds: Any) -> tuple[list[Leader], list[Any]]:
+    """A leader and a seed for every run; leaders of equal settings share an estimator, never an update.
+
+    Raises:
+        OptionError: seeds that are not a list, no seeds or leaders, or lists of different lengths.
+    """
+    if isinstance(seeds, str) or not isinstance(seeds, (Sequence, np.ndarray)) or len(seeds) == 0:
+        raise OptionError(f"seeds is {seeds!r}; expected a list of whole numbers.")
+    numbers = [check_count("a seed", seed, 0) for seed in seeds]
+    leaders = list(leader) if isinstance(leader, Sequence) else [leader] * len(numbers)
+    if len(numbers) == 1:
+        numbers = numbers * len(leaders)
+    if not leaders or len(leaders) != len(numbers):
+        raise OptionError(
+            f"there are {len(leaders)} leaders for {len(numbers)} seeds; expected as many, one leader, or one seed."
+        )
+    for one in leaders:
+        if not isinstance(one, Leader):
+            raise OptionError(f"a leader is {one!r}; expected a Leader, for example HPGD().")
+    return [Leader(one.estimator, copy(one.update)) for one in leaders], numbers
+
+
+def _copy(follower: Follower) -> Follower:
+    """A follower of the same settings that has learnt nothing.
+
+    Raises:
+        UnsupportedError: it holds something that cannot be copied.
+    """
+    try:
+        follower.reset()
+        return deepcopy(follower)
+    except Exception as error:
+        raise UnsupportedError(
+            f"every run needs a copy of the follower, and {type(follower).__name__} cannot be copied ({error}); call "
+            "leaders.optimize once per seed, with a follower made for each."
+        ) from error
+
+
+def _complete_at_once(
+    runs: list[LeaderRun], batch: BatchEstimator, evaluate_every: int, callback: Callback | None, progress: bool | None
+) -> list[Result]:
+    """Make all runs in step. One that its callback stops keeps its place in the batch, and is not moved any more."""
+    iterations = runs[0].iterations
+    drawn: list[WeightedContexts] = [[] for _ in runs]
+    results: dict[int, Result] = {}
+    for run in runs:
+        run.share = 1.0 / len(runs)
+    quiet = is_quiet(iterations, progress)
+    with one_torch_thread(), closing(batch), tqdm(total=iterations * len(runs), unit="it", disable=quiet) as bar:
+        for iteration in range(iterations):
+            due = iteration % evaluate_every == 0 or iteration == iterations - 1
+            drawn = [before if run.finished else run.draw() for run, before in zip(runs, drawn, strict=True)]
+            x = torch.stack([run.x.detach() for run in runs])
+            estimates = batch.estimate(x, drawn, [run.rng for run in runs])
+            for i, (run, contexts, estimate) in enumerate(zip(runs, drawn, estimates, strict=True)):
+                if i in results:
+                    continue
+                run.oracle.count_steps(estimate.env_steps)
+                run.take(contexts, estimate, due, None, f" of run {i}")
+                if due and callback is not None:
+                    run.report(callback, i)
+                if run.finished:
+                    results[i] = run.result()
+                bar.update()
+            if due:
+                mean = float(np.mean([run.history[-1].get("leader_return", np.nan) for run in runs]))
+                bar.set_postfix_str(f"mean leader return {mean:.4f}", refresh=False)
+            if len(results) == len(runs):
+                break
+    return [results[i] for i in range(len(runs))]

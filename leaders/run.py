@@ -1,0 +1,313 @@
+"""One run of a leader against a follower: its state between iterations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, Literal, TypedDict
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import ConvergenceError, OptionError
+from bocmdp_gym.options import check_count
+from bocmdp_gym.validation import check_leader
+from followers import Follower, TrajectoryOracle
+from leaders.checkpoints import Checkpoints
+from leaders.constraints import AugmentedLagrangian, Constraint
+from leaders.contexts import every_context
+from leaders.evaluator import Evaluator
+from leaders.gradients import Estimate, Loss, PolicyEstimator
+from leaders.gradients.estimate import WeightedContexts, weighted
+from leaders.history import History
+from leaders.leaders import Leader
+from leaders.result import Callback, Progress, Result, Stopped
+
+#: (env, follower) -> oracle.
+OracleFactory = Callable[[Any, Follower], TrajectoryOracle]
+
+
+class RunOptions(TypedDict):
+    """The options of a run; each is explained at `leaders.optimize`."""
+
+    x0: npt.ArrayLike | Tensor | None
+    loss: Loss | None
+    constraints: Sequence[Constraint]
+    constraint_penalty: float
+    contexts: int | Literal["all"]
+
+
+class LeaderRun:
+    """The state of a run between iterations; what a checkpoint keeps is `state`.
+
+    Args:
+        env, leader, follower, iterations, seed: as for `leaders.optimize`.
+        options: the rest of what decides a run's numbers.
+        oracle: how env and follower are put together.
+
+    Attributes:
+        x: the current iterate ``(d,)``.
+        done: iterations made.
+        stopped: why it stopped early; None: it did not.
+        share: of the time that is this run's, where several are made at once.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | TabularBOCMDP,
+        leader: Leader,
+        follower: Follower,
+        iterations: int,
+        seed: int | np.random.Generator,
+        options: RunOptions,
+        oracle: OracleFactory,
+    ):
+        self.iterations = check_count("iterations", iterations)
+        _check_kind("leader", leader, Leader, "HPGD()")
+        _check_kind("follower", follower, Follower, "SoftPolicyIteration(regularization=1e-3)")
+        self.rng = generator(seed)
+        self.oracle, self.leader = oracle(env, follower), leader
+        loss, constraints = options["loss"], options["constraints"]
+        leader.estimator.bind(self.oracle, loss)
+        core = self.oracle.core
+        self._number, self._every = _contexts_per_iteration(core, options["contexts"])
+        start = core.initial_leader(self.rng) if options["x0"] is None else options["x0"]
+        start = start.detach().numpy() if isinstance(start, Tensor) else start
+        self.x0 = torch.tensor(check_leader(start, core.leader_space))
+        self.x = leader.update.start(self.x0, self.iterations, core.leader_space)
+        self._kept = _kept_iterates(int(self.rng.integers(self.iterations)), self.rng)
+        self.x_random = self.x0.clone()
+        self.history = History()
+        self.done = 0
+        self.stopped: Stopped | None = None
+        self._before = 0.0  # seconds of earlier sessions of this run
+        self.share = 1.0
+        self._began = perf_counter()
+        self.evaluator: Evaluator | None = None
+        regularization = leader.estimator.regularization
+        self.constrained: AugmentedLagrangian | None = None
+        if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
+            self.evaluator = Evaluator(self.oracle, regularization, loss)
+        if constraints:
+            if loss is not None or regularization is None:
+                raise OptionError(
+                    "constraints need the leader's return as objective and a regularization; write them into the loss."
+                )
+            self.constrained = AugmentedLagrangian(self.oracle.model, constraints, regularization, options["constraint_penalty"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether no iteration is left to make."""
+        return self.stopped is not None or self.done >= self.iterations
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time so far."""
+        return self._before + self.share * (perf_counter() - self._began)
+
+    def iterate(self, evaluate: bool, checkpoints: Checkpoints | None) -> dict[str, Any]:
+        """One outer iteration. Returns its record."""
+        x = self.x.detach()
+        drawn = self.draw()
+        rngs = self._generators(x, [context for context, _ in drawn])
+        estimator = self.leader.estimator
+        estimates = [estimator.estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]
+        weights = [weight for _, weight in drawn]
+        estimate = estimates[0] if weights[0] == 1.0 else weighted(estimates, weights)
+        return self.take(drawn, estimate, evaluate, checkpoints)
+
+    def draw(self) -> WeightedContexts:
+        """Begin an iteration: the contexts it is about, with their weights."""
+        if self.done in self._kept:
+            self.x_random = self.x.detach().clone()
+        if self._every is not None:
+            return self._every
+        return [(self.oracle.core.sample_context(self.rng), 1.0 / self._number) for _ in range(self._number)]
+
+    def take(
+        self, drawn: WeightedContexts, estimate: Estimate, evaluate: bool, checkpoints: Checkpoints | None, name: str = ""
+    ) -> dict[str, Any]:
+        """End an iteration: move x along an estimate. Returns the iteration's record.
+
+        Raises:
+            ConvergenceError: the gradient is not finite.
+        """
+        x, gradient, context = self.x.detach(), estimate.gradient, drawn[0][0]
+        measured: dict[str, float] = {}
+        if self.constrained is not None:
+            measured = self.constrained.measure(x)
+            gradient = gradient + torch.stack([w * self.constrained.gradient(c) for c, w in drawn]).sum(0)
+        record: dict[str, Any] = {
+            "iteration": self.done,
+            "sampled_return": estimate.leader_return,
+            "env_steps": self.oracle.env_steps,
+        }
+        if estimate.model_draws > 0:
+            before = self.history[-1].get("model_draws", 0) if len(self.history) > 0 else 0
+            record["model_draws"] = before + estimate.model_draws
+        if len(drawn) == 1:
+            record["context"] = context
+        if estimate.standard_error is not None:
+            record["standard_error"] = float(torch.linalg.vector_norm(estimate.standard_error))
+        record |= estimate.metrics | measured
+        if self.evaluator is not None:
+            if evaluate:
+                record["leader_return"] = self.evaluator(x)
+            if self.oracle.last_response is not None and not self.oracle.follower.exact:
+                record |= self.evaluator.suboptimality(self.oracle.last_response)
+        record["gradient_norm"] = norm = self.leader.update.step(self.x, gradient)
+        if not norm < float("inf"):
+            kept = "" if checkpoints is None else f" The last good checkpoint is {checkpoints.last}."
+            raise ConvergenceError(
+                f"the gradient of iteration {self.done}{name} (context {context}) is not finite: norm {norm}. x = {x.tolist()}. "
+                f"Lower the learning rate or clip the gradient.{kept}"
+            )
+        record["seconds"] = self.seconds
+        self.history.append(record)
+        self.done += 1
+        return record
+
+    def report(self, callback: Callback, index: int = 0) -> None:
+        """Show the last iteration to a callback, which may stop the run."""
+        progress = Progress(self.done - 1, self.x.detach(), self.history[-1], self.history, self.oracle, index)
+        answer = callback(progress)
+        if isinstance(answer, (bool, np.bool_)) and answer and self.done < self.iterations:
+            self.stopped = "callback"
+
+    def _generators(self, x: Tensor, contexts: list[Any]) -> list[np.random.Generator]:
+        """The generators of an iteration's contexts: the run's, or one for each where responses may be made at the same time."""
+        if len(contexts) == 1 or self.oracle.follower.exact or not isinstance(self.leader.estimator, PolicyEstimator):
+            return [self.rng] * len(contexts)
+        rngs = [np.random.default_rng(seeds) for seeds in self.rng.integers(2**32, size=(len(contexts), 4))]
+        self.oracle.respond_ahead(x, contexts, rngs)
+        return rngs
+
+    def result(self) -> Result:
+        """What the run found."""
+        found = self.x.detach().clone()
+        return Result(
+            x=found,
+            x0=self.x0,
+            x_random=self.x_random,
+            history=self.history,
+            leader_return=None if self.evaluator is None else self.evaluator(found),
+            env_steps=self.oracle.env_steps,
+            iterations=self.done,
+            stopped=self.stopped or "iterations",
+            seconds=self.seconds,
+            oracle=self.oracle,
+        )
+
+    def identity(self, seed: Any, contexts: Any) -> dict[str, Any]:
+        """What must be equal for a checkpoint to belong to this run, as JSON-able values."""
+        update = self.leader.update
+        return {
+            "iterations": self.iterations,
+            "seed": "a generator" if isinstance(seed, np.random.Generator) else int(seed),
+            "contexts per iteration": contexts,
+            "environment class": type(self.oracle.core).__name__,
+            "dimension of x": len(self.x0),
+            "estimator": type(self.leader.estimator).__name__,
+            "regularization of the leader": self.leader.estimator.regularization,
+            "optimizer": update.optimizer_name,
+            "step size": update.learning_rate,
+            "follower class": type(self.oracle.follower).__name__,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "done": self.done,
+            "x": self.x,
+            "x0": self.x0,
+            "x_random": self.x_random,
+            "kept": np.array(sorted(self._kept)),
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "env_steps": self.oracle.env_steps,
+            "seconds": self.seconds,
+            "history": self.history.state(),
+            "update": self.leader.update.state(),
+            "estimator": self.leader.estimator.state(),
+            "follower": self.oracle.follower.state(),
+            "constraints": {} if self.constrained is None else self.constrained.state(),
+            "evaluator": {} if self.evaluator is None else self.evaluator.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.done, self._kept = state["done"], frozenset(state["kept"].tolist())
+        self.x0, self.x_random = torch.from_numpy(state["x0"]), torch.from_numpy(state["x_random"])
+        self.x = self.leader.update.start(torch.from_numpy(state["x"]), self.iterations, self.oracle.core.leader_space)
+        self.leader.update.load_state(state["update"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.oracle.restore(state["env_steps"])
+        self._before = state["seconds"]
+        self.history.load_state(state["history"])
+        self.leader.estimator.load_state(state["estimator"])
+        self.oracle.follower.load_state(state["follower"])
+        if self.evaluator is not None:
+            self.evaluator.load_state(state["evaluator"])
+        if self.constrained is not None:
+            self.constrained.load_state(state["constraints"])
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """A generator from a seed; a generator as it is.
+
+    Raises:
+        OptionError: neither a whole number of at least 0 nor a generator.
+    """
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"seed is {seed!r}; expected a whole number, at least 0.") from error
+
+
+def _contexts_per_iteration(core: Any, contexts: int | Literal["all"]) -> tuple[int, WeightedContexts | None]:
+    """How many contexts an iteration draws, or all of them.
+
+    Raises:
+        OptionError: neither a positive number nor "all", or all of infinitely many.
+    """
+    if contexts == "all":
+        every = every_context(core)
+        if every is None:
+            raise OptionError(f'contexts="all" needs finitely many contexts; {type(core).__name__} has {core.context_space}.')
+        return len(every), every
+    if isinstance(contexts, str):
+        raise OptionError(f'contexts is {contexts!r}; expected a number of contexts per iteration, or "all".')
+    return check_count("contexts", contexts), None
+
+
+def _kept_iterates(last: int, rng: np.random.Generator) -> frozenset[int]:
+    """Which iterates become ``x_random`` one after another, ``last`` being the last of them.
+
+    The latest of them that a run reaches is uniform over the iterates it reaches, wherever it stops: ``last`` is, over all of
+    them, and where the run stops before it, so is one drawn among those before, and so on. ``rng`` itself draws nothing.
+    """
+    digest = hashlib.sha256(json.dumps(rng.bit_generator.state, default=str).encode()).digest()
+    draw = np.random.default_rng(list(digest))
+    kept = {last}
+    while last > 0:
+        last = int(draw.integers(last))
+        kept.add(last)
+    return frozenset(kept)
+
+
+def _check_kind(name: str, value: Any, kind: type[Any], example: str) -> None:
+    """Refuse what is not of a kind: a class instead of an instance, or swapped arguments.
+
+    Raises:
+        OptionError: naming what was got.
+    """
+    if isinstance(value, kind):
+        return
+    got = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+    hint = " Leader and follower seem to be swapped." if isinstance(value, (Leader, Follower)) else ""
+    raise OptionError(f"{name} is {got}; expected a {kind.__name__}, for example {example}.{hint}")

@@ -1,0 +1,16 @@
+"""Many tasks in many processes: each runs once, keeps what it found, and outlives workers that die.
+
+A task is a JSON-able mapping under a stable key; a function turns it into a JSON-able result. Each task has a folder of its own,
+FOLDER/KEY, which holds what the function leaves there and
+
+result.json  the task and its result, written whole or not at all: a task that has one is never run again
+log.txt      what the function printed
+error.txt    the traceback of its last failure, while it has no result
+
+Runs of `leaders.train` over seeds and settings are such tasks (`leaders.sweep`), and so are the cells of a published table.
+"""
+
+from leaders.tasks.attempts import Function
+from leaders.tasks.runner import Backend, Outcomes, run_tasks
+
+__all__ = ["Backend", "Function", "Outcomes", "run_tasks"]

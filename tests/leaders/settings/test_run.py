@@ -1,0 +1,128 @@
+"""A follower and an estimator from elsewhere, and the settings of leaders."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import followers
+import leaders
+from bocmdp_gym.errors import OptionError
+from leaders.gradients import MonteCarloEstimator
+from leaders.settings import settings_from_values
+from leaders.settings.run import LEADERS
+from leaders.train import main, parse
+from tests.registries import restored
+
+RUN = ["--iterations", "2", "--env-steps", "1000", "--regularization", "0.05", "--no-progress"]
+
+
+class ToyFollower(followers.SoftPolicyIteration):
+    """Plans, with a budget that it does not need."""
+
+    def __init__(self, regularization: float, sweeps: int = 3, shift: float = 0.0):
+        super().__init__(regularization)
+        self.sweeps, self.shift = sweeps, shift
+
+
+class ToyEstimator(MonteCarloEstimator):
+    """The Monte-Carlo estimate, times a number.
+
+    Args:
+        env_steps: steps per estimate.
+        factor: what the estimate is multiplied with.
+        horizon: no setting of the run, but of the environment.
+        regularization: lambda.
+    """
+
+    def __init__(
+        self, env_steps: int = 100, factor: float = 1.0, horizon: int | None = None, regularization: float | None = None
+    ):
+        super().__init__(env_steps, regularization=regularization)
+        self.factor, self.horizon = factor, horizon
+
+    def estimate_policy(self, *arguments: Any) -> Any:
+        estimate = super().estimate_policy(*arguments)
+        estimate.gradient *= self.factor
+        return estimate
+
+
+def test_parts_from_elsewhere_run_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with restored():
+        followers.register("toy-plan", ToyFollower, budget="sweeps")
+        leaders.register_estimator("toy_carlo", ToyEstimator)
+        toys = ["--follower", "toy-plan", "--follower-steps", "4", "--follower-options", '{"shift": 1.5}']
+        command = ["four-rooms", *toys, "--estimator", "toy-carlo", *RUN]
+        settings = parse([*command, "--factor", "0.5", "--estimator-horizon", "7"])
+        follower, estimator = settings.make_follower(), settings.make_leader().estimator
+        assert isinstance(follower, ToyFollower)
+        assert (follower.sweeps, follower.shift, follower.regularization) == (4, 1.5, 0.05)
+        assert isinstance(estimator, ToyEstimator)
+        assert (estimator.factor, estimator.horizon, estimator.env_steps) == (0.5, 7, 1000)
+        found = []
+        for factor in ("1.0", "-1.0"):
+            out = tmp_path / factor
+            assert main([*command, "--factor", factor, "--out", str(out)]) == 0
+            summary = json.loads((out / "summary.json").read_text())
+            found.append(np.array(summary["x"]))
+            again = settings_from_values(summary["name"], summary["settings"])
+            assert again.fingerprint() == parse([*command, "--factor", factor]).fingerprint()
+        assert not np.array_equal(*found)
+        assert main(["four-rooms", *RUN, "--factor", "2"]) == 2
+        assert "--factor is an option of hpgd with the toy-carlo estimator" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            parse(["four-rooms", "--help"])
+        assert "What the estimate is multiplied with (toy-carlo; 1.0 if not given)" in " ".join(
+            capsys.readouterr().out.replace("│", " ").split()
+        )
+    with pytest.raises(SystemExit):
+        parse(command)
+
+
+def test_a_module_is_imported_before_the_options_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "parts_of_mine.py").write_text(
+        "import followers\nfollowers.register('mine', followers.SoftPolicyIteration, tolerance=1e-6)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with restored():
+        settings = parse(["four-rooms", "--module=parts_of_mine", "--follower", "mine"])
+        assert settings.make_follower().tolerance == 1e-6  # type: ignore[attr-defined]
+    sys.modules.pop("parts_of_mine")
+    with restored():
+        assert settings_from_values("four-rooms", {"module": "parts_of_mine", "follower": "mine"}).follower == "mine"
+    sys.modules.pop("parts_of_mine")
+
+
+@pytest.mark.parametrize("name", LEADERS)
+def test_every_leader_has_a_name(name: str) -> None:
+    leader = settings_from_values("four-rooms", {"leader": name, "learning_rate": 0.25, "schedule": "cosine"}).make_leader()
+    assert type(leader) is LEADERS[name]
+    assert leader.update.learning_rate == 0.25
+
+
+@pytest.mark.parametrize("name", list(LEADERS["hpgd"].kinds))
+def test_every_estimator_has_a_name(name: str) -> None:
+    leader = settings_from_values("four-rooms", {"estimator": name.replace("_", "-"), "error_groups": None}).make_leader()
+    assert type(leader.estimator) is LEADERS["hpgd"].kinds[name]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"leader": "exact", "estimator": "critic"}, "leader exact has but one"),
+        ({"leader": "amd", "follower": "ppo"}, "would never be asked; leave it out, or use --leader hpgd or zero-order"),
+        (
+            {"levels": 4},
+            "--levels is an option of hpgd with the multilevel estimator, not of hpgd with the monte-carlo",
+        ),
+        ({"smoothing": 1.0}, "--smoothing is an option of zero-order"),
+    ],
+)
+def test_leaders_that_cannot_be_made_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        settings_from_values("four-rooms", values).make_leader()

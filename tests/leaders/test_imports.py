@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+#: Packages that take long to import, and that no run needs before it logs or draws.
+HEAVY = ("stable_baselines3", "tensorboard", "matplotlib", "ray")
+MODULES = (
+    "leaders",
+    "leaders.evaluate",
+    "leaders.plots",
+    "leaders.reproduce.__main__",
+    "leaders.run_folder",
+    "leaders.sweep",
+    "leaders.tasks",
+    "leaders.train",
+)
+
+
+def test_heavy_packages_wait_until_they_are_used() -> None:
+    """In a process of its own. What the followers import is theirs."""
+    script = (
+        "import importlib, json, sys\n"
+        "import followers\n"
+        "early = set(sys.modules)\n"
+        f"for name in {MODULES!r}: importlib.import_module(name)\n"
+        f"print(json.dumps([name for name in {HEAVY!r} if name in set(sys.modules) - early]))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout) == []
+
+
+def test_nothing_imports_the_reproduction() -> None:
+    """The experiments use the library; the library does not know them."""
+    modules = [name for name in MODULES if "reproduce" not in name]
+    script = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "assert not [name for name in sys.modules if name.startswith('leaders.reproduce')]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
