@@ -74,7 +74,7 @@ def end_components(
         _, finer = connected_components(graph, connection="strong")
         if (smaller == inside).all() and len(np.unique(finer)) == len(np.unique(label)):
             break
-        inside, label = smaller, finer
+        inside, label = np.asarray(smaller), finer
     found = [np.flatnonzero(inside & (label == i)) for i in np.unique(label[inside])]
     return [(states, stays[states]) for states in found]
 
@@ -106,7 +106,8 @@ def _soft_gain(
         pi /= pi.sum(-1, keepdims=True)
         gains = (pi * r).sum(-1) - lam * xlogy(pi, pi).sum(-1)
         per_row = np.zeros(succ.shape[:2])
-        np.add.at(per_row, (slice(None), rows), pi)
+        for a, row in enumerate(rows):
+            per_row[:, row] += pi[:, a]
         weights = (per_row[..., None] * prob).reshape(-1)
         matrix = csr_matrix((weights, (np.repeat(np.arange(n), prob[0].size), inner.reshape(-1))), shape=(n, n))
         # h with h[0] = 0, and rho in its place
