@@ -22,7 +22,16 @@ from bocmdp_gym.bounded import check_bounded
 from bocmdp_gym.errors import ConvergenceError, ModelError, OptionError, suggest
 from bocmdp_gym.kernels import banded, bellman, krylov
 from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
-from bocmdp_gym.kernels.newton import ZEAL, amplification_of, largest, nearly_settled, policy_error, refined_error, settled
+from bocmdp_gym.kernels.newton import (
+    ZEAL,
+    amplification_of,
+    largest,
+    nearly_settled,
+    policy_error,
+    refined,
+    refined_error,
+    settled,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -108,12 +117,14 @@ class PolicySolver(ABC):
             scale = largest(v_new) + top
             if settled(residual, before, scale, goal) or iteration == max_iterations:
                 break
-            if nearly_settled(residual, before, scale, goal):
-                before, residual = residual, self._shift(g, prob, lam, self.solve(v_new - v), v, q, pi, v_new)
-                if settled(residual, before, scale, goal):
-                    break
-                before = np.inf
-                continue
+            if nearly_settled(residual, before, scale, goal, lam):
+                step = self.solve(v_new - v)
+                if largest(step) <= 0.01 * lam:
+                    before, residual = residual, self._shift(g, prob, lam, step, v, q, pi, v_new)
+                    if residual < np.inf and settled(residual, before, scale, goal):
+                        break
+                    before = np.inf
+                    continue
             before = residual
             self.factor(pi * g, prob)
             self._newton_step(v, v_new, rhs, residual, lam, goal)
@@ -145,19 +156,19 @@ class PolicySolver(ABC):
         """Newton's method with exact residuals: systems in double precision, values in twice that."""
         v_low, change = np.zeros_like(v), np.empty_like(v)
         future, future_low = np.empty(prob.shape[:2]), np.empty(prob.shape[:2])
-        error, size, before = np.inf, np.inf, np.inf
+        size, before = np.inf, np.inf
         while True:
             extended_expectation(self.succ, prob, v, v_low, future, future_low)
-            residual = extended_backup(r, g, self.rows, future, future_low, lam, v, v_low, q, pi, change)
+            residual, moved = extended_backup(r, g, self.rows, future, future_low, lam, v, v_low, q, pi, change)
             if not residual < np.inf:
                 return Optimum(q, pi, np.nan, np.inf, iteration)
-            if error <= ZEAL * tolerance or iteration >= max_iterations or (lam > size > 0.5 * before):
+            error = refined_error(moved, size, lam)
+            if error <= ZEAL * tolerance or iteration >= max_iterations or refined(residual, scale, size, before, lam):
                 return Optimum(q, pi, residual, error, iteration)
             self.factor(pi * g, prob)
             step = self.solve(change)
             before, size = size, largest(step)
             extended_step(v, v_low, step)
-            error = refined_error(size, residual, scale, lam)
             iteration += 1
 
     def _start_proper(self, r: Array, g: Array, prob: Array, lam: float, v: Array) -> None:
