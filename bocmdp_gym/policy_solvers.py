@@ -43,6 +43,8 @@ LARGE = 200
 DISCOUNTED = 0.9995
 #: Episodes of more steps than this count as never ending, in double precision, when a policy is looked for that ends.
 LONGEST = 1e12
+#: Policies are not asked for more exactly than this, about what double precision can say of a probability.
+FINEST = 1e-14
 #: What `policy_solver` takes as a method.
 METHODS = ("auto", "banded", "dense", "krylov", "sparse-lu")
 
@@ -99,7 +101,7 @@ class PolicySolver(ABC):
         Raises:
             ConvergenceError: at discount 1, values that are infinite (`bocmdp_gym.bounded`).
         """
-        amplification = amplification_of(g)
+        amplification, tolerance = amplification_of(g), max(tolerance, FINEST)
         if amplification == np.inf:
             check_bounded(r, g, self.succ, prob, self.rows, lam)
             self._start_proper(r, g, prob, lam, v)
