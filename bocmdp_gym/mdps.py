@@ -21,8 +21,8 @@ from bocmdp_gym.errors import ModelError, UnsupportedError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables
 from bocmdp_gym.options import check_regularization
-from bocmdp_gym.policy_solvers import PolicySolver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimum, soft_policy
+from bocmdp_gym.solvers import PolicySolver
 from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, TransitionOperator
 
 Array = npt.NDArray[np.float64]

@@ -26,8 +26,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
-from bocmdp_gym.policy_solvers import BandedSolver
 from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
+from bocmdp_gym.solvers import BandedSolver
 from followers import TrajectoryOracle
 from leaders.gradients.estimate import Estimate, WeightedContexts, weighted
 
