@@ -184,8 +184,8 @@ def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, re
     arrays = oracle.configure(x).arrays(context)
     leader = leader_values(arrays, table).leader_return
     entropy = -np.where(table > 0, table * np.log(np.maximum(table, 1e-300)), 0.0).sum(-1)
-    arrays.solver.factor(table * arrays.continuation, arrays.stored_probabilities)
-    value = arrays.solver.solve((table * arrays.reward).sum(-1) + regularization * entropy)
+    system = arrays.solver.factor(table * arrays.continuation, arrays.stored_probabilities)
+    value = system.solve((table * arrays.reward).sum(-1) + regularization * entropy)
     return leader, float(arrays.initial @ value)
 
 

@@ -211,9 +211,9 @@ def test_one_context_does_not_excuse_another() -> None:
 
 
 def test_values_beyond_extended_precision_are_refused_by_name() -> None:
-    model = _three_states(1e30)
+    problem = pit(100)  # a cost of 6e10 lambda per step, 10,000 steps long, and actions that differ by less than lambda
     with pytest.raises(errors.ConvergenceError, match="too large beside the regularization"):
-        model.solve([0.2], 1e-12)
+        problem.model("banded").solve([0.0], problem.lam)
 
 
 def test_planners_do_not_mind_a_pit_either() -> None:
