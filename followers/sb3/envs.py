@@ -63,7 +63,7 @@ class GymnasiumVecEnv(VecEnv):
         observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
         ended = terminations | truncations
         rows: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
-        for i in np.flatnonzero(ended):
+        for i in np.flatnonzero(ended).tolist():
             final = _row(observations, i) if self._mode == AutoresetMode.DISABLED else infos["final_obs"][i]
             rows[i] = {
                 "TimeLimit.truncated": bool(truncations[i] and not terminations[i]),

@@ -25,8 +25,8 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 from followers.environments import AnyEnv
 from followers.policies import Array
 
-#: Wrappers of copies that leave observations, actions and rewards alone, or that the networks apply again when they act.
-_TRANSPARENT = (VecMonitor, VecCheckNan, VecTransposeImage, VecNormalize)
+#: Wrappers of copies that leave observations, actions and rewards alone, or whose work networks repeat when they act.
+_TRANSPARENT = (VecMonitor, VecCheckNan, VecTransposeImage)
 _TAKEN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
 
 
@@ -95,6 +95,29 @@ class FromZero(gym.Wrapper[Any, Any, Any, Any]):
         return to_zero(self.env.observation_space, observation), *rest
 
 
+class Normalizer(NamedTuple):
+    """What `VecNormalize` does to observations, with statistics that stay.
+
+    Attributes:
+        statistics: running means, or one for each part that is normalised of a dictionary.
+        clip, epsilon: ``clip_obs`` and ``epsilon`` of `VecNormalize`.
+    """
+
+    statistics: RunningMeanStd | dict[str, RunningMeanStd]
+    clip: float
+    epsilon: float
+
+    def __call__(self, observations: Any) -> Any:
+        """Observations, one or several, normalised."""
+        if isinstance(self.statistics, dict):
+            return {**observations, **{k: self._normalised(observations[k], part) for k, part in self.statistics.items()}}
+        return self._normalised(observations, self.statistics)
+
+    def _normalised(self, values: Any, statistics: RunningMeanStd) -> Any:
+        scaled = (values - statistics.mean) / np.sqrt(statistics.var + self.epsilon)
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+
+
 class View(NamedTuple):
     """How a learner sees an environment.
 
@@ -105,21 +128,18 @@ class View(NamedTuple):
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
-    normalizer: VecNormalize | None = None
+    normalizer: Normalizer | None = None
 
     def frozen(self, normalizer: VecNormalize | None) -> View:
         """The same with the statistics as they are now."""
         if normalizer is None or not normalizer.norm_obs:
             return self
-        copied = deepcopy(normalizer)  # without the copies of the environment: `VecNormalize` leaves them out
-        copied.training = False
-        copied.class_attributes, copied.returns = {}, np.zeros(0)  # which its __getstate__ deletes, so that copies have copies
-        return self._replace(normalizer=copied)
+        return self._replace(normalizer=Normalizer(deepcopy(normalizer.obs_rms), normalizer.clip_obs, normalizer.epsilon))
 
     def observe(self, observations: Any) -> Any:
         """The environment's observations, one or several, as the networks take them."""
         seen = to_zero(self.observation_space, observations)
-        return seen if self.normalizer is None else self.normalizer.normalize_obs(seen)
+        return seen if self.normalizer is None else self.normalizer(seen)
 
     def act(self, actions: Any) -> Any:
         """The networks' actions, one or several, as the environment takes them."""
@@ -150,7 +170,7 @@ def normalizer_of(envs: VecEnvWrapper, regularization: float | None) -> VecNorma
     layer: Any = envs.venv
     found: list[VecNormalize] = []
     while isinstance(layer, VecEnvWrapper):
-        if isinstance(layer, VecNormalize):
+        if type(layer) is VecNormalize:  # a subclass may normalise otherwise
             found.append(layer)
         elif not isinstance(layer, _TRANSPARENT):
             raise UnsupportedError(

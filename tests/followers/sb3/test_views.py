@@ -73,6 +73,7 @@ def test_a_policy_acts_on_the_scale_it_was_trained_on(algorithm: str) -> None:
     model: Any = follower._learners[0].model
     shown = model.get_vec_normalize_env().normalize_obs(PLACES)
     np.testing.assert_allclose(shown.mean(), 0.0, atol=0.2)
+    np.testing.assert_array_equal(policy.view.observe(PLACES), shown)
     before = policy.probabilities(PLACES[0])
     oracle.respond([0.0], 0, rng(1))
     np.testing.assert_array_equal(policy.probabilities(PLACES[0]), before)  # the statistics of then
