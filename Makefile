@@ -52,11 +52,11 @@ bench: $(STAMP)  ## Run every benchmark.
 		$(BIN)/python -m "$$module"; \
 	done
 
-reproduce: $(STAMP)  ## Run the paper's table and figures again: runs/reproduce; go on after an interruption.
+reproduce: $(STAMP)  ## Run the paper's table and figures again: runs/reproduce; continues after an interruption.
 	$(BIN)/python -m leaders.reproduce table1
 	$(BIN)/python -m leaders.reproduce figures
 
-format: $(STAMP)  ## Format the code and mend what the linter can mend.
+format: $(STAMP)  ## Format the code and fix what the linter can fix.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 

@@ -18,7 +18,7 @@ class Benchmark:
         source: the formula, computation or publication it comes from.
         regularization: the follower's lambda it holds at; 0.0: the limit lambda -> 0; None: any lambda.
         is_optimum: True for a proven optimum, False for the best value known.
-        bound: a proven bound on what any x can reach, where one is known besides.
+        bound: a proven bound on what any x can reach, where one is known.
         x: a leader parameter that attains it ``(d,)``, where one is known.
         limit: what the value tends to as a discretisation is refined, where that has a formula.
     """

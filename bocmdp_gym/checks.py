@@ -74,7 +74,7 @@ def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int 
         drawn.append(info["context"])
     _require(all(core.context_space.contains(c) for c in drawn), "set_context(None) must draw contexts from context_space")
     if isinstance(core.context_space, gym.spaces.Discrete) and len({int(c) for c in contexts}) > 1:
-        _require(len({int(c) for c in drawn}) > 1, "set_context(None) must draw the context anew at each reset")
+        _require(len({int(c) for c in drawn}) > 1, "set_context(None) must draw a new context at each reset")
 
 
 def _overrides(core: Any, hook: str) -> bool:

@@ -1,39 +1,21 @@
-"""`Constructed`: constructors that refuse unknown keywords with the nearest known one."""
+"""`Constructed`: environments, wrappers and problems refuse unknown arguments before their constructor sees them."""
 
 from __future__ import annotations
 
-from inspect import Parameter, signature
 from typing import Any, Self
 
-from bocmdp_gym.errors import UnknownOptionError, suggest
-
-
-def check_keywords(kind: type, keywords: dict[str, Any]) -> None:
-    """Check keywords of a constructor against its signature.
-
-    Raises:
-        UnknownOptionError: one it does not have, with the nearest it has.
-    """
-    init: Any = kind.__init__  # type: ignore[misc]
-    _, *parameters = signature(init).parameters.values()
-    if any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
-        return
-    known = [p.name for p in parameters if p.kind is not Parameter.VAR_POSITIONAL]
-    deprecated = getattr(init, "deprecated_arguments", ())  # see `bocmdp_gym.deprecation`
-    for name in keywords:
-        if name not in known and name not in deprecated:
-            raise UnknownOptionError(f"{kind.__name__} has no option {name!r}. {suggest(name, known)}")
+from bocmdp_gym.arguments import check_arguments
 
 
 class Constructed:
-    """Base of classes whose constructors refuse unknown keywords.
+    """Base of classes whose constructors refuse unknown keywords; their reprs stay Gymnasium's.
 
     Raises:
-        UnknownOptionError: a keyword that the constructor does not have.
+        UnknownOptionError: a keyword that the constructor does not have, with the nearest it has, or too many arguments.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Check the keywords before the constructor sees them."""
-        del args
-        check_keywords(cls, kwargs)
+        """Check the arguments; deprecated ones are for `bocmdp_gym.deprecation` to convert."""
+        deprecated = getattr(cls.__init__, "deprecated_arguments", ())
+        check_arguments(cls, args, {name: value for name, value in kwargs.items() if name not in deprecated})
         return super().__new__(cls)

@@ -1,7 +1,7 @@
 """Configurable environments: the leader parameter x and the context xi live on the environment.
 
 `Configurable` is the protocol, `ConfigurableEnv` the base class for environments, and `configurable` finds the layer of a
-wrapped environment that holds x. `bocmdp_gym.hooks` lists what an environment may offer besides;
+wrapped environment that holds x. `bocmdp_gym.hooks` lists what else an environment may offer;
 `bocmdp_gym.wrappers.ConfigurableWrapper` is the base class of wrappers that make an existing environment configurable.
 """
 
@@ -31,7 +31,7 @@ LEADER_STREAM, CONTEXT_STREAM = 1, 2
 
 @runtime_checkable
 class Configurable(Protocol):
-    """What the rest of the library needs of an environment; `bocmdp_gym.hooks.Hooks` has what it may offer besides.
+    """What the rest of the library needs of an environment; `bocmdp_gym.hooks.Hooks` has what else it may offer.
 
     Attributes:
         leader_space: space of x, a float64 ``Box`` of shape ``(d,)``.
@@ -46,10 +46,10 @@ class Configurable(Protocol):
     leader_discount: float
 
     def set_leader(self, x: npt.ArrayLike | Tensor) -> None:
-        """Set x, for every step and episode to come."""
+        """Set x from the next step on, through all resets."""
 
     def set_context(self, context: Any) -> None:
-        """Fix xi, for every episode to come; None draws it from P_xi at each reset."""
+        """Fix xi from the next reset on; None draws it from P_xi at each reset."""
 
     def sample_context(self, rng: np.random.Generator) -> Any:
         """One draw of xi ~ P_xi."""
@@ -233,8 +233,8 @@ def configurable(env: gym.Env[Any, Any]) -> Any:
     """The outermost layer of ``env`` with a leader parameter: an environment of ours, or a leader wrapper, at any depth.
 
     Returns:
-        The layer, with every member of `bocmdp_gym.hooks.Hooks`: a layer that derives from none of our base classes comes back
-        in `bocmdp_gym.hooks.Adapted`.
+        The layer, with every member of `bocmdp_gym.hooks.Hooks`: a layer that derives from none of our base classes is
+        returned inside a `bocmdp_gym.hooks.Adapted`.
 
     Raises:
         NotConfigurableError: no layer has one, or ``env`` is a vector environment.

@@ -110,7 +110,7 @@ class RunInterruptedError(BOCMDPError, RuntimeError):
 
 
 class WorkerError(BOCMDPError, RuntimeError):
-    """A worker process died with work that cannot simply be done again."""
+    """A worker process died with work that cannot be repeated."""
 
 
 def suggest(name: object, known: Iterable[object]) -> str:

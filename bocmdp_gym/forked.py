@@ -1,7 +1,7 @@
 """Torch's threads in forked processes, such as the workers of gymnasium's AsyncVectorEnv.
 
-A forked process inherits torch's thread pool without its threads, and the first parallel operation in it would wait for them
-for ever. Environments therefore limit torch to one thread where they are constructed, reset or given an x in a process forked
+A forked process inherits torch's thread pool without its threads, and the first parallel operation in it would never
+finish. Environments therefore limit torch to one thread where they are constructed, reset or given an x in a process forked
 after this module was imported. Programs that fork for other reasons keep their threads.
 """
 

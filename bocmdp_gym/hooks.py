@@ -1,4 +1,4 @@
-"""What an environment may offer besides x and contexts: each hook with its meaning and what holds where it is left out.
+"""What an environment may offer in addition to x and contexts: each hook with its meaning and its default.
 
 Followers and leaders read hooks from the layer that `bocmdp_gym.configurable` returns. `ConfigurableEnv` and
 `ConfigurableWrapper` inherit them; an environment that derives from neither is seen through `Adapted`.
@@ -26,7 +26,7 @@ class Hooks:
         horizon: steps after which an episode is truncated; None: it is not.
         context_observed: whether observations show the context.
         exposes_states: whether observations show the state of a tabular ``model``: `observe` and `states_of` translate.
-        interpolates: whether ``model`` is a grid laid on the problem, so that a policy tabulated on the grid acts through
+        interpolates: whether ``model`` discretises the problem on a grid, so that a policy tabulated on the grid acts through
             `neighbours` and `joint_action`.
         result_name: the file name of `result_figure`, without extension; None if there is no figure.
     """
@@ -68,7 +68,7 @@ class Hooks:
         return []
 
     def result_figure(self, x: npt.ArrayLike, policies: npt.NDArray[np.float64]) -> Any:
-        """A matplotlib figure of x and the policies ``(C, S, A)`` that answer it; set ``result_name`` besides.
+        """A matplotlib figure of x and the policies ``(C, S, A)`` that answer it; set ``result_name`` as well.
 
         Raises:
             UnsupportedError: there is no figure (the default).
@@ -95,17 +95,17 @@ class Hooks:
         """The grid states next to observations ``(..., n)``, and their weights, which sum to 1, both ``(..., K)``.
 
         Raises:
-            UnsupportedError: the model is no grid (the default).
+            UnsupportedError: the model is not a grid (the default).
         """
-        raise self._missing("no neighbours(observation), as its model is no grid")
+        raise self._missing("no neighbours(observation), as its model is not a grid")
 
     def joint_action(self, index: int | npt.NDArray[np.int64]) -> Any:
         """The environment's action for the model's action ``index``, or those of several, one per row.
 
         Raises:
-            UnsupportedError: the model is no grid (the default).
+            UnsupportedError: the model is not a grid (the default).
         """
-        raise self._missing("no joint_action(index), as its model is no grid")
+        raise self._missing("no joint_action(index), as its model is not a grid")
 
     def _missing(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"{type(self.layer).__name__} has {what}.")

@@ -1,7 +1,7 @@
 r"""Which behaviour can a bonus implement, and what is the best of it? Exact answers on small deterministic problems.
 
 The mathematics. Agents i with rewards r_i maximise sum_t gamma^t (r_i + B), B(s, a) >= 0 the principal's bonus, in an MDP with
-deterministic moves s' = T(s, a) and g_i = gamma where agent i's episode goes on, else 0. A stationary path tau_i is optimal for
+deterministic moves s' = T(s, a) and g_i = gamma where agent i's episode continues, else 0. A stationary path tau_i is optimal for
 agent i if and only if some V_i satisfies
 
     V_i(s) >= r_i(s,a) + B(s,a) + g_i(s,a) V_i(T(s,a))   for all (s, a), with equality along tau_i :
@@ -49,7 +49,7 @@ class Path(Constructed):
 
     Attributes:
         states, actions: in order, each state once.
-        loop: index of the state it comes back to after its last action; None if the episode ends there.
+        loop: index of the state it returns to after its last action; None if the episode ends there.
     """
 
     states: tuple[int, ...]

@@ -1,7 +1,7 @@
 r"""What a leader may know of a problem: r, P, mu and the leader's reward as differentiable functions of x.
 
-An estimator of dF/dx needs no more than derivatives of these four functions at visited points, weighted (the four sums of
-`leaders.gradients`). `BOCMDP` states that interface; `bocmdp_gym.TabularBOCMDP` is its finite form, with exact solutions.
+An estimator of dF/dx needs no more than derivatives of these four functions at visited points, with the weights of
+`leaders.gradients`. `BOCMDP` states that interface; `bocmdp_gym.TabularBOCMDP` is its finite form, with exact solutions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of arguments: a value comes back typed, or a named error says which argument it was and what that may be."""
+"""Checks of arguments: a value is returned typed, or a named error says which argument it was and what it may be."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Taken(NamedTuple):
 class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any, Any]):
     """Many copies of an environment with finitely many contexts, stepped together.
 
-    All copies share x; each has its own context, drawn anew at each of its resets unless `set_context` fixed it. All three
+    All copies share x; each has its own context, drawn at each of its resets unless `set_context` fixed it. All three
     autoreset modes of Gymnasium are supported. Infos follow Gymnasium's vector convention (arrays with ``_key`` masks).
 
     Subclasses keep the copies' states, and define the abstract methods at the end.

@@ -54,7 +54,7 @@ Objective = Literal["revenue", "welfare"]
 Boosts = Literal["state_action", "slot"]
 OBJECTIVES, BOOSTS = get_args(Objective), get_args(Boosts)
 MAX_CONTEXTS = 20_000
-_FINE = 10.0  # for giving an item to a bidder who is served or absent: it is lost, and nobody does it as lambda -> 0
+_FINE = 10.0  # for giving an item to a bidder who is served or absent: it is lost, and no optimal policy does it as lambda -> 0
 
 
 class DynamicMechanism(PicturedEnv):
@@ -300,13 +300,13 @@ class DynamicMechanism(PicturedEnv):
             regularization: lambda, the follower's.
         """
         regularization, n = check_regularization(regularization), self.n_bidders
-        going_on = torch.tensor([[self.discount * (t < self.n_slots - 1)] for t, _ in self.states], dtype=torch.float64)
+        continuing = torch.tensor([[self.discount * (t < self.n_slots - 1)] for t, _ in self.states], dtype=torch.float64)
 
         def loss(x: Tensor, policy: Tensor, context: int) -> Tensor:
             weights, boosts = self._split(x)
             reward = self._affine((weights, boosts), [context])[0]
             moves = torch.nn.functional.one_hot(self._successors[context], len(self.states)).to(torch.float64)
-            system = torch.eye(len(self.states), dtype=torch.float64) - ((policy * going_on).unsqueeze(-1) * moves).sum(1)
+            system = torch.eye(len(self.states), dtype=torch.float64) - ((policy * continuing).unsqueeze(-1) * moves).sum(1)
             visits = torch.linalg.solve(system.T, torch.eye(len(self.states), dtype=torch.float64)[0])
             optimal = visits @ ((policy * reward).sum(-1) + regularization * policy_entropy(policy))
             absent = int(self._absent[context])

@@ -18,7 +18,7 @@ with cell edges e halfway between points (the outer ones at the ends of the rang
 sum to 1 whatever the grid, are smooth in y, and are exactly what rounding the simulator's next assets gives, so the two can be
 compared by counting. (Weights proportional to the density at the grid points have none of that at the ends of the range.)
 The error in values and gradients is of second order in the spacing. The mean depends on hours and total spending alone:
-130 moves for 1,250 joint actions (`FactoredTransitions`).
+130 rows for 1,250 joint actions (`FactoredTransitions`).
 
 *Between grid points* a table of probabilities acts as the mean of its two neighbours', weighted linearly by distance.
 """
@@ -68,7 +68,8 @@ class Economy:
     Attributes:
         nvec: levels of each part of an action.
         hours, total: hours worked and total spending, ``(A,)``; spending: per good, ``(A, goods)``.
-        index: the move of each joint action ``(A,)``; moves: hours and total spending of each move ``(M, 2)``.
+        rows: the row of P that each joint action stores its probabilities in, ``(A,)``; M rows for different
+            hours or total spending.
 
     Raises:
         OptionError: an argument out of range, or lengths that do not fit.
@@ -104,15 +105,15 @@ class Economy:
         self.hours, self.spending = HOURS[levels[:, 0]], SPENDING[levels[:, 1:]]
         self.total = self.spending.sum(-1)
         pairs = np.column_stack([self.hours, self.total]).round(9)
-        self.moves, self.index = np.unique(pairs, axis=0, return_inverse=True)
-        self.index = self.index.reshape(-1)
+        choices, rows = np.unique(pairs, axis=0, return_inverse=True)
+        self.rows = rows.reshape(-1)
         self._upper, self._spending = torch.from_numpy(self.tax_upper), torch.from_numpy(self.spending)
         bundles = (self.spending / self.prices)[None] ** self.preferences[:, None]
         self._bundles = torch.from_numpy(bundles.prod(-1))  # prod_i (c_i / p_i)^alpha_i, (C, A)
         self._preferences = torch.from_numpy(self.preferences)
         self._labour_cost = torch.from_numpy(LABOUR_COST * self.hours**2)
         self._earned = torch.from_numpy(self.wage * self.hours)
-        self._move_earned, self._move_total = torch.from_numpy(self.moves * [self.wage, 1.0]).T
+        self._row_earned, self._row_total = torch.from_numpy(choices * [self.wage, 1.0]).T
 
     def rates(self, x: Tensor) -> Tensor:
         """Income tax, then VAT rates: ``tax_upper * sigmoid(x)``."""
@@ -130,13 +131,13 @@ class Economy:
         return 15.0 * consumed.mean(-1) / 5.0 + 5.0 * torch.log1p(revenue)
 
     def savings(self, rates: Tensor) -> Tensor:
-        """What a move adds to the assets on average, ``(M,)``."""
-        return (1.0 - rates[0]) * self._move_earned - self._move_total
+        """What the actions of each row add to the assets on average, ``(M,)``."""
+        return (1.0 - rates[0]) * self._row_earned - self._row_total
 
     def tables(self, x: Array) -> tuple[Array, Array, Array]:
         """What the simulator reads at x: utility ``(C, A)``, welfare ``(A,)`` and savings ``(A,)`` of joint actions."""
         rates = self.rates(torch.tensor(x))
-        return self.utility(rates).numpy(), self.welfare(rates).numpy(), self.savings(rates).numpy()[self.index]
+        return self.utility(rates).numpy(), self.welfare(rates).numpy(), self.savings(rates).numpy()[self.rows]
 
     @property
     def centre(self) -> float:
@@ -175,7 +176,7 @@ def cell_probabilities(edges: Tensor, mean: Tensor, std: float) -> Tensor:
 
 
 class TaxModel(TabularBOCMDP):
-    """Tax design on a grid of assets (states 0..n-1 and joint actions 0..A-1), with the exact functions of assets beside it.
+    """Tax design on a grid of assets (states 0..n-1 and joint actions 0..A-1), and the exact functions of assets.
 
     The functions of visited points (`rewards`, `log_transitions`, ...) take what the environment shows: assets ``(N, 1)`` and
     MultiDiscrete actions ``(N, 1 + goods)``, and are those of the continuous problem. State indices ``(N,)`` and joint actions
@@ -200,7 +201,7 @@ class TaxModel(TabularBOCMDP):
 
         def transition(rates: Tensor) -> FactoredTransitions:
             mean = economy.mean(assets, economy.savings(rates))
-            return FactoredTransitions(cell_probabilities(edges, mean, economy.noise_std), economy.index)
+            return FactoredTransitions(cell_probabilities(edges, mean, economy.noise_std), economy.rows)
 
         super().__init__(
             reward=lambda rates: utility + economy.utility(rates).unsqueeze(1),
@@ -235,7 +236,7 @@ class TaxModel(TabularBOCMDP):
             return super().log_transitions(x, observations, actions, next_observations, context)
         economy = self.economy
         assets, following = (torch.as_tensor(o, dtype=torch.float64)[:, 0] for o in (observations, next_observations))
-        savings = economy.savings(economy.rates(x))[economy.index[self.joint_actions(actions)]]
+        savings = economy.savings(economy.rates(x))[economy.rows[self.joint_actions(actions)]]
         mean = economy.mean(assets, savings)
         return truncated_normal_log_density(following, mean, economy.noise_std, economy.low, economy.high)
 
@@ -245,7 +246,7 @@ class TaxDesign(Pictures, ConfigurableEnv):
 
     ## Description
     Every step a household chooses how long to work and how much to spend on each of three goods. What it earns after income
-    tax and does not spend changes its assets, with noise. Value added tax makes goods dearer. The leader wants consumption and
+    tax and does not spend changes its assets, with noise. Value added tax raises prices. The leader wants consumption and
     a public budget. Preferences over goods differ between contexts. The module docstring has the mathematics.
 
     Assets are a real number here. ``model`` is the companion on a grid of assets, with exact values and hypergradients; a

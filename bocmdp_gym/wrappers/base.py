@@ -1,4 +1,4 @@
-"""Base classes of wrappers: `ConfigurableWrapper`, and `LeaderWrapper`, which takes contexts over from inside."""
+"""Base classes of wrappers: `ConfigurableWrapper`, and `LeaderWrapper`, which has the contexts of the environment inside."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ConfigurableWrapper(_Configuration, Hooks, Constructed, gym.Wrapper[Any, A
         """
         options = dict(options or {})
         own: dict[str, Any] = {name: options.pop(name) for name in ("leader", "context") if name in options}
-        for name in options:  # the rest is the environment's, except what is surely meant for us
+        for name in options:  # the rest is the environment's, except misspelt options of ours
             if name != "state" and get_close_matches(name, RESET_OPTIONS, n=1, cutoff=0.75):
                 raise OptionError(f"unknown reset option {name!r}. {suggest(name, RESET_OPTIONS)}")
         if options.get("state") is not None and not (self.accepts_state or isinstance(self.unwrapped, ConfigurableEnv)):

@@ -1,4 +1,4 @@
-"""Leaders' functions of points, called safely: what comes back is checked, in words a user can act on."""
+"""Leaders' functions of points, with checks of what they return."""
 
 from __future__ import annotations
 

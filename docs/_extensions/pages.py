@@ -183,7 +183,7 @@ def defaults(kind: type) -> Iterable[tuple[str, str]]:
 
 
 def optimum(env_id: str, kind: type) -> Iterable[str]:
-    """The best value known for a leader, as `benchmark` tells it."""
+    """The best value known for a leader, as `benchmark` states it."""
     rows, sources = [], []
     for keywords, asked in OPTIMA.get(env_id, [({}, {})]):
         method = asked.get("method", "benchmark")
@@ -263,7 +263,8 @@ def follower_pages(out: Path) -> set[str]:
             logs[2] = "Besides what the leader logs, in a run on a small tabular problem:" if own else "Nothing of its own."
             logs += ["", *metrics(own)] if own else []
         classes = [f"followers.{name}"] + ["followers.SoftDQN"] * (name == "SoftDQNFollower")
-        (out / f"{name}.md").write_text(class_page(name, classes, kind.__module__, logs))
+        module = followers.SoftDQN.__module__ if name == "SoftDQNFollower" else kind.__module__  # where the mathematics is
+        (out / f"{name}.md").write_text(class_page(name, classes, module, logs))
         described.update(classes)
     return described
 

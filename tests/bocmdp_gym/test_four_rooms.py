@@ -43,7 +43,7 @@ def test_slip_moves() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"goals": [[0, 0]]}, errors.LayoutError, r"goal 0 \[0, 0\] lies inside a wall"),
+        ({"goals": [[0, 0]]}, errors.LayoutError, r"goals\[0\] \[0, 0\] lies inside a wall"),
         ({"start": [40, 1]}, errors.LayoutError, "off the 13 x 13 grid"),
         ({"waypoint": "here"}, errors.LayoutError, "expected"),
         ({"layout": ["xx", "x"]}, errors.LayoutError, "rows of one length"),

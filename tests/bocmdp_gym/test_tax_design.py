@@ -107,7 +107,7 @@ def test_simulator_agrees_with_the_grid(start: float) -> None:
     x, action = np.array([0.5, 0.0, 0.0, 0.0]), np.array([7, 1, 0, 2])
     mdps = env.model.configure(x)
     joint = int(env.model.joint_actions(action[None])[0])
-    row = mdps.transition.values[0, int((env.model.grid == start).argmax()), env.economy.index[joint]].detach().numpy()
+    row = mdps.transition.values[0, int((env.model.grid == start).argmax()), env.economy.rows[joint]].detach().numpy()
     env.set_leader(x)
     spacing = env.model.grid[1] - env.model.grid[0]
     counts, first = np.zeros(41), np.zeros(41)

@@ -341,7 +341,7 @@ def test_sb3_follower_on_continuous_observations() -> None:
 @pytest.mark.parametrize("regularization", [0.01, 0.1])
 def test_standard_errors_are_those_of_repeats(regularization: float) -> None:
     """Four-Rooms, values as visit averages: the error takes them as given, and comes out at most a third too small."""
-    oracle = TrajectoryOracle(four_rooms(), followers.SoftPolicyIteration(regularization))
+    oracle = followers.TrajectoryOracle(four_rooms(), followers.SoftPolicyIteration(regularization))
     estimator = CriticEstimator(10_000, error_groups=20)
     estimator.bind(oracle)
     rng, x = np.random.default_rng(0), torch.zeros(105, dtype=torch.float64)

@@ -13,7 +13,7 @@ from followers import SoftPolicyIteration, TrajectoryOracle
 from leaders.gradients import Estimate, Estimator, ExactEstimator, GeometricEstimator
 from leaders.gradients.estimate import combine_groups
 from tests.leaders.gradients.geometric_reference import Formula, loss_gradients, return_gradients
-from tests.problems import F64, random_model, random_x
+from tests.problems import F64, four_rooms, random_model, random_x
 
 EVERYTHING = ("reward", "leader_reward", "transition", "initial", "termination")
 
@@ -260,7 +260,7 @@ def test_what_cannot_work_is_refused() -> None:
 
 
 def test_standard_errors_hold_on_four_rooms() -> None:
-    oracle = followers.TrajectoryOracle(four_rooms(), followers.SoftPolicyIteration(0.01))
+    oracle = TrajectoryOracle(four_rooms(), SoftPolicyIteration(0.01))
     estimator = GeometricEstimator(5000, error_groups=20)
     estimator.bind(oracle)
     rng, x = np.random.default_rng(0), torch.zeros(105, dtype=torch.float64)

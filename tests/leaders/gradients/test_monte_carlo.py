@@ -170,7 +170,8 @@ def test_standard_errors_of_few_episodes() -> None:
         estimate, _ = _estimates(model, MonteCarloEstimator(steps, error_groups=2), horizon=1)
         assert estimate.standard_error is not None
         assert bool(torch.isfinite(estimate.standard_error).all())
-    one, _ = _estimates(_model(("reward", "leader_reward"), terminating=False), MonteCarloEstimator(50, error_groups=2), horizon=50)
+    endless = _model(("reward", "leader_reward"), terminating=False)
+    one, _ = _estimates(endless, MonteCarloEstimator(50, error_groups=2), horizon=50)
     assert one.standard_error is None  # one episode
 
 
