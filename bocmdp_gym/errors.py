@@ -17,6 +17,8 @@ __all__ = [
     "ContextError",
     "ConvergenceError",
     "DiscountError",
+    "FolderError",
+    "FolderInUseError",
     "LayoutError",
     "LeaderParameterError",
     "ModelError",
@@ -102,11 +104,33 @@ class CheckError(BOCMDPError, AssertionError):
 
 
 class CheckpointError(BOCMDPError, RuntimeError):
-    """A checkpoint is missing, damaged, or belongs to another run; or it cannot be written."""
+    """A checkpoint (or a saved follower) is missing, damaged, or belongs to another run; or it cannot be written."""
+
+
+class FolderError(BOCMDPError, OSError):
+    """A file of a run or a sweep cannot be written or read: disk full, folder removed or read-only."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
+class FolderInUseError(FolderError):
+    """Another process works in the folder; the message says which."""
 
 
 class RunInterruptedError(BOCMDPError, RuntimeError):
-    """The run was asked to stop (SIGTERM); a checkpoint was written."""
+    """The run was asked to stop (SIGTERM, SIGINT or SIGHUP); a checkpoint was written.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message, signal)
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class WorkerError(BOCMDPError, RuntimeError):
