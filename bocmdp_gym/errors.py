@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "ContextError",
     "ConvergenceError",
+    "DamagedError",
     "DiscountError",
     "FolderError",
     "FolderInUseError",
@@ -105,6 +106,10 @@ class CheckError(BOCMDPError, AssertionError):
 
 class CheckpointError(BOCMDPError, RuntimeError):
     """A checkpoint (or a saved follower) is missing, damaged, or belongs to another run; or it cannot be written."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint, a saved follower or a result is not what was written: truncated, changed, or something else."""
 
 
 class FolderError(BOCMDPError, OSError):

@@ -74,7 +74,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def owning(folder: Path, what: str, *, wait: float = 0.0) -> Iterator[None]:
+def owning(folder: Path, what: str, *, wait: float = 0.0, name: str = LOCK) -> Iterator[None]:
     """Own a folder, which is made if absent: nobody else does, in this process or another, until the end of the block.
 
     The operating system holds the lock, so that of a process that died is gone. Where machines share a folder, their file
@@ -84,12 +84,13 @@ def owning(folder: Path, what: str, *, wait: float = 0.0) -> Iterator[None]:
         folder: the folder.
         what: what it is, for messages.
         wait: seconds to wait for an owner that is about to end.
+        name: of the lock, where a folder has several.
 
     Raises:
         FolderInUseError: it has an owner; the message says which process on which machine.
         FolderError: the folder cannot be made or written to.
     """
-    path = folder / LOCK
+    path = folder / name
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)

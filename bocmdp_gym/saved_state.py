@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
-from bocmdp_gym.errors import BOCMDPError, CheckpointError
+from bocmdp_gym.errors import BOCMDPError, CheckpointError, DamagedError
 from bocmdp_gym.files import write_atomically
 
 #: Version 2: one tree of JSON with references to arrays, and the checksum over the whole file.
@@ -44,7 +44,7 @@ def read_state(path: Path) -> dict[Any, Any]:
     """Read what `write_state` wrote.
 
     Raises:
-        CheckpointError: there is no such file, or it is damaged, or something else.
+        CheckpointError: there is no such file; as `DamagedError`, it is damaged, or something else.
     """
     try:
         content = path.read_bytes()
@@ -71,20 +71,20 @@ def decode(content: bytes, name: str) -> dict[Any, Any]:
     """The state in the bytes of a file; ``name`` says which, in messages.
 
     Raises:
-        CheckpointError: the bytes are damaged, or of something else.
+        DamagedError: the bytes are damaged, or of something else.
     """
     try:
         size = 8 + int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8:size])["__metadata__"]
         said, text, checksum = metadata["format"], metadata["json"], metadata["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{name}: {_DAMAGED}, or no state of this library ({type(error).__name__}: {error}).") from error
+        raise DamagedError(f"{name}: {_DAMAGED}, or no state of this library ({type(error).__name__}: {error}).") from error
     if said != FORMAT:
-        raise CheckpointError(f"{name}: it has format {said!r}; expected {FORMAT!r}.")
+        raise DamagedError(f"{name}: it has format {said!r}; expected {FORMAT!r}.")
     digest = hashlib.sha256(content[:size].replace(_entry(str(checksum)), _entry(_BLANK), 1))
     digest.update(memoryview(content)[size:])
     if digest.hexdigest() != checksum:
-        raise CheckpointError(f"{name}: {_DAMAGED}: its checksum does not match.")
+        raise DamagedError(f"{name}: {_DAMAGED}: its checksum does not match.")
     with loading(name):
         arrays = from_bytes(content)
         state = _untree(json.loads(text), arrays)
@@ -98,7 +98,7 @@ def loading(name: str) -> Iterator[None]:
     """Name the file where a state, whole as it is, is not what it should be: entries missing, or of another type.
 
     Raises:
-        CheckpointError: for any error inside that Python or an array library raises; named ones pass.
+        DamagedError: for any error inside that Python or an array library raises; named ones pass.
     """
     try:
         yield
@@ -116,20 +116,20 @@ def loading(name: str) -> Iterator[None]:
         ValueError,
     ) as error:
         missing = f"it has no entry {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{name} is whole, but not what it should be: {missing}.") from error
+        raise DamagedError(f"{name} is whole, but not what it should be: {missing}.") from error
 
 
 def entry(state: Any, name: str, kind: Any = object) -> Any:
     """An entry of a state.
 
     Raises:
-        CheckpointError: there is none, or it is not of the type (or one of the types) ``kind``.
+        DamagedError: there is none, or it is not of the type (or one of the types) ``kind``.
     """
     if not isinstance(state, dict) or name not in state:
-        raise CheckpointError(f"the state has no entry {name!r}.")
+        raise DamagedError(f"the state has no entry {name!r}.")
     value = state[name]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object and kind is not bool):
-        raise CheckpointError(f"the state's {name} is {value!r}, of type {type(value).__name__}.")
+        raise DamagedError(f"the state's {name} is {value!r}, of type {type(value).__name__}.")
     return value
 
 
@@ -137,12 +137,12 @@ def count_entry(state: Any, name: str, maximum: int | None = None) -> int:
     """An entry that counts something.
 
     Raises:
-        CheckpointError: it is not an integer of at least 0, and at most ``maximum``.
+        DamagedError: it is not an integer of at least 0, and at most ``maximum``.
     """
     value: int = entry(state, name, int)
     if value < 0 or (maximum is not None and value > maximum):
         bounds = "of at least 0" if maximum is None else f"in 0..{maximum}"
-        raise CheckpointError(f"the state's {name} is {value}; expected an integer {bounds}.")
+        raise DamagedError(f"the state's {name} is {value}; expected an integer {bounds}.")
     return value
 
 
@@ -150,11 +150,11 @@ def number_entry(state: Any, name: str) -> float:
     """An entry that is a finite number of at least 0, such as seconds.
 
     Raises:
-        CheckpointError: it is not.
+        DamagedError: it is not.
     """
     value = float(entry(state, name, (int, float)))
     if not 0.0 <= value < math.inf:
-        raise CheckpointError(f"the state's {name} is {value}; expected a finite number of at least 0.")
+        raise DamagedError(f"the state's {name} is {value}; expected a finite number of at least 0.")
     return value
 
 
@@ -162,14 +162,14 @@ def array_entry(state: Any, name: str, shape: tuple[int, ...], kind: str = "f") 
     """An entry that is an array of a shape (-1: any size there) and a kind of numbers ("f", "i", ...), all finite; a copy.
 
     Raises:
-        CheckpointError: it is not.
+        DamagedError: it is not.
     """
     value: np.ndarray[Any, Any] = entry(state, name, np.ndarray)
     fits = value.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, value.shape, strict=True))
     if not fits or value.dtype.kind not in kind:
-        raise CheckpointError(f"the state's {name} has shape {value.shape} and type {value.dtype}; expected {shape}, {kind!r}.")
+        raise DamagedError(f"the state's {name} has shape {value.shape} and type {value.dtype}; expected {shape}, {kind!r}.")
     if not np.isfinite(value).all():
-        raise CheckpointError(f"the state's {name} has entries that are not finite.")
+        raise DamagedError(f"the state's {name} has entries that are not finite.")
     return value.copy()
 
 
@@ -214,5 +214,5 @@ def _untree(tree: Any, arrays: dict[str, Any]) -> Any:
         return tree
     if _ARRAY in tree:
         return arrays[tree[_ARRAY]]
-    keys = {"n": lambda text: None, "i": int, "s": str}
+    keys: dict[str, Callable[[str], Any]] = {"n": lambda text: None, "i": int, "s": str}
     return {keys[key[0]](key[1:]): _untree(part, arrays) for key, part in tree.items()}

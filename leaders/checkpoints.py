@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bocmdp_gym.errors import CheckpointError, FolderError, RunInterruptedError
+from bocmdp_gym.errors import CheckpointError, DamagedError, FolderError, RunInterruptedError
 from bocmdp_gym.files import owning, remove_scratch
 from bocmdp_gym.options import check_count
 from bocmdp_gym.saved_state import count_entry, decode, encode, entry, loading, read_state, write_state
@@ -136,7 +136,7 @@ class Checkpoints:
                 fingerprint, identity = entry(content, "fingerprint", dict), entry(content, "identity", dict)
                 state, written = entry(content, "state", dict), _Written.of(entry(content, "history", dict))
         except CheckpointError as error:
-            raise CheckpointError(f"{error} To mend it, {_FIX}.") from error
+            raise type(error)(f"{error} To mend it, {_FIX}.") from error
         different = differences(fingerprint, self.fingerprint) or differences(identity, self.identity)
         if different:
             raise CheckpointError(
@@ -172,7 +172,7 @@ class Checkpoints:
         try:
             content = path.read_bytes()[: written.size]
         except OSError as error:
-            raise CheckpointError(f"cannot read {path}, the history of {self.last}: {error.strerror or error}.") from error
+            raise DamagedError(f"cannot read {path}, the history of {self.last}: {error.strerror or error}.") from error
         position, digest = 0, ""
         try:
             while position < written.size:
@@ -182,13 +182,13 @@ class Checkpoints:
                 found = decode(block, f"{path}, block of row {len(history)}")
                 with loading(f"{path}, block of row {len(history)}"):
                     if (count_entry(found, "rows"), entry(found, "before", str)) != (len(history), digest):
-                        raise CheckpointError(f"{path}: blocks are missing at row {len(history)}.")
+                        raise DamagedError(f"{path}: blocks are missing at row {len(history)}.")
                     history.extend_from_state(entry(found, "columns", dict))
                 digest = hashlib.sha256(block).hexdigest()
             if (position, len(history), digest) != (written.size, written.rows, written.digest):
-                raise CheckpointError(f"{path} ends at row {len(history)} of {written.rows}, or is of another run.")
-        except CheckpointError as error:
-            raise CheckpointError(f"{error} {self.last} needs it whole; start the run again in an empty folder.") from error
+                raise DamagedError(f"{path} ends at row {len(history)} of {written.rows}, or is of another run.")
+        except DamagedError as error:
+            raise DamagedError(f"{error} {self.last} needs it whole; start the run again in an empty folder.") from error
         return history
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.errors import CheckpointError
+from bocmdp_gym.errors import DamagedError
 
 
 class History(Sequence[dict[str, Any]]):
@@ -94,12 +94,12 @@ class History(Sequence[dict[str, Any]]):
         """Add the rows of a `state`.
 
         Raises:
-            CheckpointError: its columns are not of one length.
+            DamagedError: its columns are not of one length.
         """
         self._settle()
         lengths = {len(column) for column in state.values()}
         if len(lengths) > 1:
-            raise CheckpointError(f"columns of the history have lengths {sorted(lengths)}; expected one.")
+            raise DamagedError(f"columns of the history have lengths {sorted(lengths)}; expected one.")
         length = lengths.pop() if lengths else 0
         for name, column in state.items():
             self._columns.setdefault(name, _Column(self._stored)).extend(column)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.errors import CheckpointError, ConvergenceError, OptionError
+from bocmdp_gym.errors import ConvergenceError, DamagedError, OptionError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, number_entry
 from bocmdp_gym.validation import check_leader
@@ -254,7 +254,7 @@ class LeaderRun:
         """Continue from `state`, and the history under "history".
 
         Raises:
-            CheckpointError: the state is not that of a run like this: entries missing, of another type or size, or impossible.
+            DamagedError: the state is not that of a run like this: entries missing, of another type or size, or impossible.
         """
         with loading("the checkpoint"):
             self._load(state)
@@ -268,13 +268,13 @@ class LeaderRun:
         self.x = self.leader.update.start(x, self.iterations, self.oracle.core.leader_space)
         self.leader.update.load_state(entry(state, "update", dict))
         if state["update"]["done"] != self.done:
-            raise CheckpointError(f"the update made {state['update']['done']} steps, and the run {self.done} iterations.")
+            raise DamagedError(f"the update made {state['update']['done']} steps, and the run {self.done} iterations.")
         self.rng.bit_generator.state = json.loads(entry(state, "rng", str))
         self.oracle.restore(count_entry(state, "env_steps"))
         self._before = number_entry(state, "seconds")
         self.history = state.get("history", History())
         if len(self.history) != self.done:
-            raise CheckpointError(f"the history has {len(self.history)} rows, and the run had made {self.done} iterations.")
+            raise DamagedError(f"the history has {len(self.history)} rows, and the run had made {self.done} iterations.")
         self.leader.estimator.load_state(entry(state, "estimator", dict))
         self.oracle.follower.load_state(entry(state, "follower", dict))
         if self.evaluator is not None:

@@ -17,7 +17,8 @@ import pytest
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from leaders import optimize
 from leaders.settings import commands, settings_from_values
-from leaders.sweep import Sweep, main, run_task, sweep, task_of
+from leaders.sweep import Sweep, main, sweep
+from leaders.sweep_tasks import run_task, task_of
 
 ROOMS = "xxxxxx\nx    x\nx xx x\nx    x\nxxxxxx\n"
 SMALL: dict[str, Any] = {

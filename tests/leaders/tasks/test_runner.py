@@ -17,7 +17,7 @@ def test_results_come_in_the_order_of_the_tasks_and_are_kept(tmp_path: Path) -> 
     assert list(outcomes.results) == list(TASKS)
     assert outcomes.ran == list(TASKS)
     stored = json.loads((tmp_path / "square-3" / "result.json").read_text())
-    assert stored == {"task": {"number": 3}, "result": {"square": 9}}
+    assert (stored["task"], stored["result"]) == ({"number": 3}, {"square": 9})
     assert (tmp_path / "square-3" / "log.txt").read_text() == "squaring 3\n"
     again = run_tasks(dict(reversed(TASKS.items())), square, tmp_path, backend="serial", progress=False)
     assert again.results == SQUARES
@@ -68,9 +68,6 @@ def test_a_result_of_another_task_is_never_taken(tmp_path: Path) -> None:
     run_tasks({"a": {"number": 2}}, square, tmp_path, backend="serial", progress=False)
     with pytest.raises(OptionError, match="number was 2, is 3"):
         run_tasks({"a": {"number": 3}}, square, tmp_path, backend="serial", progress=False)
-    (tmp_path / "a" / "result.json").write_text("{")
-    with pytest.raises(OptionError, match="delete it"):
-        run_tasks({"a": {"number": 2}}, square, tmp_path, backend="serial", progress=False)
 
 
 def test_a_result_that_is_no_json_is_a_failure(tmp_path: Path) -> None:
