@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,7 @@ def _found(settings: RunSettings, folder: Path) -> dict[str, Any]:
     try:
         summary = json.loads(text)
         found = {name: summary[name] for name in ("leader_return", "env_steps", "seconds")}
-        with np.load(folder / HISTORY) as history:
+        with np.load(io.BytesIO((folder / HISTORY).read_bytes())) as history:
             sampled = history["sampled_return"][-max(1, round(_LAST * settings.iterations)) :]
         found["sampled_return"] = float(sampled.mean())
     except (ValueError, KeyError, TypeError, EOFError, OSError, BadZipFile, RecursionError) as error:
