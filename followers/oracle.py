@@ -76,6 +76,9 @@ class TrajectoryOracle:
         self._key: bytes | None = None
         follower.reset()
 
+    def close(self) -> None:
+        """End what runs elsewhere on the oracle's behalf: nothing here, the workers of an oracle that has some."""
+
     @property
     def env_steps(self) -> int:
         """Environment steps sampled so far: those of the trajectories handed out, no more and no fewer."""
