@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import simulate
@@ -113,6 +114,7 @@ class TrajectoryOracle:
         readable = self._plain or self.compiled or not isinstance(self.env, VectorEnv)
         return isinstance(self.core, TabularEnv) and readable
 
+    @with_gradients
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The model's arrays at x, differentiable in x; kept until another x is asked for.
 
@@ -151,6 +153,7 @@ class TrajectoryOracle:
         configure = (lambda: self.configure(array)) if tabular else None
         return Task(self.env, self.core, array, context, configure, self._layers)
 
+    @with_gradients
     def respond(self, x: Any, context: Any, rng: np.random.Generator) -> Policy:
         """The follower's policy at (x, context).
 

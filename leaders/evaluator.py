@@ -11,6 +11,7 @@ from bocmdp_gym.optimum import WarmSolver
 from followers import Policy, TrajectoryOracle, suboptimality
 from leaders.gradients import Loss
 from leaders.gradients.exact import leader_values
+from leaders.gradients.needs import evaluate_loss
 
 
 class Evaluator:
@@ -36,7 +37,7 @@ class Evaluator:
             if self._loss is None:
                 value = leader_values(mdps.arrays(context), policy).leader_return
             else:
-                value = -float(self._loss(x.detach(), torch.from_numpy(policy), context))
+                value = -float(evaluate_loss(self._loss, x.detach(), torch.from_numpy(policy), context))
             total += probability * value
         return total
 

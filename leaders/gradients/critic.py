@@ -28,6 +28,7 @@ from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Trajectories
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
@@ -108,6 +109,7 @@ class CriticEstimator(PolicyEstimator):
         self._widths = self.hidden if self.hidden is not None else () if finite else (64, 64)
         self._critics = {}
 
+    @with_gradients
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:
