@@ -32,7 +32,7 @@ Values = Callable[[Tensor], Mapping[str, Any]]
 _STEPS = (1e-5, -1e-5, 1e-3, -1e-3)
 #: Relative error from which a derivative is wrong, and spread of the differences up to which they agree.
 _WRONG, _AGREE = 0.02, 0.1
-#: Rounding errors of values, relative to them, or to a hundredth of the largest in their row.
+#: Rounding errors of values, relative to them, or to a share of the largest in their row.
 _ROUNDING = 1e-10
 #: With more numbers than this, one point is looked at instead of two.
 _MANY = 100_000
@@ -82,8 +82,9 @@ def check_leaks(values: Values, x: npt.ArrayLike, space: gym.spaces.Box | None =
 def _numbers(values: Mapping[str, Any]) -> dict[str, Tensor]:
     numbers = {}
     for name, value in values.items():
-        if value is not None:
-            numbers[name] = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        tensor = None if value is None else value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        if tensor is not None and tensor.numel() > 0:
+            numbers[name] = tensor
     return numbers
 
 
@@ -152,7 +153,7 @@ def _off(difference: Tensor, derivative: Tensor, value: Tensor, step: float) -> 
     """Where a difference does not fit the derivative."""
     size = torch.nan_to_num(value, 0.0, 0.0, 0.0).abs()
     if value.ndim:
-        size = torch.maximum(size, 0.01 * size.amax(-1, keepdim=True))
+        size = torch.maximum(size, 1e-4 * size.amax(-1, keepdim=True))
     rounding = _ROUNDING * size / abs(step)
     allowed = _WRONG * torch.maximum(difference.abs(), derivative.abs()) + rounding
     return torch.isfinite(difference) & torch.isfinite(derivative) & ((difference - derivative).abs() > allowed)
@@ -160,15 +161,22 @@ def _off(difference: Tensor, derivative: Tensor, value: Tensor, step: float) -> 
 
 def _derivative(value: Tensor, x: Tensor, direction: Tensor) -> Tensor | None:
     """The derivative along a direction by the graph: the reverse pass is linear, and its own reverse pass is J u."""
+    zeros = torch.zeros(value.shape, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
     try:
-        weights = torch.zeros_like(value, requires_grad=True)
+        weights = torch.randn(value.shape, generator=generator, dtype=value.dtype).requires_grad_()
         (pulled,) = torch.autograd.grad(value, x, weights, create_graph=True, allow_unused=True)
-        if pulled is None or not pulled.requires_grad:
-            return torch.zeros_like(value, dtype=torch.float64, requires_grad=False)
-        (pushed,) = torch.autograd.grad(pulled, weights, direction, allow_unused=True)
+        if pulled is None:
+            return zeros
+        pushed = None
+        if pulled.requires_grad:
+            (pushed,) = torch.autograd.grad(pulled, weights, direction, allow_unused=True)
     except Exception:  # noqa: BLE001 - a function of the user's own that cannot be differentiated twice
         return None
-    return torch.zeros_like(value, dtype=torch.float64) if pushed is None else pushed.detach().to(torch.float64)
+    derivative = zeros if pushed is None else pushed.detach().to(torch.float64)
+    one, other = float((weights.detach() * derivative).sum()), float(pulled.detach() @ direction)
+    sizes = float((weights.detach() * derivative).abs().sum()) + float((pulled.detach() * direction).abs().sum())
+    return None if abs(one - other) > 1e-4 * sizes else derivative  # part of it cannot be differentiated twice
 
 
 def tensors_in(value: Any) -> Tensor | None:
@@ -197,6 +205,11 @@ def call(name: str, function: Callable[[Any], Any], z: Any) -> Any:
         return function(z)
     except RuntimeError as error:
         text = str(error).splitlines()[0] if str(error) else ""
-        if "requires grad" in text or "Inference tensor" in text or "functorch" in text or "vmap" in text:
+        if "Inference tensor" in text:
+            raise ModelError(
+                f"{name} uses a tensor made under torch.inference_mode, through which no gradient can pass; make it outside, or "
+                "use its .clone() made outside."
+            ) from error
+        if "requires grad" in text or "functorch" in text or "vmap" in text:
             raise ModelError(f"{name} leaves torch: {text} {_HOW}") from error
         raise

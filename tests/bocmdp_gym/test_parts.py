@@ -134,5 +134,3 @@ def test_numbers_are_the_same_inside_torch_func() -> None:
     z = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(model.leader_return(z, 0.5), z)
     torch.testing.assert_close(_grad(model, x), expected, rtol=0, atol=0)
-
-
