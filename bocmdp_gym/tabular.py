@@ -26,7 +26,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from bocmdp_gym.autodiff import look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
-from bocmdp_gym.gymnasium_tables import gymnasium_tables
+from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables
 from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, tensors_in
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
@@ -403,6 +403,7 @@ class TabularBOCMDP(BOCMDP):
         leader_reward: Function | None = None,
         leader_dim: int | None = None,
         discount: float = 0.99,
+        check_samples: int = CHECK_SAMPLES,
         **options: Any,
     ) -> TabularBOCMDP:
         """A model from an environment that publishes its tables (FrozenLake, Taxi, CliffWalking: ``env.unwrapped.P``).
@@ -410,17 +411,20 @@ class TabularBOCMDP(BOCMDP):
         Gymnasium's tables end an episode on arrival; here the same episodes end after acting (see `gymnasium_tables`).
 
         Args:
-            env: the environment, wrapped or not.
+            env: the environment; wrappers around it must leave the problem alone (time limits and records do).
             reward: the follower's reward ``(C, S, A)`` or a function of x; the environment's own if None.
             leader_reward: the leader's; the environment's own reward if None.
             leader_dim: as for the constructor; if None, that of ``leader_space`` or ``example`` where given, else 1.
+            check_samples: seeded steps of a copy of the environment that its tables are held against; 0: none.
             discount, options: as for the constructor.
 
         Raises:
-            UnsupportedError: the environment publishes no tables.
+            UnsupportedError: the environment publishes no tables, or has a wrapper around it that changes the problem.
+            ModelError: tables that are malformed, or not what the environment plays.
             ModelError: a function fails at the x of dimension 1 that was assumed without ``leader_dim``.
         """
-        tables = gymnasium_tables(env)
+        replaced = reward is not None and leader_reward is not None
+        tables = gymnasium_tables(env, check_samples=check_samples, check_rewards=not replaced)
         arguments: dict[str, Any] = {
             "reward": tables.reward if reward is None else reward,
             "leader_reward": tables.reward if leader_reward is None else leader_reward,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -57,3 +58,16 @@ class Evaluator:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self._solver.load_state(state)
+
+
+def evaluator(oracle: TrajectoryOracle, regularization: float, loss: Loss | None = None) -> Evaluator | None:
+    """An evaluator, if its exact number is that of the problem played; else None, with a warning that says why."""
+    if oracle.layers.changing is None:
+        return Evaluator(oracle, regularization, loss)
+    warnings.warn(
+        f"{oracle.layers.changing} changes what the follower sees, does or is paid, so the model of {type(oracle.core).__name__} is "
+        "that of another problem; the exact leader_return and the follower's suboptimality are left out.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return None

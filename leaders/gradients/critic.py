@@ -27,7 +27,7 @@ import torch
 from scipy.special import entr
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP, Trajectories
+from bocmdp_gym import Trajectories
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
@@ -39,8 +39,6 @@ from leaders.gradients.base import Array, PolicyEstimator
 from leaders.gradients.estimate import Estimate, check_groups
 from leaders.gradients.needs import Loss
 from leaders.gradients.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
-
-_LAYERS_SEEN = (gym.ObservationWrapper, gym.ActionWrapper, gym.RewardWrapper)
 
 
 class CriticEstimator(PolicyEstimator):
@@ -95,15 +93,6 @@ class CriticEstimator(PolicyEstimator):
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
-        core, layer = type(oracle.core).__name__, oracle.env
-        tabular = isinstance(oracle.model, TabularBOCMDP) and oracle.model.takes_states
-        while isinstance(layer, gym.Wrapper) and layer is not oracle.core:
-            if isinstance(layer, _LAYERS_SEEN) and not tabular:
-                raise UnsupportedError(
-                    f"{type(layer).__name__} changes what the model of {core} is a function of; put it inside the leader's "
-                    "wrapper, or use ZeroOrder."
-                )
-            layer = layer.env
         for space in _spaces(oracle):
             check_space(space)
         finite = all(isinstance(space, gym.spaces.Discrete) for space in _spaces(oracle))

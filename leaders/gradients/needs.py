@@ -15,6 +15,7 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import DiscountError, ModelError, OptionError, RegularizationError, UnsupportedError
 from bocmdp_gym.leaks import check_leaks
 from followers import IterativeFollower, TrajectoryOracle
+from followers.environments import check_unchanged
 
 #: A loss f(x, policy (S, A), context) -> torch scalar, minimised instead of maximising the leader's return.
 Loss = Callable[[Tensor, Tensor, Any], Tensor]
@@ -110,7 +111,7 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
     """Refuse an environment, a follower or an objective that lacks something the estimator declares to need.
 
     Raises:
-        UnsupportedError: the message says what is missing and names the alternative.
+        UnsupportedError: the message says what is missing, or which wrapper changes the problem, and names the alternative.
         DiscountError: a discount of 1 where it must be below 1.
     """
     name, core, model = type(needs).__name__, type(oracle.core).__name__, oracle.model
@@ -129,6 +130,9 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
             f"{name} needs a tabular model, and {core} has none; use an environment whose .model is a TabularBOCMDP, "
             'HPGD(estimator="critic") where .model is another BOCMDP, or ZeroOrder.'
         )
+    if needs.needs_model or needs.needs_rewards:
+        by_state = isinstance(model, TabularBOCMDP) and model.takes_states
+        check_unchanged(name, oracle.layers, oracle.core, plain=not by_state)
     if isinstance(model, TabularBOCMDP):
         _check_model(needs, model, loss)
     _check_follower(needs, oracle)

@@ -23,6 +23,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
+from followers.environments import check_unchanged
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, combine_groups
 from leaders.gradients.exact import policy_return
@@ -91,6 +92,8 @@ class ZeroOrderEstimator(Estimator):
             raise UnsupportedError(
                 "a loss f(x, policy, context) reads the policy as a table and cannot be sampled; use ZeroOrder(exact=True)."
             )
+        if exact:
+            check_unchanged("ZeroOrder(exact=True)", oracle.layers, oracle.core)
         self._is_exact = exact
         space = oracle.core.leader_space
         bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
