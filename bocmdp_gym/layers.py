@@ -39,8 +39,11 @@ _NAMED = ("stable_baselines3.common.monitor.Monitor",)
 def is_transparent(layer: Any) -> bool:
     """Whether a wrapper leaves the problem alone.
 
-    Those of Gymnasium that do are known; any other may do anything in its ``step`` or ``reset``, so it must have none.
+    Those of Gymnasium that do are known; any other may do anything in its ``step`` or ``reset``, so it must have none, or say by
+    a class attribute ``transparent = True`` that it only watches.
     """
+    if getattr(type(layer), "transparent", False) is True:
+        return True
     known = _VECTOR if isinstance(layer, gym.vector.VectorEnv) else (gym.Wrapper, *TRANSPARENT)
     return all(_is_known(defined_by(layer, name), known) for name in ("step", "reset"))
 

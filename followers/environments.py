@@ -82,7 +82,8 @@ class Layers(NamedTuple):
 def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None) -> Layers:
     """Look at every layer around ``core``: what is asked of them, planners, leaders and evaluators ask here.
 
-    A wrapper that this library does not know, and that has a ``step`` or ``reset`` of its own, may do anything.
+    A wrapper that this library does not know, and that has a ``step`` or ``reset`` of its own, may do anything; one that only
+    watches says so by a class attribute ``transparent = True``.
 
     Args:
         env: the environment, or the vector environment.
@@ -149,9 +150,10 @@ def check_unchanged(who: str, layers: Layers, core: Any, *, plain: bool = False)
         changing = type(layers.showing[-1]).__name__
     if changing is not None:
         raise UnsupportedError(
-            f"{who} reads the model of {type(core).__name__}, and {changing} around it changes what the follower sees, does or is "
-            "paid, so it would answer another problem; put that wrapper inside the leader's wrapper, leave it out, or use a "
-            "learning follower with ZeroOrder(exact=False)."
+            f"{who} reads the model of {type(core).__name__}, and {changing} around it may change what the follower sees, does "
+            "or is paid, so it would answer another problem; put that wrapper inside the leader's wrapper, leave it out, or use "
+            "a learning follower with ZeroOrder(exact=False). A wrapper of your own that only watches says so by a class attribute "
+            "transparent = True."
         )
 
 

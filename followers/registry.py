@@ -116,18 +116,18 @@ def make_follower(
     return make(**keywords, **(options or {}))
 
 
-register("soft-policy-iteration", "followers.soft_policy_iteration:SoftPolicyIteration")
-register("soft-value-iteration", "followers.soft_value_iteration:SoftValueIteration")
-register("soft-q-learning", "followers.soft_q_learning:SoftQLearning", budget="iterations", default_budget=100_000)
+register("soft-policy-iteration", "followers:SoftPolicyIteration")
+register("soft-value-iteration", "followers:SoftValueIteration")
+register("soft-q-learning", "followers:SoftQLearning", budget="iterations", default_budget=100_000)
 register(
     "natural-policy-gradient",
-    "followers.natural_policy_gradient:NaturalPolicyGradient",
+    "followers:NaturalPolicyGradient",
     budget="iterations",
     default_budget=20,
 )
-register("vanilla-policy-gradient", "followers.policy_gradient:VanillaPolicyGradient", budget="iterations", default_budget=20_000)
-register("linear-programming", "followers.linear_programming:LinearProgramming")
-register("soft-dqn", "followers.sb3.soft_dqn_follower:SoftDQNFollower", budget="total_timesteps", default_budget=5_000)
-register("ppo", "followers.sb3.follower:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="PPO")
-register("a2c", "followers.sb3.follower:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="A2C")
-register("dqn", "followers.sb3.follower:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="DQN")
+register("vanilla-policy-gradient", "followers:VanillaPolicyGradient", budget="iterations", default_budget=20_000)
+register("linear-programming", "followers:LinearProgramming")
+register("soft-dqn", "followers:SoftDQNFollower", budget="total_timesteps", default_budget=5_000)
+register("ppo", "followers:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="PPO")
+register("a2c", "followers:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="A2C")
+register("dqn", "followers:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="DQN")

@@ -65,8 +65,9 @@ def evaluator(oracle: TrajectoryOracle, regularization: float, loss: Loss | None
     if oracle.layers.changing is None:
         return Evaluator(oracle, regularization, loss)
     warnings.warn(
-        f"{oracle.layers.changing} changes what the follower sees, does or is paid, so the model of {type(oracle.core).__name__} is "
-        "that of another problem; the exact leader_return and the follower's suboptimality are left out.",
+        f"{oracle.layers.changing} may change what the follower sees, does or is paid, so the model of "
+        f"{type(oracle.core).__name__} is that of another problem; the exact leader_return and the "
+        "follower's suboptimality are left out.",
         UserWarning,
         stacklevel=2,
     )

@@ -49,8 +49,8 @@ class LeaderEnv(gym.Env[Any, Any]):
 
     Raises:
         OptionError: bounds that are not finite, empty or outside ``leader_space``; an unknown mode or value.
-        UnsupportedError: exact values asked of a problem without a tabular model, or one that wrappers change, or (by `value`) of a follower whose policies
-            expose no probabilities.
+        UnsupportedError: exact values asked of a problem without a tabular model, or of one that wrappers change, or (by
+            `value`) of a follower whose policies expose no probabilities.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}

@@ -86,6 +86,8 @@ def probe(
 
 def as_batch(points: Any) -> Any:
     """Observations or actions as tensors with a leading batch dimension; dicts and tuples entry by entry."""
+    if isinstance(points, (list, np.ndarray)) and len(points) and isinstance(points[0], tuple):
+        return tuple(as_batch([point[i] for point in points]) for i in range(len(points[0])))
     if isinstance(points, (list, tuple, np.ndarray)) and len(points) and isinstance(points[0], dict):
         return {key: as_batch([point[key] for point in points]) for key in points[0]}
     if isinstance(points, dict):

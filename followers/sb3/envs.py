@@ -10,12 +10,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
 from bocmdp_gym import TabularEnv, TabularVectorEnv
 from bocmdp_gym.errors import ObservationError, OptionError, UnsupportedError
+from bocmdp_gym.memory import owned
 from followers.environments import AnyEnv, check_observation, inspect_layers
+from followers.sb3.monitor import Monitor
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -43,21 +44,21 @@ class GymnasiumVecEnv(VecEnv):
     def reset(self) -> Any:
         seed: Any = None if all(s is None for s in self._seeds) else list(self._seeds)
         self._reset_seeds()
-        observations, _ = self.envs.reset(seed=seed)
+        observations, _ = owned(self.envs.reset(seed=seed))
         return observations
 
     def step_async(self, actions: Any) -> None:
         self._actions = actions
 
     def step_wait(self) -> Any:
-        observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
+        observations, rewards, terminations, truncations, infos = owned(self.envs.step(self._actions))
         ended = terminations | truncations
         rows: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         for i in np.flatnonzero(ended):
             final = observations if self._mode == AutoresetMode.DISABLED else infos["final_obs"]
             rows[i] = {"TimeLimit.truncated": bool(truncations[i] and not terminations[i]), "terminal_observation": final[i]}
         if self._mode == AutoresetMode.DISABLED and ended.any():
-            observations, _ = self.envs.reset(options={"reset_mask": ended})
+            observations, _ = owned(self.envs.reset(options={"reset_mask": ended}))
         return observations, np.asarray(rewards, dtype=np.float32), ended, rows
 
     def close(self) -> None:
