@@ -6,8 +6,8 @@ mean zero where the table is right (martingale differences d_t, each known to be
 
     -log p(o_t) - H(s_t, a_t)      and      1{o_t is the last outcome seen at (s_t, a_t)} - p(that outcome),
 
-must stay within Bernstein's (Freedman's) bound M L / 3 + sqrt((M L / 3)^2 + 2 L sum v_t), L = log(2 / 1e-6): at most two alarms
-in a million where nothing is wrong.
+must stay within Bernstein's (Freedman's) bound M L / 3 + sqrt((M L / 3)^2 + 2 L sum v_t), L = log(2 / 1e-6): at most four alarms
+in a million where nothing is wrong, of start states and outcomes together.
 """
 
 from __future__ import annotations
@@ -195,7 +195,9 @@ class _Comparison:
             self._env._np_random = None
         self._env.render_mode = None
         self._last: dict[Any, Any] = {}
-        self._sums = (_Sum("likely and unlikely outcomes"), _Sum("repeated outcomes"))
+        self._sums = {
+            what: (_Sum(f"likely and unlikely {what}"), _Sum(f"repeated {what}")) for what in ("start states", "outcomes")
+        }
         # Gymnasium's own keep their whole state in ``s``, so they can be put anywhere
         self._can_be_placed = any(cls.__module__.startswith("gymnasium.envs.toy_text") for cls in type(base).__mro__)
 
@@ -216,12 +218,13 @@ class _Comparison:
                 if self._can_be_placed and hasattr(self._env, "s") and rng.random() < 0.75:
                     state = self._env.s = int(rng.integers(n_states))
                 age = 0
-            action = int(rng.integers(n_actions))
+            random = [a for a in range(n_actions) if len(self._table[state][a]) > 1]
+            action = int(rng.integers(n_actions) if not random or rng.random() < 0.5 else rng.choice(random))
             observation, reward, ended, _, _ = self._env.step(action)
             successor = self._state(observation)
             self._compare_step(state, action, successor, float(reward), bool(ended))
             state, age = successor, age + 1
-        for one in self._sums:
+        for one in (one for pair in self._sums.values() for one in pair):
             if one.is_off:
                 raise ModelError(
                     f"in {steps} sampled steps of {self._name}, {one.what} came at other rates than its table says, beyond "
@@ -241,7 +244,7 @@ class _Comparison:
         p = self._initial
         if not 0 <= state < len(p) or p[state] <= 0.0:
             raise ModelError(f"{self._name} started in state {state}, which its initial_state_distrib does not. {_ADVICE}")
-        self._count("start", state, dict(enumerate(p.tolist())))
+        self._count("start states", None, state, dict(enumerate(p.tolist())))
 
     def _compare_step(self, state: int, action: int, successor: int, reward: float, ended: bool) -> None:
         listed = self._table[state][action]
@@ -255,19 +258,18 @@ class _Comparison:
                 f"{self._name} went from state {state} under action {action} to state {successor} with reward {reward:g}, "
                 f"{'and the episode ended' if ended else 'and went on'}; its table has {listed!r} there. {_ADVICE}"
             )
-        self._count((state, action), outcome, probabilities)
+        self._count("outcomes", (state, action), outcome, probabilities)
 
-    def _count(self, where: Any, outcome: Any, probabilities: Mapping[Any, float]) -> None:
+    def _count(self, what: str, where: Any, outcome: Any, probabilities: Mapping[Any, float]) -> None:
         p = np.array([q for q in probabilities.values() if q > 0.0])
         surprise = -np.log(p)
         entropy = float(p @ surprise)
         deviations = surprise - entropy
-        self._sums[0].add(
-            -float(np.log(probabilities[outcome])) - entropy, float(p @ deviations**2), float(np.abs(deviations).max())
-        )
+        surprises, repeats = self._sums[what]
+        surprises.add(-float(np.log(probabilities[outcome])) - entropy, float(p @ deviations**2), float(np.abs(deviations).max()))
         if where in self._last:
             again = probabilities[self._last[where]]
-            self._sums[1].add(float(outcome == self._last[where]) - again, again * (1.0 - again), max(again, 1.0 - again))
+            repeats.add(float(outcome == self._last[where]) - again, again * (1.0 - again), max(again, 1.0 - again))
         self._last[where] = outcome
 
 

@@ -30,7 +30,7 @@ from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables
 from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, tensors_in
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
-from bocmdp_gym.memory import owned_tensor
+from bocmdp_gym.memory import owned, owned_tensor
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.parts import check_part
 from bocmdp_gym.policy_solvers import check_method
@@ -102,7 +102,9 @@ class TabularBOCMDP(BOCMDP):
         solver: str = "auto",
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self._arguments = arguments | {name: _owned(name, arguments[name]) for name in _PARTS}
+        self._arguments = {
+            name: _owned_part(name, value) if name in _PARTS else owned(value) for name, value in arguments.items()
+        }
         self.leader_dim = int(leader_dim)
         self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
         if self.leader_space.shape != (self.leader_dim,):
@@ -454,7 +456,7 @@ def _is_function(part: Any) -> bool:
     return callable(part) and not isinstance(part, Tensor)
 
 
-def _owned(name: str, part: Any) -> Any:
+def _owned_part(name: str, part: Any) -> Any:
     """A part that its giver cannot change later: functions as they are, everything else copied."""
     if part is None or _is_function(part):
         return part

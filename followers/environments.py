@@ -152,8 +152,8 @@ def check_unchanged(who: str, layers: Layers, core: Any, *, plain: bool = False)
         raise UnsupportedError(
             f"{who} reads the model of {type(core).__name__}, and {changing} around it may change what the follower sees, does "
             "or is paid, so it would answer another problem; put that wrapper inside the leader's wrapper, leave it out, or use "
-            "a learning follower with ZeroOrder(exact=False). A wrapper of your own that only watches says so by a class attribute "
-            "transparent = True."
+            "a learning follower with ZeroOrder(exact=False). A wrapper of your own that only watches says so by a class "
+            "attribute transparent = True."
         )
 
 
