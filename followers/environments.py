@@ -90,7 +90,7 @@ def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None)
         core: its configurable layer (of one copy).
         one: the environment that stands for each copy, where it was made already.
     """
-    changing = None
+    changing: str | None = None
     copies: list[Any] = [env]
     if isinstance(env, VectorEnv):
         layer: Any = env
@@ -98,7 +98,8 @@ def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None)
             changing = changing or (None if is_transparent(layer) else type(layer).__name__)
             layer = layer.env
         copies = list(layer.envs) if isinstance(layer, SyncVectorEnv) else [single(env) if one is None else one]
-    horizons, showing = [core.horizon], []
+    horizons: list[int | None] = [core.horizon]
+    showing: list[Any] = []
     for i, copy in enumerate(copies):
         for layer in _around(copy):
             if isinstance(layer, TimeLimit):

@@ -247,12 +247,12 @@ def test_the_check_finds_buffers() -> None:
 def _parts() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {
-        "reward": rng.standard_normal((1, 3, 2)),
-        "leader_reward": rng.standard_normal((1, 3, 2)),
+        "reward": rng.standard_normal((2, 3, 2)),
+        "leader_reward": rng.standard_normal((2, 3, 2)),
         "transition": rng.dirichlet(np.ones(3), (1, 3, 2)),
         "initial": rng.dirichlet(np.ones(3), 1),
         "termination": rng.uniform(0.1, 0.9, (1, 3, 2)),
-        "context_probabilities": np.ones(1),
+        "context_probabilities": np.array([0.3, 0.7]),
     }
 
 
@@ -273,10 +273,9 @@ def test_models_from_one_reused_array_do_not_answer_alike(name: str, kind: str) 
     if kind == "operator" and name == "transition":
         given = DenseTransitions(given)
 
-    expected = [
-        float(_model(parts).leader_return([0.0], 0.5)),
-        float(_model(parts | {name: _OTHER[name]}).leader_return([0.0], 0.5)),
-    ]
+    values = (parts[name], _OTHER[name])
+    expected = [float(_model(parts | {name: value}).leader_return([0.0], 0.5)) for value in values]
+    assert expected[0] != expected[1]
     first = _model(parts | {name: given})
     buffer[:] = _OTHER[name]
     if kind == "operator" and name == "transition":
