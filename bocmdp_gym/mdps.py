@@ -22,7 +22,7 @@ from bocmdp_gym.kernels.alias import AliasTables, initial_tables
 from bocmdp_gym.options import check_regularization
 from bocmdp_gym.parts import check_part
 from bocmdp_gym.policy_solvers import PolicySolver
-from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimal_value, soft_policy
+from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimum, soft_policy
 from bocmdp_gym.transitions import TransitionOperator
 
 Array = npt.NDArray[np.float64]
@@ -36,9 +36,10 @@ class Solution:
         value: V*, ``(..., C, S)``.
         q: Q*, ``(..., C, S, A)``.
         policy: pi* = softmax(Q*/lambda), ``(..., C, S, A)``.
-        residual: largest remaining error of the soft Bellman equation.
+        residual: largest |T V - V| over states, contexts and batch.
         iterations: Newton steps of the slowest context.
         regularization: lambda.
+        policy_error: bound on max |pi - pi*|, rounding included (`bocmdp_gym.kernels.newton`).
     """
 
     value: Tensor
@@ -47,6 +48,7 @@ class Solution:
     residual: float
     iterations: int
     regularization: float
+    policy_error: float
 
 
 class ContextArrays(NamedTuple):
@@ -266,12 +268,14 @@ class ConfiguredMDPs:
     ) -> Solution:
         """The follower's optimum in every context; see `TabularBOCMDP.solve`."""
         regularization = check_regularization(regularization)
-        value, statistics = soft_optimal_value(
+        value, log_policy, statistics = soft_optimum(
             self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
         )
         q = self.reward + self.continuation * self.transition.expectation(value)
-        policy = soft_policy(q, regularization)
-        return Solution(value, q, policy, statistics.residual, statistics.iterations, regularization)
+        policy = soft_policy(q, log_policy, regularization)
+        return Solution(
+            value, q, policy, statistics.residual, statistics.iterations, regularization, policy_error=statistics.error
+        )
 
     def policy_return(self, policy: Tensor) -> Tensor:
         """The leader's return F_xi of any policy ``(..., C, S, A)``: ``(..., C)``, differentiable in policy and x."""

@@ -8,7 +8,7 @@ it is factored for one weight array k = pi gamma (1 - q) and then solves for any
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,22 @@ from scipy.linalg.lapack import dgetrf, dgetrs
 from scipy.sparse import coo_matrix, csc_matrix
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.sparse.linalg import splu
+from scipy.special import entr
 
+from bocmdp_gym.bounded import check_bounded
 from bocmdp_gym.errors import ConvergenceError, ModelError, OptionError, suggest
 from bocmdp_gym.kernels import banded, bellman, krylov
+from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
+from bocmdp_gym.kernels.newton import (
+    ZEAL,
+    amplification_of,
+    largest,
+    nearly_settled,
+    policy_error,
+    refined,
+    refined_error,
+    settled,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -28,16 +41,35 @@ NARROW_BAND = 48
 LARGE = 200
 #: Newton steps are solved roughly only below this discount: the error of a rough step is its residual / (1 - discount).
 DISCOUNTED = 0.9995
+#: Episodes of more steps than this count as never ending, in double precision, when a policy is looked for that ends.
+LONGEST = 1e12
+#: Policies are not asked for more exactly than this, about what double precision can say of a probability.
+FINEST = 1e-14
 #: What `policy_solver` takes as a method.
 METHODS = ("auto", "banded", "dense", "krylov", "sparse-lu")
 
 
+class Optimum(NamedTuple):
+    """What soft policy iteration found; V* is in the array it was given."""
+
+    q: Array  # (S, A)
+    policy: Array  # (S, A)
+    residual: float  # max |T V - V|; NaN where values stopped being finite
+    error: float  # bound on max |pi - pi*|
+    iterations: int
+
+
 class PolicySolver(ABC):
-    """Solves with I - K for the successor structure ``succ`` (S, M, K) int32; M = A, except in `FactoredSolver`."""
+    """Solves with I - K for the successor structure ``succ`` (S, M, K) int32; M = A, except in `FactoredSolver`.
+
+    Attributes:
+        rows: the stored row of each action, ``(A,)``.
+    """
 
     def __init__(self, succ: npt.NDArray[np.int32]):
         self.succ = succ
         self.n_states, self.n_actions, _ = succ.shape
+        self.rows: npt.NDArray[np.int64] = np.arange(self.n_actions)
 
     @abstractmethod
     def factor(self, k: Array, prob: Array) -> None:
@@ -53,21 +85,136 @@ class PolicySolver(ABC):
 
     def policy_iteration(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, tolerance: float, max_iterations: int
-    ) -> tuple[Array, Array, float, int]:
-        """Soft policy iteration from ``v``, which is overwritten with V*. Returns (Q*, pi*, residual, iterations)."""
-        q, pi, rhs, v_new = np.empty_like(r), np.empty_like(r), np.empty_like(v), np.empty_like(v)
-        residual, iteration = np.nan, 0
-        for iteration in range(max_iterations + 1):
-            residual = self._backup(r, g, prob, lam, v, q, pi, rhs, v_new)
-            if not residual > tolerance * max(1.0, np.abs(v_new).max()) or iteration == max_iterations:
-                break
-            self.factor(pi * g, prob)
-            self._newton_step(v, v_new, rhs, residual, lam, tolerance)
-        if residual == residual:
-            v[:] = v_new
-        return q, pi, residual, iteration
+    ) -> Optimum:
+        """Soft policy iteration from ``v``, which is overwritten with V*.
 
-    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, tolerance: float) -> None:
+        It continues until the residual is down to rounding, and beyond that with residuals in extended precision where values are
+        so large beside lambda that the policy would otherwise be uncertain (`bocmdp_gym.kernels.newton` has the rule).
+
+        Args:
+            r, g, prob: rewards ``(S, A)``, continuation ``(S, A)`` and probabilities ``(S, M, K)``.
+            lam: lambda.
+            v: where to start ``(S,)``; at discount 1, zeros or the values of a similar problem.
+            tolerance: accepted bound on the policy's error, ``Optimum.error``.
+            max_iterations: Newton steps allowed.
+
+        Raises:
+            ConvergenceError: at discount 1, values that are infinite (`bocmdp_gym.bounded`).
+        """
+        amplification, tolerance = amplification_of(g), max(tolerance, FINEST)
+        if amplification == np.inf:
+            check_bounded(r, g, self.succ, prob, self.rows, lam)
+            self._start_proper(r, g, prob, lam, v)
+        return self._iterate(r, g, prob, lam, v, amplification, tolerance, max_iterations)
+
+    def _iterate(
+        self, r: Array, g: Array, prob: Array, lam: float, v: Array, amplification: float, tolerance: float, max_iterations: int
+    ) -> Optimum:
+        q, pi, rhs, v_new = np.empty_like(r), np.empty_like(r), np.empty_like(v), np.empty_like(v)
+        top, goal, before, iteration = largest(r), ZEAL * tolerance * lam / amplification, np.inf, 0
+        while True:
+            residual = self._backup(r, g, prob, lam, v, q, pi, rhs, v_new)
+            if not residual < np.inf:
+                return Optimum(q, pi, np.nan, np.inf, iteration)
+            scale = largest(v_new) + top
+            if settled(residual, before, scale, goal) or iteration == max_iterations:
+                break
+            if nearly_settled(residual, before, scale, goal, lam):
+                step = self.solve(v_new - v)
+                if largest(step) <= 0.01 * lam:
+                    before, residual = residual, self._shift(g, prob, lam, step, v, q, pi, v_new)
+                    if residual < np.inf and settled(residual, before, scale, goal):
+                        break
+                    before = np.inf
+                    continue
+            before = residual
+            self.factor(pi * g, prob)
+            self._newton_step(v, v_new, rhs, residual, lam, goal)
+            iteration += 1
+        v[:] = v_new
+        error = policy_error(residual, scale, amplification, lam)
+        if error <= tolerance or iteration == max_iterations:
+            return Optimum(q, pi, residual, error, iteration)
+        self.factor(pi * g, prob)
+        error = policy_error(residual, scale, largest(self.solve(np.ones_like(v))), lam)
+        if error <= tolerance:
+            return Optimum(q, pi, residual, error, iteration)
+        return self._refine(r, g, prob, lam, v, q, pi, scale, tolerance, iteration, max_iterations)
+
+    def _refine(
+        self,
+        r: Array,
+        g: Array,
+        prob: Array,
+        lam: float,
+        v: Array,
+        q: Array,
+        pi: Array,
+        scale: float,
+        tolerance: float,
+        iteration: int,
+        max_iterations: int,
+    ) -> Optimum:
+        """Newton's method with exact residuals: systems in double precision, values in twice that."""
+        v_low, change = np.zeros_like(v), np.empty_like(v)
+        future, future_low = np.empty(prob.shape[:2]), np.empty(prob.shape[:2])
+        size, before = np.inf, np.inf
+        while True:
+            extended_expectation(self.succ, prob, v, v_low, future, future_low)
+            residual, moved = extended_backup(r, g, self.rows, future, future_low, lam, v, v_low, q, pi, change)
+            if not residual < np.inf:
+                return Optimum(q, pi, np.nan, np.inf, iteration)
+            error = refined_error(moved, size, lam)
+            if error <= ZEAL * tolerance or iteration >= max_iterations or refined(residual, scale, size, before, lam):
+                return Optimum(q, pi, residual, error, iteration)
+            self.factor(pi * g, prob)
+            step = self.solve(change)
+            before, size = size, largest(step)
+            extended_step(v, v_low, step)
+            iteration += 1
+
+    def _start_proper(self, r: Array, g: Array, prob: Array, lam: float, v: Array) -> None:
+        """Make ``v`` the values of a policy whose episodes end, unless the policy that is best beside ``v`` is one already.
+
+        From there on policy improvement meets no other (Bertsekas and Tsitsiklis, "An analysis of stochastic shortest path
+        problems", Math. Oper. Res. 16, 1991).
+        """
+        if v.any():
+            pi = np.empty_like(r)
+            self._backup(r, g, prob, lam, v, np.empty_like(r), pi, np.empty_like(v), np.empty_like(v))
+            if self._ends(pi * g, prob):
+                return
+        pi = np.full_like(r, 1.0 / r.shape[1])
+        if not self._ends(pi * g, prob):
+            pi = 0.5 * pi
+            pi[np.arange(len(r)), self._towards_end(g, prob)] += 0.5
+            self.factor(pi * g, prob)
+        v[:] = self.solve((pi * r).sum(-1) + lam * entr(pi).sum(-1))
+
+    def _ends(self, k: Array, prob: Array) -> bool:
+        """Whether episodes under weights ``k`` end within a number of steps that linear algebra can tell from for ever."""
+        try:
+            self.factor(k, prob)
+            steps = self.solve(np.ones(self.n_states))
+        except ConvergenceError:
+            return False
+        return bool(((steps > 0.999) & (steps < LONGEST)).all())
+
+    def _towards_end(self, g: Array, prob: Array) -> npt.NDArray[np.int64]:
+        """In each state the action most likely to come nearer to an end, ``(S,)``."""
+        may_end = g < 1.0
+        distance = np.where(may_end.any(-1), 0.0, np.inf)
+        while True:
+            nearest = np.where(prob > 0.0, distance[self.succ], np.inf).min(-1)[:, self.rows]
+            shorter = np.minimum(distance, np.where(may_end, 0.0, nearest + 1.0).min(-1))
+            if (shorter == distance).all():
+                break
+            distance = shorter
+        nearer = (prob * (distance[self.succ] < distance[:, None, None])).sum(-1)[:, self.rows]
+        chosen: npt.NDArray[np.int64] = np.where(may_end, 2.0 - g, nearer).argmax(-1)
+        return chosen
+
+    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, goal: float) -> None:
         """Overwrite ``v`` with (I - K)^-1 rhs = v + (I - K)^-1 (v_new - v), as exactly as the next step can use."""
         v[:] = self.solve(rhs)
 
@@ -76,6 +223,11 @@ class PolicySolver(ABC):
     ) -> float:
         """`bellman.soft_backup` of this structure."""
         residual: float = bellman.soft_backup(r, g, self.succ, prob, lam, v, q, pi, rhs, v_new)
+        return residual
+
+    def _shift(self, g: Array, prob: Array, lam: float, step: Array, v: Array, q: Array, pi: Array, v_new: Array) -> float:
+        """`bellman.soft_shift` of this structure."""
+        residual: float = bellman.soft_shift(g, self.succ, prob, lam, step, v, q, pi, v_new)
         return residual
 
 
@@ -88,7 +240,7 @@ class BandedSolver(PolicySolver):
         self._lu = np.empty((self.n_states, 2 * band + 1))
 
     def factor(self, k: Array, prob: Array) -> None:
-        banded.banded_factor(k, self.succ, prob, self.position, self.band, self._lu)
+        banded.banded_factor(k, self.succ, prob, self.position, self.band, self._lu, np.zeros(self.n_states))
 
     def solve(self, b: Array) -> Array:
         return banded.banded_solve(self._lu, self.position, self.band, b, np.empty(self.n_states))
@@ -96,14 +248,14 @@ class BandedSolver(PolicySolver):
     def solve_transposed(self, b: Array) -> Array:
         return banded.banded_solve_transposed(self._lu, self.position, self.band, b, np.empty(self.n_states))
 
-    def policy_iteration(
-        self, r: Array, g: Array, prob: Array, lam: float, v: Array, tolerance: float, max_iterations: int
-    ) -> tuple[Array, Array, float, int]:
+    def _iterate(
+        self, r: Array, g: Array, prob: Array, lam: float, v: Array, amplification: float, tolerance: float, max_iterations: int
+    ) -> Optimum:
         q, pi = np.empty_like(r), np.empty_like(r)
-        residual, iterations = banded.banded_policy_iteration(
-            r, g, self.succ, prob, lam, self.position, self.band, tolerance, max_iterations, v, q, pi, self._lu
+        found = banded.banded_policy_iteration(
+            r, g, self.succ, prob, lam, self.position, self.band, amplification, tolerance, max_iterations, v, q, pi, self._lu
         )
-        return q, pi, residual, iterations
+        return Optimum(q, pi, *found)
 
 
 class DenseSolver(PolicySolver):
@@ -218,8 +370,8 @@ class KrylovSolver(_SparseSolver):
     def solve_transposed(self, b: Array) -> Array:
         return self._solve(b, True)
 
-    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, tolerance: float) -> None:
-        enough = max(0.03 * tolerance * max(1.0, float(np.abs(v_new).max())), min(0.1, residual / lam) * residual)
+    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, goal: float) -> None:
+        enough = max(0.03 * goal, min(0.1, residual / lam) * residual)
         v += self._solve(v_new - v, False, enough if self._is_discounted else 0.0)
 
     def _solve(self, b: Array, transposed: bool, absolute: float = 0.0) -> Array:
@@ -288,14 +440,14 @@ class FactoredSolver(PolicySolver):
 
     def __init__(self, inner: PolicySolver, index: npt.NDArray[np.int64]):
         super().__init__(inner.succ)
-        self.inner, self.index = inner, index
+        self.inner, self.rows = inner, index
         # a backup is one of a structure in which every action has one successor for certain: its move in its state
         n_moves = inner.n_actions
         moves = np.arange(self.n_states)[:, None] * n_moves + index
         self._moves, self._certain = moves.astype(np.int32)[..., None], np.ones((*moves.shape, 1))
 
     def factor(self, k: Array, prob: Array) -> None:
-        per_move = bellman.gather_moves(k, self.index, np.zeros((self.n_states, self.inner.n_actions)))
+        per_move = bellman.gather_moves(k, self.rows, np.zeros((self.n_states, self.inner.n_actions)))
         self.inner.factor(per_move, prob)
 
     def solve(self, b: Array) -> Array:
@@ -304,8 +456,8 @@ class FactoredSolver(PolicySolver):
     def solve_transposed(self, b: Array) -> Array:
         return self.inner.solve_transposed(b)
 
-    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, tolerance: float) -> None:
-        self.inner._newton_step(v, v_new, rhs, residual, lam, tolerance)
+    def _newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, goal: float) -> None:
+        self.inner._newton_step(v, v_new, rhs, residual, lam, goal)
 
     def _backup(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, q: Array, pi: Array, rhs: Array, v_new: Array
@@ -313,6 +465,12 @@ class FactoredSolver(PolicySolver):
         future = bellman.expectation(self.succ, prob, v, np.empty(self.succ.shape[:2])).reshape(-1)
         finite = bellman.soft_backup(r, g, self._moves, self._certain, lam, future, q, pi, rhs, v_new)
         return float(np.abs(v_new - v).max()) if finite == finite else finite
+
+    def _shift(self, g: Array, prob: Array, lam: float, step: Array, v: Array, q: Array, pi: Array, v_new: Array) -> float:
+        future = bellman.expectation(self.succ, prob, step, np.empty(self.succ.shape[:2])).reshape(-1)
+        bellman.soft_shift(g, self._moves, self._certain, lam, future, np.zeros(future.shape), q, pi, v_new)
+        v += step
+        return largest(v_new - v)
 
 
 def bandwidth_order(succ: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], int]:

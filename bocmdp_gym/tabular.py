@@ -322,7 +322,7 @@ class TabularBOCMDP(BOCMDP):
             x: ``(..., d)``.
             regularization: lambda > 0.
             initial_value: V to start from, ``(..., C, S)`` (warm start).
-            tolerance: bound on the soft Bellman residual, relative to max(1, max |V|).
+            tolerance: accepted bound on max |pi - pi*|; solves continue to rounding where they can.
             max_iterations: Newton steps allowed.
 
         Raises:

@@ -13,6 +13,7 @@ from numba import njit
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.kernels.alias import policy_tables
 from bocmdp_gym.kernels.banded import banded_policy_iteration
+from bocmdp_gym.kernels.newton import amplification_of
 from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.kernels.simulate import simulate
 from followers import SoftPolicyIteration
@@ -74,6 +75,7 @@ class MonteCarloBatch(CompiledBatch):
             self._generators,
             self._values[context],
             self._residuals,
+            self._errors,
             self._iterations,
             self._n_steps,
             self._w_reward,
@@ -111,7 +113,8 @@ def monte_carlo_runs(
     bootstrap,
     generators,  # (B, 4) uint64, one per run
     values,  # (B, S): V* of each run's last solve in this context, overwritten with the new one
-    residuals,  # (B,), iterations (B,), steps (B,), w_reward (B, S, A), w_leader (B, S, A): results
+    residuals,  # (B,), errors (B,), iterations (B,), steps (B,), w_reward (B, S, A), w_leader (B, S, A): results
+    errors,
     iterations,
     steps,
     w_reward,
@@ -137,14 +140,29 @@ def monte_carlo_runs(
     terminated = np.empty(capacity, np.bool_)
     final_states = np.empty(capacity, np.int32)
     carry = np.empty(2, np.int64)
+    amplification = amplification_of(continuation)
     for i in range(rows.shape[0]):
         b = rows[i]
-        residual, iteration = banded_policy_iteration(
-            reward[b], continuation, succ, prob, lam, position, band, tolerance, max_iterations, values[b], q, pi, lu
+        residual, error, iteration = banded_policy_iteration(
+            reward[b],
+            continuation,
+            succ,
+            prob,
+            lam,
+            position,
+            band,
+            amplification,
+            tolerance,
+            max_iterations,
+            values[b],
+            q,
+            pi,
+            lu,
         )
         residuals[b] = residual
+        errors[b] = error
         iterations[b] = iteration
-        if iteration >= max_iterations or not residual < np.inf:
+        if not error <= tolerance:
             continue
         policy_tables(pi, succ, prob, threshold, packed)
         carry[0] = -1

@@ -90,6 +90,15 @@ def _adjoint_weights(
     return weights
 
 
+def centred(policy: Array, y: Array) -> Array:
+    """pi (y - sum_b pi y), the derivative of softmax, ``(S, A)``; exact where one probability is nearly 1.
+
+    There y - y(best) loses no digits, as y - sum_b pi y does; and the sum over actions is 0 to the last digit.
+    """
+    y = y - np.take_along_axis(y, policy.argmax(-1)[:, None], -1)
+    return policy * (y - (policy * y).sum(-1, keepdims=True))
+
+
 def exact_weights(
     mdps: ConfiguredMDPs, context: int, solution: ContextSolution, regularization: float
 ) -> tuple[Weights, LeaderValues]:
@@ -117,8 +126,7 @@ def policy_weights(
         follower: the follower's values V ``(S,)``; needed where P or q depends on x.
     """
     leader = leader_values(arrays, policy)
-    advantage = leader.q - leader.value[:, None]
-    w = leader.visitation[:, None] * policy * advantage / regularization
+    w = leader.visitation[:, None] * centred(policy, leader.q) / regularization
     return _adjoint_weights(mdps, arrays, policy, follower, w, leader), leader
 
 
@@ -133,8 +141,7 @@ def exact_loss_gradient(
     gradient = torch.zeros_like(x) if direct is None else direct
     if sensitivity is not None:
         by_policy = sensitivity.numpy()
-        mean = (solution.policy * by_policy).sum(-1, keepdims=True)
-        w = solution.policy * (by_policy - mean) / regularization
+        w = centred(solution.policy, by_policy) / regularization
         weights = _adjoint_weights(mdps, mdps.arrays(context), solution.policy, solution.value, w, None)
         gradient = gradient + mdps.vjp(weights, context)
     return gradient, float(value.detach())
@@ -145,7 +152,7 @@ class ExactEstimator(Estimator):
 
     Args:
         regularization: lambda; the follower's if None.
-        tolerance: of the soft policy iteration: its residual is at most this times max(1, max |V|).
+        tolerance: accepted bound on the error of the follower's policy, max |pi - pi*|.
         max_iterations: steps of the soft policy iteration after which it is an error not to have reached the tolerance.
 
     Attributes:
