@@ -19,10 +19,11 @@ from torch.autograd import Variable
 from bocmdp_gym.errors import LeaderParameterError, UnsupportedError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables
+from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.options import check_regularization
 from bocmdp_gym.parts import check_part
-from bocmdp_gym.policy_solvers import PolicySolver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimum, soft_policy
+from bocmdp_gym.solvers import PolicySolver
 from bocmdp_gym.transitions import TransitionOperator
 
 Array = npt.NDArray[np.float64]
@@ -267,7 +268,7 @@ class ConfiguredMDPs:
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
         """The follower's optimum in every context; see `TabularBOCMDP.solve`."""
-        regularization = check_regularization(regularization)
+        regularization, tolerance = check_regularization(regularization), max(tolerance, FINEST)
         value, log_policy, statistics = soft_optimum(
             self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
         )

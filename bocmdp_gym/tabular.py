@@ -33,9 +33,9 @@ from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
 from bocmdp_gym.memory import owned, owned_tensor
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.parts import check_part
-from bocmdp_gym.policy_solvers import check_method
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
+from bocmdp_gym.solvers import check_method
 from bocmdp_gym.transitions import (
     TransitionOperator,
     as_probabilities,
@@ -70,7 +70,7 @@ class TabularBOCMDP(BOCMDP):
         leader_space: space of x; all of R^d if None.
         example: a valid x, to find the shapes with; the point of ``leader_space`` nearest to 0 if None.
         solver: method for the linear systems: "banded", "dense", "krylov", "sparse-lu", or "auto", the fastest for the model's
-            structure (see `bocmdp_gym.policy_solvers`).
+            structure (see `bocmdp_gym.solvers`).
 
     Raises:
         ModelError: shapes do not fit, rows of P or mu do not sum to 1, NaN in an array.

@@ -35,7 +35,7 @@ from bocmdp_gym.autodiff import look_at
 from bocmdp_gym.errors import ModelError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.memory import owned_tensor
-from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
+from bocmdp_gym.solvers import PolicySolver, policy_solver
 
 #: How far a row of P (or an initial distribution) may be from summing to 1.
 PROBABILITY_TOLERANCE = 1e-8
@@ -113,7 +113,7 @@ class TransitionOperator(ABC):
         return self._solvers[context]
 
     def with_solver(self, method: str) -> TransitionOperator:
-        """The same kernel, its linear systems solved by ``method`` (see `policy_solvers.policy_solver`)."""
+        """The same kernel, its linear systems solved by ``method`` (see `bocmdp_gym.solvers.choice`)."""
         other = self.with_values(self.values)
         other._solver_method, other._solvers = method, {}
         return other
