@@ -200,7 +200,8 @@ def _reports(
         own = batch.discounted_returns(oracle.core.discount)
         exact, value = None, float(own.mean())
         table = policy.table
-        if isinstance(oracle.model, TabularBOCMDP) and table is not None:
+        unchanged = oracle.layers.changing is None  # else the model is that of another problem
+        if isinstance(oracle.model, TabularBOCMDP) and table is not None and unchanged:
             exact, value = _exact_values(oracle, x, context, table, follower.regularization or 0.0)
         reports.append(
             ContextReport(

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
@@ -30,6 +31,7 @@ from leaders.run import LeaderRun, OracleFactory, RunOptions
 _QUIET_ITERATIONS = 50
 
 
+@with_gradients
 def optimize(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader,

@@ -189,7 +189,7 @@ class SB3Follower(Follower):
             )
         if self.replay == "relabel" and issubclass(self.algorithm, OffPolicyAlgorithm):
             check_relabelling(core)
-            if not inspect_layers(one, core).plain:
+            if not inspect_layers(env, core, one).plain:
                 raise UnsupportedError(
                     "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
                 )

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
 from bocmdp_gym.solvers import BandedSolver
@@ -97,6 +98,7 @@ class CompiledBatch(BatchEstimator):
         if self._pool is not None:
             self._pool.shutdown()
 
+    @with_gradients
     def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
         mdps = self.model.configure(x.detach().requires_grad_())
         slots = [self._slot(mdps, np.array([contexts[k][0] for contexts in drawn]), rngs) for k in range(len(drawn[0]))]
