@@ -112,7 +112,8 @@ def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None)
     horizon = min((h for h in horizons if h is not None), default=None)
     layers = Layers(horizon, changing is None and not showing, showing if changing is None else None, changing)
     if layers.showing and isinstance(core, TabularEnv):
-        rows = observations_of_states(core, layers, int(core.context_space.start))
+        space: Any = core.context_space
+        rows = observations_of_states(core, layers, int(space.start))
         if rows is not None and len(np.unique(rows.reshape(len(rows), -1), axis=0)) < len(rows):
             return Layers(horizon, False, None, " > ".join(type(layer).__name__ for layer in reversed(showing)))
     return layers

@@ -26,7 +26,7 @@ def check_points(model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.space
     Raises:
         ModelError: naming the function.
     """
-    few = batch.episodes(0, 1 + int(np.searchsorted(batch.ends[:-1], _POINTS)))
+    few = batch.episodes(np.arange(1 + int(np.searchsorted(batch.ends[:-1], _POINTS))))
 
     def values(z: Tensor) -> dict[str, Tensor | None]:
         seen, following, continued = points(model, few)
