@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ModelError, UnsupportedError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables
@@ -29,7 +30,7 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(Constructed):
     """The follower's optimum. Tensors are differentiable in x where x requires gradients.
 
     Attributes:
@@ -119,7 +120,7 @@ class ContextArrays(NamedTuple):
 
 
 @dataclass
-class Weights:
+class Weights(Constructed):
     """One context's weights of the four sums: dF_xi/dx = sum W_r dr + sum W_P dP + sum W_mu dmu + sum W_rbar drbar (+ W_q dq).
 
     None where a function does not depend on x, or an estimator has nothing to say about it.
@@ -149,7 +150,7 @@ class Problem(Protocol):
         """Derivatives of the parts that depend on x."""
 
 
-class ConfiguredMDPs:
+class ConfiguredMDPs(Constructed):
     """All contexts' MDPs at one x (the paper's contextual MDP M_x); made by `TabularBOCMDP.configure`.
 
     Attributes:

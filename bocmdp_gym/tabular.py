@@ -95,7 +95,7 @@ class TabularBOCMDP(BOCMDP):
         example: npt.ArrayLike | None = None,
         solver: str = "auto",
     ):
-        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.leader_dim = int(leader_dim)
         self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
         if self.leader_space.shape != (self.leader_dim,):
@@ -123,6 +123,10 @@ class TabularBOCMDP(BOCMDP):
             self.n_contexts,
         )
         self._context_weights = torch.from_numpy(self.context_probabilities)
+
+    def __repr__(self) -> str:
+        sizes = f"{self.n_contexts} contexts, {self.n_states} states, {self.n_actions} actions"
+        return f"<{type(self).__name__}: {sizes}, x of dimension {self.leader_dim}>"
 
     # ------------------------------------------------------------------------------------------------ construction
 
@@ -256,7 +260,7 @@ class TabularBOCMDP(BOCMDP):
 
     def replace(self, **changes: Any) -> TabularBOCMDP:
         """The same model with other constructor arguments."""
-        return TabularBOCMDP(**{**self._arguments, **changes})
+        return TabularBOCMDP(**{**self._given, **changes})
 
     def part(self, name: str, z: Any) -> Any:
         """One part as the functions see it: "reward", "leader_reward", ... at z = x, or at z = parametrization(x)."""

@@ -30,6 +30,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ModelError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
@@ -42,7 +43,7 @@ FLOAT32_TOLERANCE = 1e-5
 COMPILED_SIZE = 20_000
 
 
-class TransitionOperator(ABC):
+class TransitionOperator(Constructed, ABC):
     """A transition kernel for every context, state and action.
 
     Attributes:

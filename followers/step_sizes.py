@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_number
 
 
-@dataclass(frozen=True)
-class StepSize:
+@dataclass(frozen=True, repr=False)
+class StepSize(WithArguments):
     """A rule for step sizes; made by one of the three constructors below.
 
     Attributes:

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import CheckpointError, RunInterruptedError
 from bocmdp_gym.files import write_atomically
 from bocmdp_gym.options import check_count
@@ -31,7 +32,7 @@ _SEPARATOR = "\x1f"  # no name of a part contains it
 KEEP = 3
 
 
-class Checkpoints:
+class Checkpoints(WithArguments):
     """The checkpoints of one run.
 
     Args:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import check_count, check_number
@@ -30,8 +31,8 @@ from leaders.gradients.exact import exact_weights, leader_values
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Constraint:
+@dataclass(frozen=True, repr=False)
+class Constraint(WithArguments):
     """An outcome that must stay at or above a level.
 
     Attributes:

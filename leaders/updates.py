@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import LeaderParameterError, OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import check_choice, check_number
 
@@ -31,7 +32,7 @@ SCHEDULES: dict[ScheduleName, Schedule] = {
 }
 
 
-class Update:
+class Update(WithArguments):
     """Gradient ascent with any torch optimiser, a learning-rate schedule, clipping by norm, and a projection.
 
     Args:
@@ -58,8 +59,6 @@ class Update:
         projection: Projection | None = None,
         **optimizer_options: Any,
     ):
-        self._given: dict[str, Any] = {"optimizer": optimizer, "max_gradient_norm": max_gradient_norm, "schedule": schedule}
-        self._given |= {"projection": projection, **optimizer_options}
         learning_rate = check_number("learning_rate", learning_rate, above=0.0)
         if max_gradient_norm is not None and (isinstance(max_gradient_norm, str) or not max_gradient_norm > 0):
             raise OptionError(f"max_gradient_norm is {max_gradient_norm!r}; expected a positive number, or None.")
@@ -80,11 +79,6 @@ class Update:
         self._plain = self._factory is torch.optim.SGD and not optimizer_options
         self._bounds: tuple[Tensor, Tensor] | None = None
         self._done, self._iterations = 0, 1
-
-    def __repr__(self) -> str:
-        defaults = {name: p.default for name, p in inspect.signature(Update).parameters.items()}
-        further = {name: value for name, value in self._given.items() if name not in defaults or value is not defaults[name]}
-        return f"Update({', '.join([f'{self.learning_rate!r}', *(f'{name}={value!r}' for name, value in further.items())])})"
 
     def start(self, x: Tensor, iterations: int = 1, space: gym.spaces.Box | None = None) -> Tensor:
         """Begin a run of ``iterations`` steps at x ``(d,)`` in ``space``: returns the parameter that `step` moves in place."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ContextError, OptionError
 
 #: The contexts of one iteration, with their weights.
@@ -16,7 +17,7 @@ WeightedContexts = list[tuple[Any, float]]
 
 
 @dataclass
-class Estimate:
+class Estimate(Constructed):
     """One estimate of dF_xi/dx.
 
     Attributes:

@@ -183,9 +183,6 @@ class ExactEstimator(Estimator):
         compiled = compiled_model(oracle, len(estimators))
         return None if compiled is None else ExactBatch(compiled, *options)
 
-    def settings(self) -> tuple[Any, ...]:
-        return self.requested_regularization, self.solver.tolerance, self.solver.max_iterations
-
     def state(self) -> dict[Any, Any]:
         return self.solver.state()
 
