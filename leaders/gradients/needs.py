@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import DiscountError, OptionError, RegularizationError, UnsupportedError
-from followers import IterativeFollower, TrajectoryOracle
+from followers import TrajectoryOracle
 
 #: A loss f(x, policy (S, A), context) -> torch scalar, minimised instead of maximising the leader's return.
 Loss = Callable[[Tensor, Tensor, Any], Tensor]
@@ -138,14 +138,14 @@ def _check_model(needs: Needs, model: TabularBOCMDP, loss: Loss | None) -> None:
 
 def _check_follower(needs: Needs, oracle: TrajectoryOracle) -> None:
     name, follower = type(needs).__name__, oracle.follower
-    if needs.needs_iterative and not isinstance(follower, IterativeFollower):
+    if needs.needs_iterative and not follower.iterative:
         raise UnsupportedError(
             f"{name} stops its follower after 2, 4, 8, ... iterations and lets it continue, which {type(follower).__name__} "
             'cannot; use SoftQLearning (or another IterativeFollower), or HPGD(estimator="monte_carlo").'
         )
     model = oracle.model
     moving = needs.needs_probabilities_for & set(model.moving) if isinstance(model, TabularBOCMDP) else None
-    if (needs.needs_probabilities or moving) and not getattr(follower, "exposes_probabilities", True):
+    if (needs.needs_probabilities or moving) and follower.exposes_probabilities is False:
         where = f", where {' and '.join(sorted(moving))} depends on x" if moving else ""
         raise UnsupportedError(
             f"{name} needs action probabilities{where}, and {type(follower).__name__} exposes none; use "
