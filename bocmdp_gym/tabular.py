@@ -26,6 +26,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from bocmdp_gym.errors import LeaderParameterError, ModelError
 from bocmdp_gym.gymnasium_tables import gymnasium_tables
+from bocmdp_gym.losses import Loss, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.policy_solvers import check_method
@@ -322,21 +323,17 @@ class TabularBOCMDP(BOCMDP):
         returns = mdps.policy_return(solution.policy)
         return returns if per_context else self._mean(returns)
 
-    def loss(self, x: Any, f: Callable[[Tensor, Tensor], Tensor], *, regularization: float, **options: Any) -> Tensor:
-        """E_xi f(x, pi*_xi) for a differentiable ``f(x, policy (C, S, A)) -> (C,)``; options go to `solve`.
+    def loss(self, x: Any, f: Loss, *, regularization: float, **options: Any) -> Tensor:
+        """E_xi f(x, pi*_xi, xi) for a differentiable ``f(x, policy (S, A), context) -> scalar``; options go to `solve`.
 
         Raises:
-            ModelError: f does not return one number per context.
+            ModelError: f does not return one number.
         """
         x = self.check_leader(x)
         if x.ndim > 1:
             return torch.func.vmap(lambda z: self.loss(z, f, regularization=regularization, **options))(x)
-        values = f(x, self.solve(x, regularization, **options).policy)
-        if tuple(values.shape) != (self.n_contexts,):
-            raise ModelError(
-                f"f(x, policy) returned shape {tuple(values.shape)}; expected ({self.n_contexts},), one per context."
-            )
-        return self._mean(values)
+        policy = self.solve(x, regularization, **options).policy
+        return self._mean(torch.stack([check_loss(f(x, one, context)) for context, one in enumerate(policy)]))
 
     def _mean(self, values: Tensor) -> Tensor:
         """E_xi of values ``(..., C)``."""

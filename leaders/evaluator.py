@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bocmdp_gym.losses import check_loss
 from bocmdp_gym.optimum import WarmSolver
 from followers import Policy, TrajectoryOracle, suboptimality
 from leaders.gradients import Loss
@@ -36,7 +37,7 @@ class Evaluator:
             if self._loss is None:
                 value = leader_values(mdps.arrays(context), policy).leader_return
             else:
-                value = -float(self._loss(x.detach(), torch.from_numpy(policy), context))
+                value = -float(check_loss(self._loss(x.detach(), torch.from_numpy(policy), context)))
             total += probability * value
         return total
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Weights
+from bocmdp_gym.losses import check_differentiable, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
@@ -127,7 +128,7 @@ def exact_loss_gradient(
     """d f(x, pi*_xi, xi) / dx ``(d,)`` and the loss itself, for a general differentiable loss (Theorem 2.2)."""
     x = mdps.x.detach().clone().requires_grad_()
     policy = torch.from_numpy(solution.policy).requires_grad_()
-    value = loss(x, policy, context)
+    value = check_differentiable(check_loss(loss(x, policy, context)))
     direct, sensitivity = torch.autograd.grad(value, (x, policy), allow_unused=True)
     gradient = torch.zeros_like(x) if direct is None else direct
     if sensitivity is not None:

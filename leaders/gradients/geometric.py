@@ -36,6 +36,7 @@ from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
 from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.losses import check_differentiable, check_loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
@@ -197,7 +198,7 @@ class GeometricEstimator(PolicyEstimator):
         """Alg. 1; minus the loss is the return."""
         x = mdps.x.detach().clone().requires_grad_()
         table = torch.from_numpy(policy).requires_grad_()
-        value = loss(x, table, context)
+        value = check_differentiable(check_loss(loss(x, table, context)))
         direct, sensitivity = torch.autograd.grad(value, (x, table), allow_unused=True)
         gradient = torch.zeros_like(x) if direct is None else direct
         error, steps = None, 0

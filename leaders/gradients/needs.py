@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from gymnasium.vector import VectorEnv
-from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import DiscountError, OptionError, RegularizationError, UnsupportedError
+from bocmdp_gym.losses import Loss
 from followers import TrajectoryOracle
 
-#: A loss f(x, policy (S, A), context) -> torch scalar, minimised instead of maximising the leader's return.
-Loss = Callable[[Tensor, Tensor, Any], Tensor]
 #: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
 SCORED = frozenset({"transition", "initial", "termination"})
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.losses import check_loss
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients.base import Array, Estimator, policy_table
@@ -148,5 +149,5 @@ class ZeroOrderEstimator(Estimator):
     def _exact_return(self, oracle: TrajectoryOracle, x: Tensor, context: int, policy: Policy) -> float:
         table: Array = policy_table(oracle, policy, "ZeroOrder(exact=True)")
         if self.loss is not None:
-            return -float(self.loss(x, torch.from_numpy(table), context))
+            return -float(check_loss(self.loss(x, torch.from_numpy(table), context)))
         return policy_return(oracle.configure(x).arrays(context), table)
