@@ -18,15 +18,17 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
 from bocmdp_gym.arguments import Constructed
-from bocmdp_gym.errors import ModelError, UnsupportedError
+from bocmdp_gym.errors import ConvergenceError, ModelError, OptionError, UnsupportedError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables
-from bocmdp_gym.options import check_regularization
+from bocmdp_gym.options import as_array, check_count, check_number, check_regularization
 from bocmdp_gym.policy_solvers import PolicySolver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimal_value, soft_policy
 from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, TransitionOperator
 
 Array = npt.NDArray[np.float64]
+#: Values above this overflow when they are multiplied with each other.
+_LARGEST_VALUE = 1e150
 
 
 @dataclass(frozen=True)
@@ -278,12 +280,55 @@ class ConfiguredMDPs(Constructed):
     ) -> Solution:
         """The follower's optimum in every context; see `TabularBOCMDP.solve`."""
         regularization = check_regularization(regularization)
-        value, statistics = soft_optimal_value(
-            self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
-        )
+        tolerance = check_number("tolerance", tolerance, above=0.0)
+        max_iterations = check_count("max_iterations", max_iterations)
+        if initial_value is not None:
+            initial_value = self._check_value(initial_value)
+        try:
+            value, statistics = soft_optimal_value(
+                self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
+            )
+        except ConvergenceError:
+            self._explain()
+            raise
         q = self.reward + self.continuation * self.transition.expectation(value)
         policy = soft_policy(q, regularization)
         return Solution(value, q, policy, statistics.residual, statistics.iterations, regularization)
+
+    def _check_value(self, value: Any) -> Tensor:
+        """A start for the solver that broadcasts to ``(..., C, S)``, in float64.
+
+        Raises:
+            OptionError: anything else.
+        """
+        wanted = (*self.x.shape[:-1], self.model.n_contexts, self.model.n_states)
+        if isinstance(value, Tensor) and is_functorch_wrapped_tensor(value):
+            return value
+        array = as_array(value)
+        if array is None or not np.isfinite(array).all():
+            raise OptionError(f"initial_value is {value!r}; expected finite numbers of shape {wanted}.")
+        fits = 1 <= array.ndim <= len(wanted) and all(n in (1, m) for n, m in zip(array.shape[::-1], wanted[::-1], strict=False))
+        if not fits:
+            raise OptionError(f"initial_value has shape {array.shape}; expected {wanted}, or one that broadcasts to it.")
+        return torch.from_numpy(array).to(self.reward.device)
+
+    def _explain(self) -> None:
+        """Find the fault of a solve that failed in the numbers of the model, if it is theirs.
+
+        Raises:
+            ModelError: an array is not finite, or so large that the follower's values overflow.
+        """
+        reward = self.reward.detach()
+        if is_functorch_wrapped_tensor(reward) or is_functorch_wrapped_tensor(self.transition.values):
+            return
+        self.validate()
+        largest = float(reward.abs().max())
+        effective = 1.0 / max(1.0 - float(self.continuation.detach().max()), np.finfo(np.float64).eps)
+        if not largest * effective < _LARGEST_VALUE:
+            raise ModelError(
+                f"rewards reach {largest:.3g}, and the follower's values overflow float64; expected rewards of a reasonable "
+                "size: divide rewards and regularization by a common factor."
+            )
 
     def policy_return(self, policy: Tensor) -> Tensor:
         """The leader's return F_xi of any policy ``(..., C, S, A)``: ``(..., C)``, differentiable in policy and x."""

@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
@@ -29,6 +30,7 @@ from bocmdp_gym.gymnasium_tables import gymnasium_tables
 from bocmdp_gym.losses import Loss, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
 from bocmdp_gym.model import BOCMDP
+from bocmdp_gym.options import as_array, check_count
 from bocmdp_gym.policy_solvers import check_method
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
@@ -97,7 +99,7 @@ class TabularBOCMDP(BOCMDP):
         solver: str = "auto",
     ):
         self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.leader_dim = int(leader_dim)
+        self.leader_dim = check_count("leader_dim", leader_dim)
         self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
         if self.leader_space.shape != (self.leader_dim,):
             raise ModelError(f"leader_space has shape {self.leader_space.shape}; expected ({self.leader_dim},).")
@@ -140,7 +142,17 @@ class TabularBOCMDP(BOCMDP):
         transition = as_transitions(raw["transition"])
         if "transition" in self._constants:
             self._constants["transition"] = transition
+        if transition.values.ndim != 4:
+            raise ModelError(
+                f"transition has {transition.values.ndim} axes, of sizes {tuple(transition.values.shape)}; expected 4: contexts, "
+                "states, actions, successors."
+            )
         self.n_states, self.n_actions = transition.n_states, transition.n_actions
+        if not (self.n_states and self.n_actions and transition.n_contexts):
+            raise ModelError(
+                f"the model has {transition.n_contexts} contexts, {self.n_states} states and {self.n_actions} actions; expected "
+                "at least one of each."
+            )
         contexts = [transition.n_contexts]
         for name in ("reward", "leader_reward", "initial", "termination"):
             shape = np.shape(raw[name])
@@ -171,7 +183,7 @@ class TabularBOCMDP(BOCMDP):
                     )
                 operator = self._template.with_values(operator.values)  # keeps orderings and factorisation workspaces
             return operator
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        tensor = _dense(name, value)
         if tensor.dtype != torch.float64:
             tensor = as_probabilities(tensor) if name == "initial" else tensor.to(torch.float64)
         if self._shapes.get(name) == tensor.shape:
@@ -206,10 +218,12 @@ class TabularBOCMDP(BOCMDP):
             LeaderParameterError: wrong shape, or not finite.
         """
         if not isinstance(x, Tensor):
-            try:
-                x = torch.as_tensor(np.array(x, dtype=np.float64))
-            except (TypeError, ValueError) as error:
-                raise LeaderParameterError(f"leader parameter {x!r} is not an array of numbers: {error}") from error
+            array = as_array(x)
+            if array is None:
+                raise LeaderParameterError(f"leader parameter {x!r} is not an array of real numbers.")
+            x = torch.from_numpy(array)
+        if x.is_complex() or x.dtype == torch.bool:
+            raise LeaderParameterError(f"leader parameter is a tensor of type {x.dtype}; expected real numbers.")
         if x.dtype != torch.float64:
             x = x.to(torch.float64)
         if x.shape[-1:] != (self.leader_dim,):
@@ -279,6 +293,8 @@ class TabularBOCMDP(BOCMDP):
         For methods that need all of them, such as adaptive model design; weighted sums are `ConfiguredMDPs.vjp`'s work.
         """
         x = self.check_leader(x).detach()
+        if not self._functions:
+            return {}
         vjp: Any = torch.func.vjp
         values, pullback = vjp(self._moving_values, x)
         # the pullback is linear, and its own pullback is the Jacobian: d products, and no need of forward-mode derivatives
@@ -422,3 +438,30 @@ class TabularBOCMDP(BOCMDP):
             raise ModelError(
                 f"x was taken to have dimension 1, and a function of it failed: {error} Give leader_dim=."
             ) from error
+
+
+def _dense(name: str, value: Any) -> Tensor:
+    """A part other than P as a dense tensor; a scipy.sparse matrix ``(S, A)`` is that of every context.
+
+    Raises:
+        ModelError: these are no real numbers.
+    """
+    if isinstance(value, Tensor):
+        value = value if value.layout == torch.strided else value.to_dense()
+        if value.is_complex():
+            raise ModelError(f"{name} is a tensor of type {value.dtype}; expected real numbers.")
+        return value
+    if sparse.issparse(value):
+        value = value.toarray() if name == "initial" else value.toarray()[None]
+    if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
+        raise ModelError(f"{name} has masked entries; expected a number at each, such as value.filled(0.0).")
+    try:
+        given = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists, and tensors that NumPy refuses
+        given = np.array(None)
+    array = given if given.dtype.kind in "biuf" else as_array(value)
+    if array is None or array.size == 0 or value is None:
+        raise ModelError(
+            f"{name} is {value!r}; expected an array of real numbers, or a function of x that returns a tensor of them."
+        )
+    return torch.as_tensor(array)

@@ -24,6 +24,7 @@ from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.losses import check_differentiable, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
+from bocmdp_gym.options import check_count, check_number
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from followers import TrajectoryOracle
 from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
@@ -148,6 +149,9 @@ class ExactEstimator(Estimator):
         tolerance: of the soft policy iteration: its residual is at most this times max(1, max |V|).
         max_iterations: steps of the soft policy iteration after which it is an error not to have reached the tolerance.
 
+    Raises:
+        OptionError: a value out of range.
+
     Attributes:
         solver: solves it, warm-started per context.
     """
@@ -162,7 +166,7 @@ class ExactEstimator(Estimator):
         max_iterations: int = MAX_ITERATIONS,
     ):
         super().__init__(regularization)
-        self.solver = WarmSolver(tolerance, max_iterations)
+        self.solver = WarmSolver(check_number("tolerance", tolerance, above=0.0), check_count("max_iterations", max_iterations))
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
