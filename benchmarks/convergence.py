@@ -53,7 +53,7 @@ def squared_norm(x: Tensor) -> float:
     """|dF/dx|^2, exactly."""
 
     def total(z: Tensor) -> Tensor:
-        return MODEL.loss(z, lambda y, policy: torch.stack([loss(y, p, 0) for p in policy]), regularization=REGULARIZATION)
+        return MODEL.loss(z, loss, regularization=REGULARIZATION)
 
     return float(torch.func.grad(total)(x).square().sum())
 

@@ -1,4 +1,4 @@
-"""Constructors that refuse misspelt arguments, and reprs that can be pasted back: followers, leaders, estimators.
+"""Arguments: constructors and functions refuse misspelt ones; reprs of followers, leaders and estimators can be pasted back.
 
 >>> SoftPolicyIteration(0.001)
 SoftPolicyIteration(regularization=0.001)
@@ -8,15 +8,19 @@ UnknownOptionError: SoftPolicyIteration has no option 'tolerence'. Did you mean 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import PurePath
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
+import torch
 
 from bocmdp_gym.errors import UnknownOptionError, suggest
 
+P = ParamSpec("P")
+R = TypeVar("R")
 #: Arrays of more entries than this are abbreviated in reprs.
 _LONGEST = 1000
 
@@ -28,24 +32,33 @@ class _ConstructorSignature:
         return Signature(parameters_of(owner))
 
 
-class WithArguments:
-    """Base class of objects that know what they were constructed with.
+class Constructed:
+    """Base class whose constructors refuse unknown arguments before ``__init__`` sees them.
 
-    A subclass writes an ordinary ``__init__``. Before it runs, names it does not have and positional arguments beyond those it
-    takes are refused; afterwards ``repr`` shows the arguments that differ from their defaults. Where ``__init__`` takes
-    ``**options``, what they may be is for it to say.
+    A subclass writes an ordinary ``__init__``, or is a dataclass. Names it does not have and positional arguments beyond those
+    it takes are refused. Where ``__init__`` takes ``**options``, what they may be is for it to say. Deprecated arguments are for
+    `bocmdp_gym.deprecation` to convert.
 
     Raises:
         UnknownOptionError: on construction, with the nearest known name.
     """
 
-    __signature__ = _ConstructorSignature()
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if args or kwargs:  # copies and unpickled objects are made without
+            check_arguments(cls.__name__, parameters_of(cls), args, _current(cls, kwargs))
+        return super().__new__(cls)
+
+
+class WithArguments(Constructed):
+    """`Constructed`, and the object knows what it was constructed with: ``repr`` shows what differs from the defaults."""
+
+    __signature__: Any = _ConstructorSignature()
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        arguments = check_arguments(cls, args, kwargs)
-        self = super().__new__(cls)
-        self._arguments = arguments
+        self = super().__new__(cls, *args, **kwargs)
+        arguments = bind_arguments(parameters_of(cls), args, _current(cls, kwargs))
+        object.__setattr__(self, "_arguments", arguments)  # frozen dataclasses included
         return self
 
     def __repr__(self) -> str:
@@ -62,34 +75,50 @@ class WithArguments:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def parameters_of(cls: type) -> list[Parameter]:
+def _current(cls: type, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords that are not deprecated."""
+    deprecated = getattr(cls.__init__, "deprecated_arguments", ())  # type: ignore[misc]
+    return {name: value for name, value in kwargs.items() if name not in deprecated} if deprecated else kwargs
+
+
+def parameters_of(cls: type) -> tuple[Parameter, ...]:
     """Parameters of a class's ``__init__``, without ``self``; none where it has no ``__init__`` of its own."""
+    return _parameters(cls)
+
+
+@cache
+def _parameters(cls: Any) -> tuple[Parameter, ...]:
     constructor: Any = vars(next(base for base in cls.__mro__ if "__init__" in vars(base)))["__init__"]
-    return [] if constructor is object.__init__ else list(signature(constructor).parameters.values())[1:]
+    return () if constructor is object.__init__ else tuple(signature(constructor).parameters.values())[1:]
 
 
-def check_arguments(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a constructor by name, in the order of its parameters; missing ones are left to Python.
+def check_arguments(name: str, parameters: Sequence[Parameter], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that a function or constructor called ``name`` does not have; missing ones are left to Python.
 
     Raises:
-        UnknownOptionError: a name the constructor does not have, too many positional arguments, or one given twice.
+        UnknownOptionError: a name that is not among ``parameters``, too many positional arguments, or one given twice.
     """
-    parameters = parameters_of(cls)
     kinds = {p.kind for p in parameters}
     by_position = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    for name in kwargs:
-        if name not in by_name and Parameter.VAR_KEYWORD not in kinds:
-            raise UnknownOptionError(f"{cls.__name__} has no option {name!r}. {suggest(name, by_name)}")
+    for given in kwargs:
+        if given not in by_name and Parameter.VAR_KEYWORD not in kinds:
+            raise UnknownOptionError(f"{name} has no option {given!r}. {suggest(given, by_name)}")
     if len(args) > len(by_position) and Parameter.VAR_POSITIONAL not in kinds:
         taken = f"{len(by_position)} ({', '.join(by_position)})" if by_position else "none"
         raise UnknownOptionError(
-            f"{cls.__name__} was given {len(args)} positional arguments; expected at most {taken}. Name the others: "
+            f"{name} was given {len(args)} positional arguments; expected at most {taken}. Name the others: "
             f"{', '.join(by_name[len(by_position) :]) or 'there are none'}."
         )
+    for twice in by_position[: len(args)]:
+        if twice in kwargs and twice in by_name:
+            raise UnknownOptionError(f"{name} was given {twice} twice, by position and by name.")
+
+
+def bind_arguments(parameters: Sequence[Parameter], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that `check_arguments` accepts, by name, in the order of the parameters."""
+    by_position = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     given = dict(zip(by_position, args, strict=False))
-    for name in given.keys() & kwargs.keys() & set(by_name):
-        raise UnknownOptionError(f"{cls.__name__} was given {name} twice, by position and by name.")
     if len(args) > len(by_position):
         given[next(p.name for p in parameters if p.kind is p.VAR_POSITIONAL)] = tuple(args[len(by_position) :])
     given |= kwargs
@@ -97,12 +126,51 @@ def check_arguments(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return dict(sorted(given.items(), key=lambda item: order.get(item[0], len(order))))
 
 
+def same_arguments(first: WithArguments, second: WithArguments) -> bool:
+    """Whether two objects of one class were constructed alike: they do the same, until something changes them."""
+    defaults = {p.name: p.default for p in parameters_of(type(first))}
+    mine, theirs = ({**defaults, **one._arguments} for one in (first, second))
+    return first is second or (mine.keys() == theirs.keys() and all(_equal(mine[name], theirs[name]) for name in mine))
+
+
+def known_options(elsewhere: Mapping[str, str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function: it refuses arguments that it does not have, with the nearest it has.
+
+    Args:
+        elsewhere: what to say of names that other functions have.
+
+    Raises:
+        UnknownOptionError: (when called) as `check_arguments`.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        name, parameters = function.__name__, tuple(signature(function).parameters.values())
+
+        @wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            for given in kwargs:
+                if elsewhere is not None and given in elsewhere:
+                    raise UnknownOptionError(f"{name} has no option {given!r}; {elsewhere[given]}")
+            check_arguments(name, parameters, args, kwargs)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
 def _equal(value: Any, default: Any) -> bool:
     if value is default:
         return True
+    if type(value) is not type(default):
+        return False
+    if isinstance(value, WithArguments):
+        return same_arguments(value, default)
+    if isinstance(value, torch.Tensor):
+        return bool(torch.equal(value, default))
     try:
-        return type(value) is type(default) and bool(value == default)
-    except (RuntimeError, ValueError):  # of arrays, which are not one truth value
+        return bool(np.array_equal(value, default) if isinstance(value, np.ndarray) else value == default)
+    except (RuntimeError, TypeError, ValueError):  # of what has no single truth value
         return False
 
 
@@ -111,6 +179,8 @@ def _text(value: Any) -> str:
     name = getattr(value, "__qualname__", None)  # of classes and functions, compiled ones included
     if callable(value) and isinstance(name, str):
         return name
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.size <= _LONGEST):
         return repr(value.tolist())
     if isinstance(value, PurePath):

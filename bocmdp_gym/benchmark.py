@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.arguments import Constructed
+
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Constructed):
     """A known optimum, or the best value known.
 
     Attributes:

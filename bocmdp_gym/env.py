@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from bocmdp_gym.construction import Constructed
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ContextError, NotConfigurableError, OptionError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork
 from bocmdp_gym.hooks import Adapted, Hooks

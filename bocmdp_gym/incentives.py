@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
 
-from bocmdp_gym.construction import Constructed
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_array, check_count, check_distribution, check_flag, check_number
 from bocmdp_gym.validation import check_discount

@@ -14,23 +14,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
-from bocmdp_gym.errors import LeaderParameterError, UnsupportedError
+from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.errors import ConvergenceError, LeaderParameterError, ModelError, OptionError, UnsupportedError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables
 from bocmdp_gym.kernels.newton import FINEST
-from bocmdp_gym.options import check_regularization
+from bocmdp_gym.options import as_array, check_count, check_number, check_regularization
 from bocmdp_gym.parts import check_part
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimum, soft_policy
 from bocmdp_gym.solvers import PolicySolver
 from bocmdp_gym.transitions import TransitionOperator
 
 Array = npt.NDArray[np.float64]
+#: Values above this overflow when they are multiplied with each other.
+_LARGEST_VALUE = 1e150
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(Constructed):
     """The follower's optimum. Tensors are differentiable in x where x requires gradients.
 
     Attributes:
@@ -122,7 +126,7 @@ class ContextArrays(NamedTuple):
 
 
 @dataclass
-class Weights:
+class Weights(Constructed):
     """One context's weights of the four sums: dF_xi/dx = sum W_r dr + sum W_P dP + sum W_mu dmu + sum W_rbar drbar (+ W_q dq).
 
     None where a function does not depend on x, or an estimator has nothing to say about it.
@@ -152,7 +156,7 @@ class Problem(Protocol):
         """Derivatives of the parts that depend on x."""
 
 
-class ConfiguredMDPs:
+class ConfiguredMDPs(Constructed):
     """All contexts' MDPs at one x (the paper's contextual MDP M_x); made by `TabularBOCMDP.configure`.
 
     Attributes:
@@ -268,15 +272,58 @@ class ConfiguredMDPs:
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
         """The follower's optimum in every context; see `TabularBOCMDP.solve`."""
-        regularization, tolerance = check_regularization(regularization), max(tolerance, FINEST)
-        value, log_policy, statistics = soft_optimum(
-            self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
-        )
+        regularization = check_regularization(regularization)
+        tolerance = max(check_number("tolerance", tolerance, above=0.0), FINEST)
+        max_iterations = check_count("max_iterations", max_iterations)
+        if initial_value is not None:
+            initial_value = self._check_value(initial_value)
+        try:
+            value, log_policy, statistics = soft_optimum(
+                self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
+            )
+        except ConvergenceError:
+            self._explain()
+            raise
         q = self.reward + self.continuation * self.transition.expectation(value)
         policy = soft_policy(q, log_policy, regularization)
         return Solution(
             value, q, policy, statistics.residual, statistics.iterations, regularization, policy_error=statistics.error
         )
+
+    def _check_value(self, value: Any) -> Tensor:
+        """A start for the solver that broadcasts to ``(..., C, S)``, in float64.
+
+        Raises:
+            OptionError: anything else.
+        """
+        wanted = (*self.x.shape[:-1], self.model.n_contexts, self.model.n_states)
+        if isinstance(value, Tensor) and is_functorch_wrapped_tensor(value):
+            return value
+        array = as_array(value)
+        if array is None or not np.isfinite(array).all():
+            raise OptionError(f"initial_value is {value!r}; expected finite numbers of shape {wanted}.")
+        fits = 1 <= array.ndim <= len(wanted) and all(n in (1, m) for n, m in zip(array.shape[::-1], wanted[::-1], strict=False))
+        if not fits:
+            raise OptionError(f"initial_value has shape {array.shape}; expected {wanted}, or one that broadcasts to it.")
+        return torch.from_numpy(array).to(self.reward.device)
+
+    def _explain(self) -> None:
+        """Find the fault of a solve that failed in the numbers of the model, if it is theirs.
+
+        Raises:
+            ModelError: an array is not finite, or so large that the follower's values overflow.
+        """
+        reward = self.reward.detach()
+        if is_functorch_wrapped_tensor(reward) or is_functorch_wrapped_tensor(self.transition.values):
+            return
+        self.validate()
+        largest = float(reward.abs().max())
+        effective = 1.0 / max(1.0 - float(self.continuation.detach().max()), np.finfo(np.float64).eps)
+        if not largest * effective < _LARGEST_VALUE:
+            raise ModelError(
+                f"rewards reach {largest:.3g}, and the follower's values overflow float64; expected rewards of a reasonable "
+                "size: divide rewards and regularization by a common factor."
+            )
 
     def policy_return(self, policy: Tensor) -> Tensor:
         """The leader's return F_xi of any policy ``(..., C, S, A)``: ``(..., C)``, differentiable in policy and x."""

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from bocmdp_gym.arguments import Constructed
 
-class BOCMDP(ABC):
+
+class BOCMDP(Constructed, ABC):
     """Bilevel optimisation on contextual MDPs (paper, section 1).
 
     Batches: N visited points; observations ``(N, ...)``, actions ``(N, ...)``, x ``(d,)``, and each function returns ``(N,)``.

@@ -11,17 +11,37 @@ from torch import Tensor
 
 from bocmdp_gym.errors import OptionError, RegularizationError, suggest
 
+#: As far as probabilities given in float32 may be off a sum of 1 by their rounding; they are divided by their sum in float64.
+FLOAT32_TOLERANCE = 1e-5
+#: The largest integer of the compiled kernels.
+_LARGEST = 2**63 - 1
+#: Types of arrays that hold real numbers, as NumPy abbreviates them.
+_REAL = "iufO"
 
-def check_count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
-    """An integer in ``minimum..maximum``.
+
+def as_integer(value: Any) -> int | None:
+    """An integer as an int: whatever its type is, as long as it has no fractional part (``1e4``, ``np.int64(3)``, a 0-d array).
+
+    None for everything else: booleans, strings, arrays of several.
+    """
+    if type(value) is int:
+        return value
+    number = as_number(value)
+    if not np.isfinite(number) or number != np.floor(number):
+        return None
+    return int(number) if isinstance(value, float) else int(value)
+
+
+def check_count(name: str, value: Any, minimum: int = 1, maximum: int = _LARGEST) -> int:
+    """An integer in ``minimum..maximum``; ``1e4`` is one, 1.5 is not.
 
     Raises:
         OptionError: anything else.
     """
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if is_integer and minimum <= value and (maximum is None or value <= maximum):
-        return int(value)
-    bounds = f"of at least {minimum}" if maximum is None else f"in {minimum}..{maximum}"
+    number = as_integer(value)
+    if number is not None and minimum <= number <= maximum:
+        return number
+    bounds = f"of at least {minimum}" if maximum == _LARGEST else f"in {minimum}..{maximum}"
     raise OptionError(f"{name} is {value!r}; expected an integer {bounds}.")
 
 
@@ -48,23 +68,33 @@ def check_number(
 
 
 def as_number(value: Any) -> float:
-    """A single number as a float; NaN for everything else: strings, booleans, arrays of several, numbers beyond float64."""
-    if isinstance(value, (str, bytes, bool, np.bool_)) or np.ndim(value) != 0:
-        return float("nan")
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return float("nan")
+    """A single real number as a float; NaN for everything else: strings, booleans, arrays of several, masked, beyond float64."""
+    if type(value) is float:
+        return value
+    array = as_array(value)
+    return float("nan") if array is None or array.ndim != 0 else float(array)
 
 
 def as_array(value: Any) -> npt.NDArray[np.float64] | None:
-    """A float64 copy; None for what are not numbers, strings and booleans included."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+    """A float64 copy; None for what are not real numbers: strings, booleans, complex numbers, and arrays with masked entries."""
     try:
-        return np.array(value, dtype=np.float64) if np.array(value).dtype.kind in "iufO" else None
-    except (TypeError, ValueError, OverflowError):
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().to_dense().numpy()
+        if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
+            return None
+        given = np.array(value)
+        if given.dtype.kind == "O" and any(isinstance(one, (str, bytes, bool, np.bool_)) for one in given.flat):
+            return None
+        return given.astype(np.float64, copy=False) if given.dtype.kind in _REAL else None
+    except (TypeError, ValueError, OverflowError, RuntimeError, NotImplementedError):
         return None
+
+
+def float32_rounding(value: Any, p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probabilities ``(n,)`` freed of the rounding of float32, where ``value``, as given, had it: divided by their sum."""
+    kind = getattr(value, "dtype", None)
+    total = p.sum()
+    return p / total if str(kind).endswith(("float32", "float16")) and abs(total - 1.0) <= FLOAT32_TOLERANCE else p
 
 
 def check_regularization(value: Any) -> float:
@@ -162,7 +192,7 @@ def check_distribution(name: str, value: Any, n: int) -> npt.NDArray[np.float64]
     """
     if value is None:
         return np.full(n, 1.0 / n)
-    p = check_array(name, value, (n,))
+    p = float32_rounding(value, check_array(name, value, (n,)))
     if not ((p >= 0).all() and abs(p.sum() - 1.0) <= 1e-8):
-        raise OptionError(f"{name} is {p.tolist()}, with sum {p.sum():.8g}; expected non-negative numbers that sum to 1.")
+        raise OptionError(f"{name} is {p.tolist()}, with sum {float(p.sum())!r}; expected non-negative numbers that sum to 1.")
     return p

@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
@@ -29,9 +30,11 @@ from bocmdp_gym.errors import LeaderParameterError, ModelError
 from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables
 from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, tensors_in
+from bocmdp_gym.losses import Loss, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
 from bocmdp_gym.memory import owned, owned_tensor
 from bocmdp_gym.model import BOCMDP
+from bocmdp_gym.options import as_array, check_count
 from bocmdp_gym.parts import check_part
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
@@ -102,10 +105,8 @@ class TabularBOCMDP(BOCMDP):
         solver: str = "auto",
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self._arguments = {
-            name: _owned_part(name, value) if name in _PARTS else owned(value) for name, value in arguments.items()
-        }
-        self.leader_dim = int(leader_dim)
+        self._given = {name: _owned_part(name, value) if name in _PARTS else owned(value) for name, value in arguments.items()}
+        self.leader_dim = check_count("leader_dim", leader_dim)
         self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
         if self.leader_space.shape != (self.leader_dim,):
             raise ModelError(f"leader_space has shape {self.leader_space.shape}; expected ({self.leader_dim},).")
@@ -115,7 +116,7 @@ class TabularBOCMDP(BOCMDP):
         self._parametrization = parametrization
         self._constants: dict[str, Any] = {}
         for name in _PARTS:
-            part = self._arguments[name]
+            part = self._given[name]
             if _is_function(part):
                 self._functions[name] = part
             else:
@@ -132,6 +133,10 @@ class TabularBOCMDP(BOCMDP):
         )
         self._context_weights = torch.from_numpy(self.context_probabilities)
 
+    def __repr__(self) -> str:
+        sizes = f"{self.n_contexts} contexts, {self.n_states} states, {self.n_actions} actions"
+        return f"<{type(self).__name__}: {sizes}, x of dimension {self.leader_dim}>"
+
     # ------------------------------------------------------------------------------------------------ construction
 
     def _discover_shapes(self, example: npt.ArrayLike | None, context_probabilities: npt.ArrayLike | None) -> None:
@@ -141,7 +146,17 @@ class TabularBOCMDP(BOCMDP):
         z = self._parameters(x)
         raw = {name: _call(name, function, z) for name, function in self._functions.items()} | self._constants
         transition = as_transitions(raw["transition"])
+        if transition.values.ndim != 4:
+            raise ModelError(
+                f"transition has {transition.values.ndim} axes, of sizes {tuple(transition.values.shape)}; expected 4: contexts, "
+                "states, actions, successors."
+            )
         self.n_states, self.n_actions = transition.n_states, transition.n_actions
+        if not (self.n_states and self.n_actions and transition.n_contexts):
+            raise ModelError(
+                f"the model has {transition.n_contexts} contexts, {self.n_states} states and {self.n_actions} actions; expected "
+                "at least one of each."
+            )
         contexts = [transition.n_contexts]
         for name in ("reward", "leader_reward", "initial", "termination"):
             shape = np.shape(raw[name])
@@ -183,7 +198,7 @@ class TabularBOCMDP(BOCMDP):
                     )
                 operator = self._template.with_values(operator.values)  # keeps orderings and factorisation workspaces
             return operator
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        tensor = _dense(name, value)
         if tensor.dtype != torch.float64:
             tensor = as_probabilities(tensor) if name == "initial" else tensor.to(torch.float64)
         if self._shapes.get(name) == tensor.shape:
@@ -218,10 +233,12 @@ class TabularBOCMDP(BOCMDP):
             LeaderParameterError: wrong shape, or not finite.
         """
         if not isinstance(x, Tensor):
-            try:
-                x = torch.as_tensor(np.array(x, dtype=np.float64))
-            except (TypeError, ValueError) as error:
-                raise LeaderParameterError(f"leader parameter {x!r} is not an array of numbers: {error}") from error
+            array = as_array(x)
+            if array is None:
+                raise LeaderParameterError(f"leader parameter {x!r} is not an array of real numbers.")
+            x = torch.from_numpy(array)
+        if x.is_complex() or x.dtype == torch.bool:
+            raise LeaderParameterError(f"leader parameter is a tensor of type {x.dtype}; expected real numbers.")
         if x.dtype != torch.float64:
             x = x.to(torch.float64)
         if x.shape[-1:] != (self.leader_dim,):
@@ -274,7 +291,7 @@ class TabularBOCMDP(BOCMDP):
 
     def replace(self, **changes: Any) -> TabularBOCMDP:
         """The same model with other constructor arguments."""
-        return TabularBOCMDP(**{**self._arguments, **changes})
+        return TabularBOCMDP(**{**self._given, **changes})
 
     def part(self, name: str, z: Any) -> Any:
         """One part as the functions see it: "reward", "leader_reward", ... at z = x, or at z = parametrization(x)."""
@@ -296,6 +313,8 @@ class TabularBOCMDP(BOCMDP):
         For methods that need all of them, such as adaptive model design; weighted sums are `ConfiguredMDPs.vjp`'s work.
         """
         x = self.check_leader(x).detach()
+        if not self._functions:
+            return {}
         vjp: Any = torch.func.vjp
         values, pullback = vjp(self._moving_values, x)
         for name, value in zip(self._functions, values, strict=True):
@@ -342,20 +361,17 @@ class TabularBOCMDP(BOCMDP):
         returns = mdps.policy_return(solution.policy)
         return returns if per_context else self._mean(returns)
 
-    def loss(self, x: Any, f: Callable[[Tensor, Tensor], Tensor], *, regularization: float, **options: Any) -> Tensor:
-        """E_xi f(x, pi*_xi) for a differentiable ``f(x, policy (C, S, A)) -> (C,)``; options go to `solve`.
+    def loss(self, x: Any, f: Loss, *, regularization: float, **options: Any) -> Tensor:
+        """E_xi f(x, pi*_xi, xi) for a differentiable ``f(x, policy (S, A), context) -> scalar``; options go to `solve`.
 
         Raises:
-            ModelError: f does not return one number per context, or numbers that are not finite.
+            ModelError: f does not return one finite number.
         """
         x = self.check_leader(x)
         if x.ndim > 1:
             return torch.func.vmap(lambda z: self.loss(z, f, regularization=regularization, **options))(x)
-        values = f(x, self.solve(x, regularization, **options).policy)
-        if tuple(values.shape) != (self.n_contexts,):
-            raise ModelError(
-                f"f(x, policy) returned shape {tuple(values.shape)}; expected ({self.n_contexts},), one per context."
-            )
+        policy = self.solve(x, regularization, **options).policy
+        values = torch.stack([check_loss(f(x, one, context)) for context, one in enumerate(policy)])
         look_at(_check_losses, values)
         return self._mean(values)
 
@@ -476,3 +492,30 @@ def _check_finite(x: Tensor) -> None:
 def _check_losses(values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ModelError(f"f(x, policy) is {values.tolist()} in the contexts; expected finite numbers. Check it at this x.")
+
+
+def _dense(name: str, value: Any) -> Tensor:
+    """A part other than P as a dense tensor; a scipy.sparse matrix ``(S, A)`` is that of every context.
+
+    Raises:
+        ModelError: these are no real numbers.
+    """
+    if isinstance(value, Tensor):
+        value = value if value.layout == torch.strided else value.to_dense()
+        if value.is_complex():
+            raise ModelError(f"{name} is a tensor of type {value.dtype}; expected real numbers.")
+        return value
+    if sparse.issparse(value):
+        value = value.toarray() if name == "initial" else value.toarray()[None]
+    if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
+        raise ModelError(f"{name} has masked entries; expected a number at each, such as value.filled(0.0).")
+    try:
+        given = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists, and tensors that NumPy refuses
+        given = np.array(None)
+    array = given if given.dtype.kind in "biuf" else as_array(value)
+    if array is None or array.size == 0 or value is None:
+        raise ModelError(
+            f"{name} is {value!r}; expected an array of real numbers, or a function of x that returns a tensor of them."
+        )
+    return torch.as_tensor(array)

@@ -17,7 +17,7 @@ from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables
 from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.kernels.vector_step import vector_step
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
-from bocmdp_gym.options import check_instance, check_render_mode
+from bocmdp_gym.options import as_integer, check_instance, check_render_mode
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import TabularBOCMDP
@@ -262,6 +262,7 @@ def check_state(state: Any, n_states: int) -> int:
     Raises:
         StateError: outside 0..S-1.
     """
-    if isinstance(state, (int, np.integer)) and not isinstance(state, bool) and 0 <= state < n_states:
+    number = as_integer(state)
+    if number is not None and 0 <= number < n_states:
         return int(state)
     raise StateError(f"start state {state!r} is out of range; expected an integer in 0..{n_states - 1}.")

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.arguments import Constructed
+
 
 @dataclass(frozen=True)
-class Trajectories:
+class Trajectories(Constructed):
     """Episodes of one policy at one (x, context), laid end to end.
 
     Step arrays have length N, episode arrays length E. Episode e covers steps ``ends[e-1]:ends[e]`` (``ends[-1] := 0``).

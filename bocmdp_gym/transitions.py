@@ -31,21 +31,21 @@ from scipy import sparse
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.autodiff import look_at
 from bocmdp_gym.errors import ModelError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.memory import owned_tensor
+from bocmdp_gym.options import FLOAT32_TOLERANCE, as_array
 from bocmdp_gym.solvers import PolicySolver, policy_solver
 
 #: How far a row of P (or an initial distribution) may be from summing to 1.
 PROBABILITY_TOLERANCE = 1e-8
-#: As far as rows given in float32 may be off by their rounding; they are divided by their sums in float64.
-FLOAT32_TOLERANCE = 1e-5
 #: From this many stored probabilities on, products with successor lists are compiled loops instead of torch operations.
 COMPILED_SIZE = 20_000
 
 
-class TransitionOperator(ABC):
+class TransitionOperator(Constructed, ABC):
     """A transition kernel for every context, state and action.
 
     Attributes:
@@ -179,7 +179,8 @@ class SuccessorTransitions(TransitionOperator):
     """
 
     def __init__(self, successors: npt.ArrayLike, values: Tensor):
-        self._successors = np.array(successors, dtype=np.int32, order="C")
+        n_states = values.shape[-3] if values.ndim >= 3 else 0
+        self._successors = _check_indices("successors", successors, n_states, "states").astype(np.int32)
         if self._successors.ndim == 3:
             self._successors = self._successors[None]
         if values.ndim == 3:
@@ -193,11 +194,6 @@ class SuccessorTransitions(TransitionOperator):
             raise ModelError(
                 f"successors are given for {self._successors.shape[0]} contexts and values for {values.shape[-4]}; "
                 "expected the same number, or successors shared by all contexts."
-            )
-        if self._successors.size and (self._successors.min() < 0 or self._successors.max() >= values.shape[-3]):
-            raise ModelError(
-                f"successors reach from {self._successors.min()} to {self._successors.max()}; expected states in "
-                f"0..{values.shape[-3] - 1}."
             )
         self.values = owned_tensor(values)
         self._solvers = {}
@@ -372,13 +368,9 @@ class FactoredTransitions(TransitionOperator):
                 f"factored transitions have values of shape {tuple(values.shape)}; expected (C, S, M, S) with the last equal to "
                 "the number of states."
             )
-        given = np.asarray(index)
-        if given.ndim != 1 or not given.size or not np.issubdtype(given.dtype, np.integer):
-            raise ModelError(
-                f"index has shape {given.shape} and type {given.dtype}; expected (A,) integers, the move of each action."
-            )
-        if given.min() < 0 or given.max() >= values.shape[-2]:
-            raise ModelError(f"index reaches from {given.min()} to {given.max()}; expected moves in 0..{values.shape[-2] - 1}.")
+        given = _check_indices("index", index, values.shape[-2], "moves")
+        if given.ndim != 1 or not given.size:
+            raise ModelError(f"index has shape {given.shape}; expected (A,) integers, the move of each action.")
         self.values = owned_tensor(values)
         self.index = np.array(given, dtype=np.int64)
         self._moves = torch.from_numpy(self.index).to(values.device)
@@ -413,6 +405,21 @@ class FactoredTransitions(TransitionOperator):
 def _every_state(n_states: int, n_actions: int) -> npt.NDArray[np.int32]:
     """The successor structure of a dense kernel, ``(1, S, A, S)``."""
     return np.tile(np.arange(n_states, dtype=np.int32), (1, n_states, n_actions, 1))
+
+
+def _check_indices(name: str, value: Any, n: int, kind: str) -> npt.NDArray[np.int64]:
+    """Indices in 0..n-1 as int64, contiguous; ``kind``: what they are of.
+
+    Raises:
+        ModelError: other numbers, or none at all.
+    """
+    array = as_array(value)
+    if array is None or not (np.isfinite(array) & (array == np.floor(array))).all():
+        wrong = "" if array is None else f", one of them {array[~(np.isfinite(array) & (array == np.floor(array)))][0]}"
+        raise ModelError(f"{name} is of type {getattr(value, 'dtype', type(value).__name__)}{wrong}; expected integers.")
+    if array.size and (array.min() < 0 or array.max() >= n):
+        raise ModelError(f"{name} reaches from {array.min():.0f} to {array.max():.0f}; expected {kind} in 0..{n - 1}.")
+    return np.ascontiguousarray(array, dtype=np.int64)
 
 
 def as_transitions(value: Any) -> TransitionOperator:

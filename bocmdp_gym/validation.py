@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym.errors import ContextError, DiscountError, LeaderParameterError, OptionError, UnsupportedError
-from bocmdp_gym.options import as_array, as_number
+from bocmdp_gym.options import as_array, as_integer, as_number, float32_rounding
 
 
 def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArray[np.float64]:
@@ -19,12 +19,9 @@ def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArra
     Raises:
         LeaderParameterError: wrong shape, not finite, or outside ``space``.
     """
-    if isinstance(x, Tensor):  # numpy.array warns of tensors, and refuses those that require gradients
-        x = x.detach().cpu().numpy()
-    try:
-        value = np.array(x, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise LeaderParameterError(f"leader parameter {x!r} is not an array of numbers: {error}") from error
+    value = as_array(x)
+    if value is None:
+        raise LeaderParameterError(f"leader parameter {x!r} is not an array of real numbers; expected shape {space.shape}.")
     if value.shape != space.shape:
         raise LeaderParameterError(f"leader parameter has shape {value.shape}; expected {space.shape}.")
     if not np.isfinite(value).all():
@@ -37,8 +34,8 @@ def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArra
     if outside.any():
         where = int(np.flatnonzero(outside)[0])
         raise LeaderParameterError(
-            f"leader parameter is {value.reshape(-1)[where]:.6g} at entry {where}, outside "
-            f"[{space.low.reshape(-1)[where]:.6g}, {space.high.reshape(-1)[where]:.6g}]; project it onto leader_space."
+            f"leader parameter is {float(value.flat[where])} at entry {where}, outside "
+            f"[{float(space.low.flat[where])}, {float(space.high.flat[where])}]; project it onto leader_space."
         )
     value.flags.writeable = False
     return value
@@ -51,8 +48,9 @@ def check_context(context: Any, space: gym.Space[Any]) -> Any:
         ContextError: outside ``space``.
     """
     if isinstance(space, gym.spaces.Discrete):
-        if isinstance(context, (int, np.integer)) and not isinstance(context, bool) and 0 <= context - space.start < space.n:
-            return int(context)
+        number = as_integer(context)
+        if number is not None and 0 <= number - space.start < space.n:
+            return number
         low, high = int(space.start), int(space.start + space.n - 1)
         raise ContextError(f"context {context!r} is out of range; expected an integer in {low}..{high}.")
     try:
@@ -74,10 +72,16 @@ def check_context_probabilities(p: npt.ArrayLike, n: int | None = None) -> npt.N
     value = as_array(p)
     if value is None:
         raise ContextError(f"context_probabilities is {p!r}; expected numbers.")
-    if value.ndim != 1 or (n is not None and len(value) != n):
+    if value.ndim != 1 or not value.size or (n is not None and len(value) != n):
         raise ContextError(f"context_probabilities has shape {value.shape}; expected ({'C' if n is None else n},).")
-    if not ((value >= 0).all() and abs(value.sum() - 1.0) <= 1e-8):
-        raise ContextError(f"context_probabilities {value} is not a distribution: it sums to {value.sum():.8g}.")
+    value = float32_rounding(p, value)
+    if not (value >= 0).all():
+        raise ContextError(f"context_probabilities {value.tolist()} is not a distribution: an entry is negative, or NaN.")
+    if not abs(value.sum() - 1.0) <= 1e-8:
+        raise ContextError(
+            f"context_probabilities {value.tolist()} is not a distribution: it sums to {float(value.sum())!r}; divide it by "
+            "its sum."
+        )
     return value
 
 
@@ -99,9 +103,9 @@ def check_horizon(horizon: Any) -> int | None:
     Raises:
         OptionError: anything else.
     """
-    is_integer = isinstance(horizon, (int, np.integer)) and not isinstance(horizon, bool)
-    if horizon is None or (is_integer and 0 < horizon < 2**63):
-        return None if horizon is None else int(horizon)
+    number = None if horizon is None else as_integer(horizon)
+    if horizon is None or (number is not None and 0 < number < 2**63):
+        return number
     raise OptionError(f"horizon is {horizon!r}; expected a positive number of steps, or None for no limit.")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from bocmdp_gym.construction import Constructed
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.env import RESET_OPTIONS, _Configuration
 from bocmdp_gym.errors import OptionError, ResetError, UnsupportedError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP
-from bocmdp_gym.arguments import WithArguments
+from bocmdp_gym.arguments import Constructed, WithArguments
 from bocmdp_gym.errors import DiscountError, OptionError, UnsupportedError
 from followers.environments import AnyEnv, Layers, configure, inspect_layers, model_of, observations_of_states
 from followers.policies import Array, InterpolatedPolicy, Policy, TabularPolicy
 
 
-class Task:
+class Task(Constructed):
     """The problem M_{x, xi} a follower is asked to solve.
 
     Attributes:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.options import check_count, check_number, check_regularization
 from bocmdp_gym.validation import check_discount
@@ -29,7 +30,7 @@ from followers.policies import Array, TabularPolicy
 MAX_ITERATIONS = 1_000_000
 
 
-class Solve(ABC):
+class Solve(Constructed, ABC):
     """One solve of one task, in progress.
 
     Attributes:

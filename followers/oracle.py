@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
@@ -33,7 +34,7 @@ from followers.policies import Array, Policy, TabularPolicy
 from followers.rollout import play, play_copies
 
 
-class TrajectoryOracle:
+class TrajectoryOracle(WithArguments):
     """Best responses of a follower, and trajectories of them.
 
     Args:

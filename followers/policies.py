@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import UnsupportedError
 from followers.empirical import EmpiricalPolicy
 from followers.environments import rows
@@ -17,7 +18,7 @@ from followers.environments import rows
 Array = npt.NDArray[np.float64]
 
 
-class Policy(ABC):
+class Policy(Constructed, ABC):
     """A follower's behaviour at one (x, context). Frozen: acting does not change it.
 
     A subclass says how to `act`. One that knows its probabilities defines `probabilities` and sets ``exposes_probabilities``;

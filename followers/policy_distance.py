@@ -19,6 +19,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ContextError, ModelError
 from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.optimum import WarmSolver
@@ -28,7 +29,7 @@ from followers.policies import Array, TabularPolicy
 
 
 @dataclass(frozen=True)
-class Suboptimality:
+class Suboptimality(Constructed):
     """Distances of a policy from the follower's optimum (definitions in the module docstring).
 
     Attributes:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.options import check_number
+from bocmdp_gym.options import check_flag, check_number
 
 
-@dataclass(frozen=True)
-class StepSize:
+@dataclass(frozen=True, repr=False)
+class StepSize(WithArguments):
     """A rule for step sizes; made by one of the three constructors below.
 
     Attributes:
         scale: h > 0.
         offset: n0; None for constant steps.
         per_pair: whether n counts the earlier updates of the same state-action pair, rather than all of them.
+
+    Raises:
+        OptionError: a scale or an offset that is not positive and finite.
     """
 
     scale: float
     offset: float | None
     per_pair: bool
+
+    def __post_init__(self) -> None:
+        check_number("scale, h,", self.scale, above=0.0)
+        if self.offset is not None:
+            check_number("offset, n0,", self.offset, above=0.0)
+        check_flag("per_pair", self.per_pair)
 
     @classmethod
     def constant(cls, scale: float) -> StepSize:

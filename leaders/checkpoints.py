@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import CheckpointError, DamagedError, FolderError, RunInterruptedError
 from bocmdp_gym.files import owning, remove_scratch
 from bocmdp_gym.options import check_count
@@ -38,7 +39,7 @@ _FIX = "delete it to continue from the one before"
 _STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
-class Checkpoints:
+class Checkpoints(WithArguments):
     """The checkpoints of one run.
 
     Args:

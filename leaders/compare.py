@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.validation import check_context
@@ -23,7 +24,7 @@ from leaders.leaders import Leader, as_tensor
 
 
 @dataclass(frozen=True)
-class ComparedGradient:
+class ComparedGradient(Constructed):
     """What one estimator's repeats showed.
 
     Attributes:
@@ -66,7 +67,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class GradientComparison:
+class GradientComparison(Constructed):
     """What `compare_gradients` found; printing it shows the table.
 
     Attributes:

@@ -24,16 +24,17 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.optimum import WarmSolver
-from bocmdp_gym.options import check_count, check_number
+from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_number
 from leaders.gradients.exact import exact_weights, leader_values
 
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Constraint:
+@dataclass(frozen=True, repr=False)
+class Constraint(WithArguments):
     """An outcome that must stay at or above a level.
 
     Attributes:
@@ -43,12 +44,32 @@ class Constraint:
             minus the spending and minus the limit.
         at_least: the level.
         per_context: whether it must hold in every context, or on average over contexts.
+
+    Raises:
+        OptionError: a level that is not finite, an unknown outcome, or one that is no array of finite numbers.
     """
 
     name: str
     outcome: str | Array | Tensor | Callable[[Tensor], Tensor]
     at_least: float
     per_context: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise OptionError(f"the constraint's name is {self.name!r}; expected a text, which names its columns.")
+        level = f"at_least of constraint {self.name!r}"
+        object.__setattr__(self, "at_least", check_number(level, self.at_least))
+        check_flag(f"per_context of constraint {self.name!r}", self.per_context)
+        if isinstance(self.outcome, str):
+            check_choice(f"outcome of constraint {self.name!r}", self.outcome, ["follower"])
+        elif not callable(self.outcome):
+            array = as_array(self.outcome)
+            if array is None or not np.isfinite(array).all():
+                raise OptionError(
+                    f"the outcome of constraint {self.name!r} is {self.outcome!r}; expected 'follower', finite numbers "
+                    "(C, S, A), or a function of x."
+                )
+            object.__setattr__(self, "outcome", array)
 
 
 class AugmentedLagrangian:

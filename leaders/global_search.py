@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP, configurable
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count, check_number
 from followers import Follower
@@ -27,7 +28,7 @@ from leaders.run import generator
 
 
 @dataclass(frozen=True)
-class Start:
+class Start(Constructed):
     """One of the starts: where it began, where it stood when it was dropped (or won), and the leader's return there."""
 
     x0: Tensor
@@ -37,7 +38,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class MultistartResult:
+class MultistartResult(Constructed):
     """What a search found.
 
     Attributes:

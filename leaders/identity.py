@@ -199,7 +199,7 @@ def _settings(value: Any, depth: int) -> dict[str, Any]:
     try:
         parameters = parameters_of(type(value))
     except (TypeError, ValueError, StopIteration):
-        parameters = []
+        parameters = ()
     found = {}
     for p in parameters:
         if p.name in given:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_choice, check_count, check_number
 from followers import Follower, TrajectoryOracle
@@ -19,7 +20,7 @@ Array = npt.NDArray[np.float64]
 MODES = ("set", "step")
 
 
-class LeaderEnv(gym.Env[Any, Any]):
+class LeaderEnv(Constructed, gym.Env[Any, Any]):
     r"""The leader acts, the follower responds, and the leader is paid its value.
 
     ## Action space

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bocmdp_gym.arguments import WithArguments, parameters_of
 from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from followers import TrajectoryOracle
@@ -24,7 +25,7 @@ from leaders.gradients.registry import ESTIMATORS, add_estimator
 from leaders.updates import Update, optimizer_options
 
 
-class Leader:
+class Leader(WithArguments):
     """A leader is an estimator of dF_xi/dx and an update of x; `leaders.optimize` runs the loop.
 
     Args:
@@ -57,9 +58,6 @@ class Leader:
             self._oracle = oracle
         return self.estimator.estimate(oracle, as_tensor(x), context, rng).gradient
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.estimator!r}, {self.update!r})"
-
 
 class LeaderByName(Leader):
     """Base class of leaders that make their estimator and their update from one list of keywords.
@@ -76,12 +74,12 @@ class LeaderByName(Leader):
     kinds: ClassVar[Mapping[str, type[Estimator]]]
     leading: ClassVar[tuple[str, ...]] = ("learning_rate",)
     changed: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.5, "max_gradient_norm": 1.0}
-    __signature__: ClassVar[Signature | None] = None
     _introduction: ClassVar[str]
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)
-        cls.__signature__ = None  # a subclass with a constructor of its own does not have the signature of its base
+        if "__init__" in vars(cls):  # it does not have the signature of its base
+            cls.__signature__ = Signature(parameters_of(cls))
         if "kinds" in vars(cls):
             cls._introduction = inspect.cleandoc(cls.__doc__ or "")
             describe(cls)
@@ -93,7 +91,8 @@ class LeaderByName(Leader):
             complaint = f"{twice[0]} is given twice" if twice else f"{len(arguments)} arguments are given without their names"
             leading = ", ".join(self.leading)
             raise UnknownOptionError(f"{complaint}; expected {type(self).__name__}({leading}), and everything else by its name.")
-        self._given = given
+        if type(self).__init__ is LeaderByName.__init__:  # by name, whichever way they were given
+            self._arguments = given
         values = {name: value for name, value in given.items() if value is not None or name in _UPDATE}
         names = tuple(self.kinds)
         chosen = values.pop("estimator", names[0]) if len(names) > 1 else names[0]
@@ -121,9 +120,6 @@ class LeaderByName(Leader):
             known = dict.fromkeys([*signature_of(type(self)).parameters, *further])
             known.pop(_REST, None)
             raise UnknownOptionError(f"{type(self).__name__} has no option {name!r}. {suggest(name, known)}")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._given.items())})"
 
 
 #: The arguments of an update, and the name of what goes on to the optimiser.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from bocmdp_gym.arguments import Constructed
 from followers import TrajectoryOracle
 from leaders.history import History
 
@@ -16,7 +17,7 @@ Stopped = Literal["iterations", "callback"]
 
 
 @dataclass
-class Result:
+class Result(Constructed):
     """What a run found.
 
     Attributes:
@@ -46,7 +47,7 @@ class Result:
 
 
 @dataclass
-class Progress:
+class Progress(Constructed):
     """What a callback is shown: the state after the record's iteration was taken.
 
     Attributes:

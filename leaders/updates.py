@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import LeaderParameterError, OptionError, UnknownOptionError, suggest
-from bocmdp_gym.options import check_choice, check_number
+from bocmdp_gym.options import as_number, check_choice, check_number
 from bocmdp_gym.saved_state import count_entry
 
 #: A torch optimiser class, or any function (parameters, lr=...) -> optimiser.
@@ -60,10 +60,8 @@ class Update(WithArguments):
         projection: Projection | None = None,
         **optimizer_options: Any,
     ):
-        self._given: dict[str, Any] = {"optimizer": optimizer, "max_gradient_norm": max_gradient_norm, "schedule": schedule}
-        self._given |= {"projection": projection, **optimizer_options}
         learning_rate = check_number("learning_rate", learning_rate, above=0.0)
-        if max_gradient_norm is not None and (isinstance(max_gradient_norm, str) or not max_gradient_norm > 0):
+        if max_gradient_norm is not None and not as_number(max_gradient_norm) > 0:
             raise OptionError(f"max_gradient_norm is {max_gradient_norm!r}; expected a positive number, or None.")
         if isinstance(schedule, str):
             check_choice("schedule", schedule, SCHEDULES)
@@ -82,11 +80,6 @@ class Update(WithArguments):
         self._plain = self._factory is torch.optim.SGD and not optimizer_options
         self._bounds: tuple[Tensor, Tensor] | None = None
         self._done, self._iterations = 0, 1
-
-    def __repr__(self) -> str:
-        defaults = {name: p.default for name, p in inspect.signature(Update).parameters.items()}
-        further = {name: value for name, value in self._given.items() if name not in defaults or value is not defaults[name]}
-        return f"Update({', '.join([f'{self.learning_rate!r}', *(f'{name}={value!r}' for name, value in further.items())])})"
 
     def start(self, x: Tensor, iterations: int = 1, space: gym.spaces.Box | None = None) -> Tensor:
         """Begin a run of ``iterations`` steps at x ``(d,)`` in ``space``: returns the parameter that `step` moves in place."""
@@ -149,10 +142,13 @@ def project_to_simplex(x: Tensor, total: float = 1.0) -> Tensor:
     """The point nearest to x ``(d,)`` with non-negative entries that sum to ``total`` (Held, Wolfe and Crowder 1974).
 
     Raises:
-        LeaderParameterError: ``total`` is not positive.
+        LeaderParameterError: ``total`` is not positive, or x is not one vector of finite numbers.
     """
-    if not total > 0:
-        raise LeaderParameterError(f"the simplex has total {total}; expected a positive number.")
+    if not 0 < as_number(total) < math.inf:
+        raise LeaderParameterError(f"the simplex has total {total!r}; expected a positive finite number.")
+    if not isinstance(x, Tensor) or x.ndim != 1 or not len(x) or x.is_complex() or not bool(torch.isfinite(x).all()):
+        raise LeaderParameterError(f"x is {x!r}; expected a vector of finite numbers (d,), a torch tensor.")
+    x = x if x.is_floating_point() else x.to(torch.float64)
     descending = torch.sort(x, descending=True).values
     excess = descending.cumsum(0) - total
     counts = torch.arange(1, len(x) + 1, dtype=x.dtype)

@@ -129,8 +129,8 @@ class RandomMDP(PicturedEnv):
         return rng.standard_normal(self.model.leader_dim)
 
     @staticmethod
-    def quadratic_loss(x: Tensor, policy: Tensor, context: Any = None) -> Tensor:
-        """f(x, pi) = |x|^2 / 2 + sum pi^2 / 2 of a policy ``(..., S, A)``, for ``leaders.optimize(loss=...)``: ``(...)``."""
+    def quadratic_loss(x: Tensor, policy: Tensor, context: Any) -> Tensor:
+        """f(x, pi, xi) = |x|^2 / 2 + sum pi^2 / 2 of a policy ``(S, A)``, for ``leaders.optimize(loss=...)``: a scalar."""
         del context
         return (x**2).sum() / 2 + (policy**2).sum((-2, -1)) / 2
 

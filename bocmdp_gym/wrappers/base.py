@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bocmdp_gym.construction import Constructed
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.env import LEADER_STREAM, RESET_OPTIONS, ConfigurableEnv, _Configuration, layer_rng
 from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.construction import Constructed
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, layer_rng
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
 from bocmdp_gym.memory import owned

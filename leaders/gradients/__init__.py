@@ -1,5 +1,6 @@
 """Hypergradient estimators, one per file."""
 
+from bocmdp_gym.losses import Loss
 from leaders.gradients.adaptive_model_design import AdaptiveModelDesignEstimator
 from leaders.gradients.base import Estimator, PolicyEstimator
 from leaders.gradients.critic import CriticEstimator
@@ -8,7 +9,6 @@ from leaders.gradients.exact import ExactEstimator, exact_weights
 from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
 from leaders.gradients.multilevel import MultilevelEstimator
-from leaders.gradients.needs import Loss
 from leaders.gradients.pooled import PooledEstimator
 from leaders.gradients.zero_order import ZeroOrderEstimator
 

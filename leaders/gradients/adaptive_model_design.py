@@ -23,12 +23,12 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.losses import Loss
 from bocmdp_gym.options import check_count
 from followers import TrajectoryOracle
 from leaders.gradients import _adaptive_model_design_kernels as kernels
 from leaders.gradients.base import Array, Estimator
 from leaders.gradients.estimate import Estimate, split
-from leaders.gradients.needs import Loss
 
 #: Above this many numbers in one context's dQ, the method is refused: 8 GB.
 _MOST_NUMBERS = 10**9

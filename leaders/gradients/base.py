@@ -20,15 +20,16 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import Weights
-from bocmdp_gym.arguments import WithArguments
+from bocmdp_gym.arguments import WithArguments, same_arguments
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_regularization
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._returns import score_weights
 from leaders.gradients.batch import BatchEstimator
 from leaders.gradients.estimate import Estimate
-from leaders.gradients.needs import Loss, Needs, check_needs, settle_regularization
+from leaders.gradients.needs import Needs, check_needs, settle_regularization
 
 Array = npt.NDArray[np.float64]
 
@@ -83,10 +84,6 @@ class Estimator(Needs, WithArguments, ABC):
             )
         return None
 
-    def settings(self) -> tuple[Any, ...]:
-        """What decides its numbers: estimators of a class with equal settings are interchangeable. By default, none are."""
-        return (id(self),)
-
     def state(self) -> dict[Any, Any]:
         """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values."""
         return {}
@@ -123,8 +120,8 @@ class PolicyEstimator(Estimator):
 
 
 def interchangeable(kind: type[Estimator], estimators: Sequence[Estimator]) -> bool:
-    """Whether all are of this very class (a subclass may estimate otherwise) and have equal settings."""
-    return all(type(one) is kind and one.settings() == estimators[0].settings() for one in estimators)
+    """Whether all are of this very class (a subclass may estimate otherwise) and were constructed alike."""
+    return all(type(one) is kind and same_arguments(one, estimators[0]) for one in estimators)
 
 
 def policy_table(oracle: TrajectoryOracle, policy: Policy, estimator: str) -> Array:

@@ -30,6 +30,7 @@ from torch import Tensor
 from bocmdp_gym import Trajectories
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.losses import Loss
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._critic_values import Behaviour, Critic, Data, crossed_values, following_values, halves, relative_error
@@ -37,7 +38,6 @@ from leaders.gradients._returns import returns_to_go, traces
 from leaders.gradients._surrogate import Surrogate, check_points
 from leaders.gradients.base import Array, PolicyEstimator
 from leaders.gradients.estimate import Estimate, check_groups
-from leaders.gradients.needs import Loss
 from leaders.gradients.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ContextError, OptionError
 
 Indices = npt.NDArray[np.int64]
@@ -19,7 +20,7 @@ WeightedContexts = list[tuple[Any, float]]
 
 
 @dataclass
-class Estimate:
+class Estimate(Constructed):
     """One estimate of dF_xi/dx.
 
     Attributes:

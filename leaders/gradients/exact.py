@@ -22,8 +22,10 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
+from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
+from bocmdp_gym.options import check_count, check_number
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from bocmdp_gym.solvers import System
 from followers import TrajectoryOracle
@@ -31,7 +33,7 @@ from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
 from leaders.gradients.base import Array, Estimator, interchangeable
 from leaders.gradients.batch import BatchEstimator, compiled_model
 from leaders.gradients.estimate import Estimate
-from leaders.gradients.needs import Loss, check_loss, evaluate_loss
+from leaders.gradients.needs import check_loss_leaks, evaluate_loss
 
 
 class LeaderValues(NamedTuple):
@@ -159,6 +161,9 @@ class ExactEstimator(Estimator):
         tolerance: accepted bound on the error of the follower's policy, max |pi - pi*|.
         max_iterations: steps of the soft policy iteration after which it is an error not to have reached the tolerance.
 
+    Raises:
+        OptionError: a value out of range.
+
     Attributes:
         solver: solves it, warm-started per context.
     """
@@ -173,12 +178,12 @@ class ExactEstimator(Estimator):
         max_iterations: int = MAX_ITERATIONS,
     ):
         super().__init__(regularization)
-        self.solver = WarmSolver(tolerance, max_iterations)
+        self.solver = WarmSolver(check_number("tolerance", tolerance, above=0.0), check_count("max_iterations", max_iterations))
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
         if loss is not None:
-            check_loss(loss, oracle)
+            check_loss_leaks(loss, oracle)
         self.solver.reset()
 
     @classmethod
@@ -196,9 +201,6 @@ class ExactEstimator(Estimator):
             return DeviceBatch(model, *options, device)
         compiled = compiled_model(oracle, len(estimators))
         return None if compiled is None else ExactBatch(compiled, *options)
-
-    def settings(self) -> tuple[Any, ...]:
-        return self.requested_regularization, self.solver.tolerance, self.solver.max_iterations
 
     def state(self) -> dict[Any, Any]:
         return self.solver.state()

@@ -37,13 +37,14 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
 from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients import _geometric_kernels as kernels
 from leaders.gradients.base import Array, PolicyEstimator, add_scores, policy_table
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups, split
-from leaders.gradients.needs import SCORED, Loss, check_loss, evaluate_loss
+from leaders.gradients.needs import SCORED, check_loss_leaks, evaluate_loss
 
 
 def indexed_tables(arrays: ContextArrays, policy: Array) -> AliasTables:
@@ -162,7 +163,7 @@ class GeometricEstimator(PolicyEstimator):
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
         if loss is not None:
-            check_loss(loss, oracle)
+            check_loss_leaks(loss, oracle)
         assert isinstance(oracle.model, TabularBOCMDP)
         model, nu = oracle.model, self.sampling_distribution
         if nu is None:

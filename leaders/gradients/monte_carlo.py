@@ -160,9 +160,6 @@ class MonteCarloEstimator(PolicyEstimator):
             return None
         return MonteCarloBatch(model, follower, len(estimators), horizon, first.env_steps, first.bootstrap_truncated)
 
-    def settings(self) -> tuple[Any, ...]:
-        return self.requested_regularization, self.env_steps, self.bootstrap_truncated, self.error_groups
-
     @with_gradients
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator

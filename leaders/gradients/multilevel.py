@@ -18,12 +18,12 @@ import numpy as np
 from torch import Tensor
 
 from bocmdp_gym.autodiff import with_gradients
+from bocmdp_gym.losses import Loss
 from bocmdp_gym.options import check_count
 from followers import IterativeFollower, TrajectoryOracle
 from leaders.gradients.base import Estimator, PolicyEstimator
 from leaders.gradients.estimate import Estimate, combine_groups
 from leaders.gradients.geometric import GeometricEstimator
-from leaders.gradients.needs import Loss
 
 
 class MultilevelEstimator(Estimator):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -14,11 +13,10 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import DiscountError, ModelError, OptionError, RegularizationError, UnsupportedError
 from bocmdp_gym.leaks import check_leaks
+from bocmdp_gym.losses import Loss, check_differentiable, check_loss
 from followers import TrajectoryOracle
 from followers.environments import check_unchanged
 
-#: A loss f(x, policy (S, A), context) -> torch scalar, minimised instead of maximising the leader's return.
-Loss = Callable[[Tensor, Tensor, Any], Tensor]
 #: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
 SCORED = frozenset({"transition", "initial", "termination"})
 
@@ -29,24 +27,10 @@ def evaluate_loss(loss: Loss, x: Tensor, policy: Tensor, context: Any) -> Tensor
     Raises:
         ModelError: it returned something else than one finite number; or, where x carries a gradient, a number without a graph.
     """
-    value = loss(x, policy, context)
-    if not isinstance(value, Tensor):
-        if x.requires_grad or np.ndim(value) != 0:
-            raise ModelError(
-                f"the loss f(x, policy, context) returned {type(value).__name__}; expected a torch scalar, computed from x and "
-                "the policy by torch operations so that gradients can flow."
-            )
-        value = torch.tensor(float(value), dtype=torch.float64)
-    if value.numel() != 1:
-        raise ModelError(f"the loss f(x, policy, context) returned shape {tuple(value.shape)}; expected one number.")
+    value = check_loss(loss(x, policy, context))
     if not bool(torch.isfinite(value.detach()).all()):
         raise ModelError(f"the loss is {float(value.detach())} at x = {x.tolist()}, context {context}; expected a finite number.")
-    if x.requires_grad and not value.requires_grad:
-        raise ModelError(
-            "the loss f(x, policy, context) depends on neither x nor the policy by torch operations, so its gradient would be 0; "
-            "compute it without .detach(), .numpy(), .item() or float(...)."
-        )
-    return value.reshape(())
+    return check_differentiable(value) if x.requires_grad else value
 
 
 class Needs:
@@ -187,7 +171,7 @@ def _check_follower(needs: Needs, oracle: TrajectoryOracle) -> None:
         )
 
 
-def check_loss(loss: Loss, oracle: TrajectoryOracle) -> None:
+def check_loss_leaks(loss: Loss, oracle: TrajectoryOracle) -> None:
     """Refuse a loss that leaves torch on its way from x or the policy, in the first context.
 
     Raises:

@@ -27,13 +27,14 @@ from torch import Tensor
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
+from bocmdp_gym.losses import Loss
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._transition_counts import TransitionCounts
 from leaders.gradients.base import Array, PolicyEstimator
 from leaders.gradients.estimate import Estimate
 from leaders.gradients.exact import LeaderValues, policy_weights
-from leaders.gradients.needs import SCORED, Loss
+from leaders.gradients.needs import SCORED
 
 
 class PooledEstimator(PolicyEstimator):

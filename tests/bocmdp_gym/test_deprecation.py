@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bocmdp_gym import errors
-from bocmdp_gym.construction import Constructed
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.deprecation import deprecated_argument, deprecated_name
 
 

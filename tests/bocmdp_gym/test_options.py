@@ -25,9 +25,9 @@ def test_bad_regularization_is_refused(regularization: Any) -> None:
         small_model().solve([0.0, 0.0], regularization)
 
 
-@pytest.mark.parametrize("value", [0, -3, 1.0, 2.5, True, "3", None, 11])
+@pytest.mark.parametrize("value", [0, -3, 1.5, 2.5, 1e300, True, "3", None, 11])
 def test_counts(value: Any) -> None:
-    assert check_count("n", np.int32(4), maximum=10) == 4
+    assert check_count("n", np.int32(4), maximum=10) == check_count("n", 4.0) == 4
     with pytest.raises(errors.OptionError, match=r"^n is .*; expected an integer in 1\.\.10"):
         check_count("n", value, maximum=10)
 

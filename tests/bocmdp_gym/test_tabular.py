@@ -57,13 +57,17 @@ def test_general_loss_and_its_gradient() -> None:
     x = random_x(model.leader_dim)
 
     def loss(z: torch.Tensor) -> torch.Tensor:
-        return model.loss(z, lambda y, policy: (policy**3).sum((-1, -2)) + (y**2).sum(), regularization=0.5, **TIGHT)
+        return model.loss(
+            z, lambda y, policy, context: (context + 1) * (policy**3).sum() + (y**2).sum(), regularization=0.5, **TIGHT
+        )
 
     gradient = torch.func.grad(loss)(x)
     assert relative_error(gradient, finite_difference(loss, x)) <= 1e-6
     torch.testing.assert_close(loss(torch.stack([x, 2 * x])), torch.stack([loss(x), loss(2 * x)]))
-    with pytest.raises(errors.ModelError, match="one per context"):
-        model.loss(x, lambda y, policy: policy.sum(), regularization=0.5)
+    with pytest.raises(errors.ModelError, match=r"shape \(3,\) .* expected a torch scalar"):
+        model.loss(x, lambda y, policy, context: policy.sum(0), regularization=0.5)
+    with pytest.raises(errors.ModelError, match="returned 'a'; expected a torch scalar"):
+        model.loss(x, lambda y, policy, context: "a", regularization=0.5)  # type: ignore[arg-type,return-value]
 
 
 def test_constant_parts_give_no_gradient_but_the_right_one() -> None:

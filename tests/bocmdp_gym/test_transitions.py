@@ -259,7 +259,7 @@ def test_what_needs_a_list_of_successors_is_refused_before_anything_runs() -> No
         (torch.full((3, 2, 4), 0.25, dtype=F64), [0, 1], "number of states"),
         (torch.full((3, 2, 3), 1 / 3, dtype=F64), [0, 2], "moves in 0..1"),
         (torch.full((3, 2, 3), 1 / 3, dtype=F64), [0, -1], "moves in 0..1"),
-        (torch.full((3, 2, 3), 1 / 3, dtype=F64), [0.0, 1.0], "integers"),
+        (torch.full((3, 2, 3), 1 / 3, dtype=F64), [0.0, 0.5], "integers"),
         (torch.full((3, 2, 3), 1 / 3, dtype=F64), [], "integers"),
         (torch.full((3, 2, 3), 1 / 3, dtype=F64), [[0, 1]], "integers"),
     ],

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+import torch
 
 import leaders
 from bocmdp_gym.docstrings import argument_help
@@ -73,9 +76,41 @@ def test_an_unknown_keyword_is_a_type_error_too() -> None:
         HPGD(learing_rate=0.1)
 
 
+MADE: list[Leader] = [
+    HPGD(),
+    HPGD(0.5, 10, "critic", hidden=(4,)),
+    HPGD(0.1, 20, max_gradient_norm=None, optimizer="Adam", schedule="cosine", eps=1e-6),
+    *(HPGD(estimator=name, regularization=0.1) for name in sorted(ESTIMATORS)),
+    AMD(sweeps=3),
+    ExactGradient(tolerance=1e-8, projection=abs),
+    ZeroOrder(smoothing=0.5),
+    Leader(ExactEstimator(0.1), Update(1.0, optimizer=torch.optim.Adam)),
+    *(Leader(kind(), Update(1)) for kind in ESTIMATORS.values()),
+]
+
+
+@pytest.mark.parametrize("leader", MADE, ids=repr)
+def test_reprs_can_be_pasted_back(leader: Leader) -> None:
+    names = {name: value for value in (*vars(leaders).values(), *ESTIMATORS.values()) if (name := getattr(value, "__name__", ""))}
+    names |= {"ExactEstimator": ExactEstimator, "Update": Update, "Adam": torch.optim.Adam, "abs": abs}
+    again = eval(repr(leader), names)
+    assert type(again) is type(leader)
+    assert repr(again) == repr(leader)
+    assert repr(again.estimator) == repr(leader.estimator)
+    assert repr(again.update) == repr(leader.update)
+    assert repr(copy.deepcopy(leader)) == repr(leader)
+
+
 def test_leaders_print_as_what_makes_them() -> None:
     for text in ("HPGD(learning_rate=0.5, env_steps=10, estimator='critic', hidden=(4,))", "AMD()", "ZeroOrder(smoothing=0.5)"):
         assert repr(eval(text)) == text
+    assert repr(Leader(ExactEstimator(), Update(1))) == "Leader(estimator=ExactEstimator(), update=Update(learning_rate=1))"
+
+
+@pytest.mark.parametrize("kind", [*ESTIMATORS.values(), ExactEstimator, partial(Update, 1.0), Leader])
+def test_misspelt_options_are_refused(kind: Any) -> None:
+    with pytest.raises(UnknownOptionError, match="Did you mean"):
+        kind(**{f"{list(inspect.signature(kind).parameters)[1]}x": None})
 
 
 def test_a_subclass_has_its_own_signature() -> None:
@@ -87,6 +122,7 @@ def test_a_subclass_has_its_own_signature() -> None:
 
     assert list(inspect.signature(Mine).parameters) == ["rate"]
     assert Mine(0.3).update.learning_rate == 0.3
+    assert repr(Mine(0.3)) == "Mine(rate=0.3)"
     assert Mine.__doc__ == "Mine."
 
 

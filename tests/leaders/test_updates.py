@@ -100,8 +100,8 @@ def test_bad_updates_are_refused(options: dict[str, object], message: str) -> No
 
 def test_an_update_prints_as_what_makes_it() -> None:
     for text in (
-        "Update(0.5)",
-        "Update(0.5, optimizer='Adam', schedule='cosine', eps=1e-06)",
-        "Update(1.0, max_gradient_norm=2)",
+        "Update(learning_rate=0.5)",
+        "Update(learning_rate=0.5, optimizer='Adam', schedule='cosine', eps=1e-06)",
+        "Update(learning_rate=1.0, max_gradient_norm=2)",
     ):
         assert repr(eval(text)) == text

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import followers
+import leaders
+from bocmdp_gym import errors
 from leaders.gradients import ExactEstimator
 from tests.problems import four_rooms, four_rooms_model, random_model, random_x
 
@@ -58,3 +62,17 @@ def test_loss_gradient_agrees_with_automatic_differentiation() -> None:
     for context in range(model.n_contexts):
         estimate = estimator.estimate(oracle, x, context, np.random.default_rng(0))
         torch.testing.assert_close(-estimate.gradient, jacobian[context], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda x, policy, context: float(policy[0, 0].detach()), "expected torch operations"),
+        (lambda x, policy, context: policy.sum(0), "expected a torch scalar"),
+        (lambda x, policy, context: None, "returned None"),
+    ],
+)
+@pytest.mark.parametrize("leader", [leaders.ExactGradient(), leaders.HPGD(estimator="geometric")], ids=["exact", "geometric"])
+def test_losses_that_have_no_gradient_are_refused(leader: leaders.Leader, loss: Any, message: str) -> None:
+    with pytest.raises(errors.ModelError, match=message):
+        leaders.optimize(random_model(3), leader, followers.SoftPolicyIteration(0.5), 1, loss=loss)
