@@ -95,7 +95,7 @@ def measure(iterations: int) -> dict[str, float]:
     def run(length: int, folder: str) -> leaders.Result:
         leader = leaders.Leader(Constant(0.5), Update(0.1))
         checkpoints = Checkpoints(folder, EVERY)
-        leaders.optimize(
+        return leaders.optimize(
             model,
             leader,
             followers.SoftPolicyIteration(0.5),
