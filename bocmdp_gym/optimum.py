@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.errors import ConvergenceError
+from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.mdps import ConfiguredMDPs
-from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, check_bounded
+from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, SolveStatistics, check_convergence
 
 Array = npt.NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class WarmSolver:
     """
 
     def __init__(self, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS):
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self.tolerance, self.max_iterations = max(tolerance, FINEST), max_iterations
         self._values: dict[int, Array] = {}
 
     def reset(self) -> None:
@@ -56,7 +56,7 @@ class WarmSolver:
         arrays = mdps.arrays(context)
         start = self._values.get(context)
         v = np.zeros(len(arrays.reward)) if start is None else start.copy()
-        q, pi, residual, iterations = arrays.solver.policy_iteration(
+        found = arrays.solver.policy_iteration(
             arrays.reward,
             arrays.continuation,
             arrays.stored_probabilities,
@@ -65,14 +65,9 @@ class WarmSolver:
             self.tolerance,
             self.max_iterations,
         )
-        if iterations >= self.max_iterations or not residual < float("inf"):
+        if not found.error <= self.tolerance:
             mdps.validate()
-            raise ConvergenceError(
-                f"soft policy iteration left a residual of {residual:.3g} after {iterations} steps in context {context} "
-                f"(regularization {regularization}); expected at most {self.tolerance:.3g} * max(1, max |V|). Raise tolerance or "
-                "max_iterations, or the regularization."
-            )
-        if mdps.model.discount == 1.0:
-            check_bounded(np.abs(v).max(), np.abs(arrays.reward).max(), arrays.reward.shape[1], regularization)
+            statistics = SolveStatistics(found.residual, found.error, found.iterations)
+            check_convergence(statistics, regularization, self.tolerance, self.max_iterations, f" in context {context}")
         self._values[context] = v
-        return ContextSolution(v, q, pi, residual, iterations)
+        return ContextSolution(v, found.q, found.policy, found.residual, found.iterations)

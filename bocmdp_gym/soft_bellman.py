@@ -17,21 +17,23 @@ Shapes: ``(..., C, S)`` and ``(..., C, S, A)`` with any leading batch dimensions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bocmdp_gym.errors import ConvergenceError
-from bocmdp_gym.policy_solvers import PolicySolver
+from bocmdp_gym.kernels.newton import EPSILON, ZEAL
+from bocmdp_gym.solvers import PolicySolver
 from bocmdp_gym.transitions import TransitionOperator
 
-TOLERANCE = 1e-10
+#: Accepted bound on the error of a policy; solves go on to a hundredth of it, or to rounding.
+TOLERANCE = 1e-8
 MAX_ITERATIONS = 200
 
 
@@ -50,18 +52,34 @@ def torch_linear_algebra() -> Iterator[None]:
 
 @dataclass
 class SolveStatistics:
-    """What a solve reports about itself: the largest residual and number of Newton steps over contexts and batch."""
+    """What a solve reports about itself: the largest residual, error and number of Newton steps over contexts and batch."""
 
     residual: float = 0.0
+    error: float = 0.0
     iterations: int = 0
 
-    def include(self, residual: float, iterations: int) -> None:
+    def include(self, residual: float, error: float, iterations: int) -> None:
         """Take one more problem in; a residual that is NaN stays."""
         self.residual = residual if not residual <= self.residual else self.residual
+        self.error = max(self.error, error)
         self.iterations = max(self.iterations, iterations)
 
 
-def soft_optimal_value(
+class SoftOptimum(NamedTuple):
+    """V* of every context and batch entry, and pi* with it.
+
+    Attributes:
+        value: ``(..., C, S)``, differentiable in r, g and the values of P.
+        log_policy: ``(..., C, S, A)``, without a graph: `soft_policy` gives it one.
+        statistics: how exact they are.
+    """
+
+    value: Tensor
+    log_policy: Tensor
+    statistics: SolveStatistics
+
+
+def soft_optimum(
     r: Tensor,
     transition: TransitionOperator,
     g: Tensor,
@@ -69,17 +87,18 @@ def soft_optimal_value(
     initial_value: Tensor | None = None,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
-) -> tuple[Tensor, SolveStatistics]:
-    """V* of every context and batch entry, ``(..., C, S)``, differentiable in r, g and the values of ``transition``.
+) -> SoftOptimum:
+    """Solve every context and batch entry.
 
     Raises:
-        ConvergenceError: values stopped being finite, or the residual is above ``tolerance`` after ``max_iterations``.
+        ConvergenceError: values stopped being finite, or the bound on a policy's error is above ``tolerance`` after
+            ``max_iterations`` or at the end of extended precision.
     """
     statistics = SolveStatistics()
-    v: Any = SoftOptimalValue.apply(
+    v, log_policy = SoftOptimalValue.apply(
         r, transition.values, g, transition, regularization, initial_value, tolerance, max_iterations, statistics
     )
-    return v, statistics
+    return SoftOptimum(v, log_policy, statistics)
 
 
 def policy_solve(transition: TransitionOperator, k: Tensor, b: Tensor) -> Tensor:
@@ -88,22 +107,45 @@ def policy_solve(transition: TransitionOperator, k: Tensor, b: Tensor) -> Tensor
     return y
 
 
-def check_bounded(value: float, reward: float, n_actions: int, regularization: float) -> None:
-    """Check that the largest |V| is no sum without end: at discount 1 the linear systems of such a follower are singular.
+def soft_policy(q: Tensor, log_policy: Tensor, regularization: float) -> Tensor:
+    """softmax(Q / lambda) over actions as a function of Q at the optimum, where it is exp(``log_policy``).
 
-    Raises:
-        ConvergenceError: it is, given the largest |r|.
+    Where values are large beside lambda, Q in double precision says less about the policy than the solver knew: Q enters by its
+    derivative alone.
     """
-    if value > 1e11 * (reward + regularization * np.log(n_actions)):
-        raise ConvergenceError(
-            f"the follower's values diverge (one is {value:.3g}): at discount 1 and regularization {regularization} the entropy "
-            "it earns by going on for ever outweighs the rewards; lower the regularization or the discount."
-        )
+    policy: Any = _Softmax.apply((q - q.detach()) / regularization + log_policy)
+    return policy
 
 
-def soft_policy(q: Tensor, regularization: float) -> Tensor:
-    """softmax(Q / lambda) over actions."""
-    return torch.softmax(q / regularization, -1)
+class _Softmax(torch.autograd.Function):
+    """softmax over the last dimension, whose derivative is exact where one probability is nearly 1.
+
+    The derivative is p (y - sum_b p y). There y - y(best) loses no digits, and y - sum_b p y does.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return torch.softmax(z, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def _derivative(p: Tensor, y: Tensor) -> Tensor:
+        y = y - y.gather(-1, p.argmax(-1, keepdim=True))
+        return p * (y - (p * y).sum(-1, keepdim=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _Softmax._derivative(ctx.saved_tensors[0], grads[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return _Softmax._derivative(ctx.saved_tensors[0], tangents[0])
 
 
 def policy_entropy(policy: Tensor) -> Tensor:
@@ -112,7 +154,7 @@ def policy_entropy(policy: Tensor) -> Tensor:
 
 
 class SoftOptimalValue(torch.autograd.Function):
-    """V* = fixed point of the soft Bellman operator; see `soft_optimal_value`."""
+    """V* = fixed point of the soft Bellman operator, and log pi*, which carries no graph; see `soft_optimum`."""
 
     @staticmethod
     def forward(
@@ -125,39 +167,37 @@ class SoftOptimalValue(torch.autograd.Function):
         tolerance: float,
         max_iterations: int,
         statistics: SolveStatistics,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         operator = transition.with_values(values)
         lead = torch.broadcast_shapes(r.shape[:-2], g.shape[:-2], values.shape[:-3])
         v = r.new_zeros(*lead, r.shape[-2])
         if initial_value is not None:
             v += initial_value.detach().to(v)
-        v = _newton(r, operator, g, regularization, v, tolerance, max_iterations, statistics)
-        if not statistics.residual < float("inf"):
-            raise ConvergenceError(
-                "the follower's values are not finite; check that x, reward(x) and transition(x) are finite and that "
-                f"the discount is below 1 wherever an episode need not end (regularization {regularization})."
-            )
-        if statistics.iterations >= max_iterations and statistics.residual > tolerance * max(1.0, float(v.abs().max())):
-            raise ConvergenceError(
-                f"soft policy iteration stopped at residual {statistics.residual:.3g} after {max_iterations} steps; "
-                f"expected at most {tolerance:.3g}. Raise tolerance, max_iterations or the regularization; a "
-                "discount close to 1 may need solver='sparse-lu'."
-            )
-        if float(g.max()) >= 1.0:
-            check_bounded(float(v.abs().max()), float(r.abs().max()), r.shape[-1], regularization)
-        return v
+        newton = _newton_compiled if v.device.type == "cpu" and not _in_torch.get() else _newton_torch
+        v, log_policy = newton(r, operator, g, regularization, v, tolerance, max_iterations, statistics)
+        check_convergence(statistics, regularization, tolerance, max_iterations)
+        return v, log_policy
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         r, values, g, ctx.transition, ctx.regularization, *_ = inputs
-        ctx.save_for_backward(r, values, g, output)
+        v, log_policy = output
+        ctx.mark_non_differentiable(log_policy)
+        ctx.save_for_backward(r, values, g, v, log_policy)
+        ctx.save_for_forward(r, values, g, v, log_policy)
+
+    @staticmethod
+    def _linearised(ctx: Any) -> tuple[TransitionOperator, Tensor, Tensor]:
+        """The operator, P V and pi, as functions of what was saved."""
+        r, values, g, v, log_policy = ctx.saved_tensors
+        transition = ctx.transition.with_values(values)
+        future = transition.expectation(v)
+        return transition, future, soft_policy(r + g * future, log_policy, ctx.regularization)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        r, values, g, v = ctx.saved_tensors
-        transition = ctx.transition.with_values(values)
-        future = transition.expectation(v)
-        pi = soft_policy(r + g * future, ctx.regularization)
+        r, values, g, v, _ = ctx.saved_tensors
+        transition, future, pi = SoftOptimalValue._linearised(ctx)
         u: Any = PolicySolve.apply(pi * g, values, grads[0], ctx.transition, True)
         w = u.unsqueeze(-1) * pi
         needs_r, needs_values, needs_g, *_ = ctx.needs_input_grad
@@ -169,11 +209,50 @@ class SoftOptimalValue(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, int]:
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor | None]:
+        dr, dvalues, dg, *_ = tangents
+        _, values, g, v, log_policy = ctx.saved_tensors
+        transition, future, pi = SoftOptimalValue._linearised(ctx)
+        change = torch.zeros_like(log_policy)
+        change = change if dr is None else change + dr
+        change = change if dg is None else change + dg * future
+        change = change if dvalues is None else change + g * transition.with_values(dvalues).expectation(v)
+        dv: Any = PolicySolve.apply(pi * g, values, (pi * change).sum(-1), ctx.transition, False)
+        return dv, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, tuple[int, int]]:
         r, values, g, initial = _batch_first(
             info.batch_size, (args[0], 3), (args[1], 4), (args[2], 3), (args[5], 2), dims=(*in_dims[:3], in_dims[5])
         )
-        return SoftOptimalValue.apply(r, values, g, args[3], args[4], initial, *args[6:]), 0
+        return SoftOptimalValue.apply(r, values, g, args[3], args[4], initial, *args[6:]), (0, 0)
+
+
+def check_convergence(
+    statistics: SolveStatistics, regularization: float, tolerance: float, max_iterations: int, where: str = ""
+) -> None:
+    """Check what soft policy iteration says of its result; ``where``: " in context 0", for the message.
+
+    Raises:
+        ConvergenceError: values that are not finite, or a policy more uncertain than ``tolerance``.
+    """
+    if not statistics.residual < float("inf"):
+        raise ConvergenceError(
+            f"the follower's values are not finite{where}; check that x, reward(x) and transition(x) are finite and of a "
+            "reasonable size, and that the discount is below 1 wherever an episode need not end (regularization "
+            f"{regularization})."
+        )
+    if not statistics.error <= tolerance:
+        cause = (
+            f"after {statistics.iterations} steps; raise max_iterations ({max_iterations})"
+            if statistics.iterations >= max_iterations
+            else "and cannot get nearer: values are too large beside the regularization for extended precision; raise the "
+            "regularization, lower a discount close to 1, or make the largest rewards smaller"
+        )
+        raise ConvergenceError(
+            f"soft policy iteration left a residual of {statistics.residual:.3g}{where}, with which the policy may be wrong by "
+            f"{statistics.error:.3g} (regularization {regularization}); expected at most {tolerance:.3g}. It stopped {cause}."
+        )
 
 
 class PolicySolve(torch.autograd.Function):
@@ -187,15 +266,16 @@ class PolicySolve(torch.autograd.Function):
             system = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device) - matrix
             return torch.linalg.solve(system.mT if transposed else system, b.unsqueeze(-1)).squeeze(-1)
         out = torch.empty(torch.broadcast_shapes(k.shape[:-1], b.shape, values.shape[:-2]), dtype=b.dtype)
-        for solver, (k_i, b_i, out_i), prob in _problems(operator, (k, 1), (b, 0), (out, 0)):
-            solver.factor(k_i, prob)
-            out_i[:] = solver.solve_transposed(b_i) if transposed else solver.solve(b_i)
+        for solver, (k_i, b_i), (out_i,), prob in _problems(operator, ((k, 1), (b, 0)), (out,)):
+            system = solver.factor(k_i, prob)
+            out_i[:] = system.solve_transposed(b_i) if transposed else system.solve(b_i)
         return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         k, values, b, ctx.transition, ctx.transposed = inputs
         ctx.save_for_backward(k, values, b, output)
+        ctx.save_for_forward(k, values, b, output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -211,6 +291,22 @@ class PolicySolve(torch.autograd.Function):
             None,
             None,
         )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        dk, dvalues, db, *_ = tangents
+        k, values, _, y = ctx.saved_tensors
+        transition = ctx.transition.with_values(values)
+        change = torch.zeros_like(y) if db is None else db  # of b + K y, or b + K^T y
+        if ctx.transposed:
+            change = change if dk is None else change + transition.adjoint(dk * y.unsqueeze(-1))
+            moved = None if dvalues is None else transition.with_values(dvalues).adjoint(k * y.unsqueeze(-1))
+        else:
+            change = change if dk is None else change + (dk * transition.expectation(y)).sum(-1)
+            moved = None if dvalues is None else (k * transition.with_values(dvalues).expectation(y)).sum(-1)
+        change = change if moved is None else change + moved
+        dy: Any = PolicySolve.apply(k, values, change, ctx.transition, ctx.transposed)
+        return dy
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, int]:
@@ -238,23 +334,24 @@ def _batch_first(size: int, *args: tuple[Any, int], dims: tuple[int | None, ...]
     return out
 
 
-def _problems(transition: TransitionOperator, *operands: tuple[Tensor, int]) -> Any:
-    """Walk over batch and contexts: yields (solver, NumPy views of each operand's problem, probabilities).
+def _problems(transition: TransitionOperator, operands: Sequence[tuple[Tensor, int]], outputs: Sequence[Tensor]) -> Any:
+    """Walk over batch and contexts: yields (solver, copies of the operands' problem, views of the outputs', probabilities).
 
     Each operand is (tensor, number of dimensions after S); the common leading shape ``(..., C)`` is found by broadcasting.
-    The last operand is the output: its views are written to, so it must already have that full shape.
+    Outputs are written to, so they must have it already.
     """
     values = transition.values
     lead = torch.broadcast_shapes(values.shape[:-3], *(t.shape[: t.ndim - 1 - tail] for t, tail in operands))
     prob = values.expand(*lead, *values.shape[-3:]).detach().numpy()
-    views = [t.expand(*lead, *t.shape[t.ndim - 1 - tail :]).detach().numpy() for t, tail in operands]
+    inputs = [t.expand(*lead, *t.shape[t.ndim - 1 - tail :]).detach().numpy() for t, tail in operands]
+    results = [t.detach().numpy() for t in outputs]
     for index in np.ndindex(*lead):
         solver: PolicySolver = transition.solver(index[-1])
-        *inputs, output = (view[index] for view in views)
-        yield solver, [*map(np.ascontiguousarray, inputs), output], np.ascontiguousarray(prob[index])
+        own = [np.ascontiguousarray(view[index]) for view in inputs]
+        yield solver, own, [view[index] for view in results], np.ascontiguousarray(prob[index])
 
 
-def _newton(
+def _newton_compiled(
     r: Tensor,
     transition: TransitionOperator,
     g: Tensor,
@@ -263,25 +360,54 @@ def _newton(
     tolerance: float,
     max_iterations: int,
     statistics: SolveStatistics,
-) -> Tensor:
-    """Soft policy iteration from ``v`` (overwritten): compiled, one problem at a time, or all at once in torch."""
-    if v.device.type == "cpu" and not _in_torch.get():
-        for solver, (r_i, g_i, v_i), prob in _problems(transition, (r, 1), (g, 1), (v, 0)):
-            *_, residual, iterations = solver.policy_iteration(r_i, g_i, prob, regularization, v_i, tolerance, max_iterations)
-            statistics.include(residual, iterations)
-        return v
+) -> tuple[Tensor, Tensor]:
+    """V* from ``v`` (overwritten) and log pi*, one problem at a time."""
+    log_policy = r.new_empty(*v.shape, r.shape[-1])
+    for solver, (r_i, g_i), (v_i, log_i), prob in _problems(transition, ((r, 1), (g, 1)), (v, log_policy)):
+        found = solver.policy_iteration(r_i, g_i, prob, regularization, v_i, tolerance, max_iterations)
+        with np.errstate(divide="ignore"):
+            np.log(found.policy, out=log_i)
+        statistics.include(found.residual, found.error, found.iterations)
+    return v, log_policy
+
+
+def _newton_torch(
+    r: Tensor,
+    transition: TransitionOperator,
+    g: Tensor,
+    regularization: float,
+    v: Tensor,
+    tolerance: float,
+    max_iterations: int,
+    statistics: SolveStatistics,
+) -> tuple[Tensor, Tensor]:
+    """The same for all problems at once, on any device; what rounding leaves uncertain is left to the compiled solvers."""
     identity = torch.eye(r.shape[-2], dtype=r.dtype, device=r.device)
+    amplification = 1.0 / (1.0 - g.amax((-2, -1)).clamp_max(1.0))
+    top = r.abs().amax((-2, -1))
+    before = torch.full_like(v[..., 0], torch.inf)
+    start = v
     for iteration in range(max_iterations + 1):
         future = g * transition.expectation(v)
         q = r + future
-        pi = soft_policy(q, regularization)
+        log_policy = torch.log_softmax(q / regularization, -1)
         new = regularization * torch.logsumexp(q / regularization, -1)
-        residual = float((new - v).abs().max())
-        scale = max(1.0, float(new.abs().max()))
-        if not residual > tolerance * scale or iteration == max_iterations:
-            statistics.include(residual, iteration)
-            v = new
+        residual, scale = (new - v).abs().amax(-1), new.abs().amax(-1) + top
+        noise = EPSILON * scale
+        goal = torch.maximum(ZEAL * tolerance * regularization / amplification, 4.0 * noise)
+        done = ~(residual > goal) | ((residual < 1e4 * noise) & (residual > 0.5 * before))
+        if bool(done.all()) or iteration == max_iterations:
             break
+        before = residual
+        pi = log_policy.exp()
         rhs = new - (pi * future).sum(-1)
         v = torch.linalg.solve(identity - transition.policy_matrix(pi * g), rhs.unsqueeze(-1)).squeeze(-1)
-    return v
+    error = amplification * torch.maximum(residual, noise) / regularization
+    if iteration == max_iterations or bool((error <= tolerance).all()):
+        statistics.include(float(residual.max()), float(error.max()), iteration)
+        return new, log_policy
+    on_cpu = transition.with_values(transition.values.cpu())
+    exact, log_exact = _newton_compiled(
+        r.cpu(), on_cpu, g.cpu(), regularization, start.cpu().clone(), tolerance, max_iterations, statistics
+    )
+    return exact.to(r.device), log_exact.to(r.device)

@@ -7,15 +7,16 @@ import numpy as np
 from numba import njit
 
 from bocmdp_gym.kernels.bellman import soft_backup
+from bocmdp_gym.kernels.newton import EPSILON
 
 
 @njit(cache=True)
-def sweep(r, g, succ, prob, lam, v, q, pi, tolerance, max_iterations):
-    """Soft value iteration (Algorithm 3) from ``v``, in place. Returns (iterations, residual), the residual NaN if not finite.
+def sweep(r, g, succ, prob, lam, v, q, pi, residuals, goal, max_iterations):
+    """Soft value iteration (Algorithm 3) from ``v``, in place. Returns (sweeps, largest residual), NaN if one is not finite.
 
-    Stops at ``max_iterations``, or where the residual is at most ``tolerance * max(1, max |v|)`` (never if negative).
+    Stops at ``max_iterations``, or where every state's residual (S,) is at most ``goal`` or down to rounding (never if negative).
     """
-    n_s = v.shape[0]
+    n_s, n_a = r.shape
     rhs = np.empty(n_s)
     v_new = np.empty(n_s)
     residual = np.inf
@@ -23,10 +24,21 @@ def sweep(r, g, succ, prob, lam, v, q, pi, tolerance, max_iterations):
         residual = soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new)
         if not residual < np.inf:
             return iteration, residual
-        scale = 1.0
+        top = 0.0
         for s in range(n_s):
-            scale = max(scale, abs(v_new[s]))
+            residuals[s] = abs(v_new[s] - v[s])
             v[s] = v_new[s]
-        if residual <= tolerance * scale:
+            top = max(top, abs(v_new[s]))
+        if residual <= goal:
+            return iteration, residual
+        if goal < 0.0 or residual > 1e3 * EPSILON * top:
+            continue
+        settled = True
+        for s in range(n_s):  # the level of `followers.evaluation.rounding`
+            level = abs(v[s])
+            for a in range(n_a):
+                level += pi[s, a] * (abs(r[s, a]) + abs(q[s, a] - r[s, a]))
+            settled = settled and residuals[s] <= max(goal, 4.0 * EPSILON * level)
+        if settled:
             return iteration, residual
     return max_iterations, residual

@@ -178,8 +178,7 @@ def _check_delta(oracle: TrajectoryOracle, follower: Follower, policy: TabularPo
     optimum = WarmSolver().solve(oracle.configure(policy.leader), policy.context, follower.regularization)
     allowed = delta
     if allowed is None and isinstance(follower, IterativeFollower) and follower.tolerance is not None:
-        residual = follower.tolerance * max(1.0, float(np.abs(optimum.value).max()))
-        allowed = follower.policy_gap(residual, oracle.core.discount) + EXACT_DELTA
+        allowed = follower.policy_gap(follower.tolerance * follower.regularization, oracle.core.discount) + EXACT_DELTA
     if allowed is None:
         allowed = EXACT_DELTA if follower.exact else DELTA
     gap = float(np.abs(policy.table - optimum.policy).max())

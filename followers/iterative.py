@@ -22,6 +22,7 @@ from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.options import check_count, check_number, check_regularization
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
+from followers.evaluation import rounding
 from followers.policies import Array, TabularPolicy
 
 #: Iterations after which a solve to a tolerance gives up.
@@ -46,7 +47,7 @@ class Solve(ABC):
         self.task, self.regularization = task, regularization
         self.arrays = task.mdps.arrays(task.context)
         self.iterations = 0
-        self._assessment: tuple[int, Array, float] | None = None
+        self._assessment: tuple[int, Array, Array] | None = None
 
     def advance(self, iterations: int) -> None:
         """Do ``iterations`` more.
@@ -58,35 +59,35 @@ class Solve(ABC):
         self.iterations += self._advance(check_count("iterations", iterations), None)
 
     def converge(self, tolerance: float, max_iterations: int) -> None:
-        """Continue until the residual is at most ``tolerance * max(1, max |V|)``.
+        """Continue until the residual is at most ``tolerance * lambda`` in every state, or down to that state's own rounding.
 
         Raises:
             ConvergenceError: not within ``max_iterations`` in all, or a value that is not finite.
         """
         while True:
-            value, residual = self.assess()
-            if residual <= tolerance * max(1.0, float(np.abs(value).max())):
+            value, residuals = self.assess()
+            if (residuals <= np.maximum(tolerance * self.regularization, rounding(self.arrays, self._table(), value))).all():
                 return
             left = max_iterations - self.iterations
             if left < 1:
                 raise ConvergenceError(
-                    f"{self.name} left a residual of {residual:.3g} after {self.iterations} iterations in context "
-                    f"{self.task.context} (regularization {self.regularization}); expected at most {tolerance:.3g} * "
-                    "max(1, max |V|). Raise tolerance or max_iterations, or give a number of iterations instead."
+                    f"{self.name} left a residual of {residuals.max():.3g} after {self.iterations} iterations in context "
+                    f"{self.task.context}; expected at most {tolerance:.3g} times the regularization {self.regularization}. "
+                    "Raise tolerance or max_iterations, or give a number of iterations instead."
                 )
             self.iterations += self._advance(min(self.stride, left), tolerance)
 
-    def assess(self) -> tuple[Array, float]:
-        """The solve's values V ``(S,)`` and its residual: what remains of the error, by the follower's own measure."""
+    def assess(self) -> tuple[Array, Array]:
+        """The solve's values V ``(S,)`` and residuals ``(S,)``: what remains of the error, by the follower's own measure."""
         if self._assessment is None or self._assessment[0] != self.iterations:
             self._assessment = (self.iterations, *self._assess())
         return self._assessment[1:]
 
     def policy(self) -> TabularPolicy:
         """The policy of the iterations done so far; ``metrics``: their number and the residual."""
-        value, residual = self.assess()
+        value, residuals = self.assess()
         return self.task.tabular_policy(
-            self._table(), value.copy(), follower_iterations=self.iterations, follower_residual=residual
+            self._table(), value.copy(), follower_iterations=self.iterations, follower_residual=float(residuals.max())
         )
 
     @property
@@ -99,7 +100,7 @@ class Solve(ABC):
         """Do at most ``iterations`` more and return how many; where the residual is known all along, stop at ``tolerance``."""
 
     @abstractmethod
-    def _assess(self) -> tuple[Array, float]:
+    def _assess(self) -> tuple[Array, Array]:
         """See `assess`."""
 
     @abstractmethod
@@ -124,7 +125,7 @@ class IterativeFollower(Follower):
     Args:
         regularization: lambda > 0.
         iterations: how many to do per response.
-        tolerance: bound on the residual, relative to max(1, max |V|).
+        tolerance: bound on the residual in units of lambda, in every state that rounding lets come so near.
         max_iterations: with a tolerance, the number after which it is an error not to have reached it.
         warm_start: begin where the context's last response ended, rather than from scratch.
         discount: gamma, taken from the environment; one that contradicts it is an error.

@@ -43,7 +43,7 @@ class LinearProgramming(Follower):
     answer does not depend on it, up to actions that tie for both follower and leader.
 
     Args:
-        tolerance: actions whose values differ by less, relative to max(1, max |V|), tie.
+        tolerance: actions whose values differ by less, relative to the rewards and values added up in their state, tie.
         max_iterations: simplex iterations allowed per program; as many as HiGHS needs if None.
         warm_start: try the last policy first.
         discount: gamma, taken from the environment; one that contradicts it is an error.
@@ -86,7 +86,8 @@ class LinearProgramming(Follower):
         start = self._actions.get(context) if self.warm_start else None
         everything = np.ones(arrays.reward.shape, dtype=np.bool_)
         actions, value, q = program.solve(arrays.reward, arrays.continuation, everything, start)
-        face = q >= (value - program.slack(value))[:, None]
+        slack = program.slack(arrays.reward, arrays.continuation, actions, value)
+        face = q >= (value - slack)[:, None]
         if (face.sum(-1) > 1).any():
             actions, _, _ = program.solve(arrays.leader_reward, arrays.leader_continuation, face, start)
         if self.warm_start:
@@ -113,9 +114,12 @@ class _Program:
         self._states = np.arange(len(arrays.reward))
         self.iterations = 0
 
-    def slack(self, value: Array) -> float:
-        """How far below the best an action's value may be to count as tied."""
-        return self._tolerance * max(1.0, float(np.abs(value).max()))
+    def slack(self, reward: Array, continuation: Array, actions: Actions, value: Array) -> Array:
+        """How far below the best an action's value may be to count as tied, ``(S,)``: in proportion to what is added up there."""
+        chosen = (self._states, actions)
+        future = self._arrays.expectation(np.abs(value))[chosen]
+        level: Array = self._tolerance * (np.abs(reward[chosen]) + continuation[chosen] * future)
+        return level
 
     def solve(
         self, reward: Array, continuation: Array, allowed: npt.NDArray[np.bool_], start: Actions | None
@@ -127,20 +131,20 @@ class _Program:
         """
         if start is not None and allowed[self._states, start].all():
             value, q = self._evaluate(reward, continuation, start)
-            if not self._better(q, value, allowed).any():
+            if not self._better(q, value + self.slack(reward, continuation, start, value), allowed).any():
                 return start, value, q
         actions = self._program(reward, continuation, allowed)
         while True:
             value, q = self._evaluate(reward, continuation, actions)
-            better = self._better(q, value, allowed)
+            better = self._better(q, value + self.slack(reward, continuation, actions, value), allowed)
             if not better.any():
                 return actions, value, q
             actions = np.where(better, np.where(allowed, q, -np.inf).argmax(-1), actions)
 
     def _better(self, q: Array, value: Array, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """States in which some allowed action beats the policy by more than the slack."""
+        """States in which some allowed action is worth more than ``value``."""
         best: Array = np.where(allowed, q, -np.inf).max(-1)
-        return best > value + self.slack(value)
+        return best > value
 
     def _evaluate(self, reward: Array, continuation: Array, actions: Actions) -> PolicyValues:
         """V and Q of a deterministic policy, exactly."""
@@ -163,10 +167,11 @@ class _Program:
         columns = arrays.stored_successors[s, row].reshape(-1)
         matrix = coo_array((inflow, (rows, columns)), shape=(len(s), n_states))
         matrix = (matrix - coo_array((np.ones(len(s)), (np.arange(len(s)), s)), shape=matrix.shape)).tocsr()
+        unit = float(np.abs(reward[s, a]).max()) or 1.0  # HiGHS's tolerances are absolute
         found = linprog(
             np.ones(n_states),
             A_ub=matrix,
-            b_ub=-reward[s, a],
+            b_ub=-reward[s, a] / unit,
             bounds=(None, None),
             method="highs-ds",
             options={} if self._max_iterations is None else {"maxiter": self._max_iterations},

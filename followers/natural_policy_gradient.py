@@ -16,7 +16,7 @@ from bocmdp_gym.soft_bellman import TOLERANCE
 from followers._natural_policy_gradient_kernels import sampled_q
 from followers.base import Task
 from followers.environments import AnyEnv
-from followers.evaluation import PolicyValues, entropy, policy_values
+from followers.evaluation import PolicyValues, entropy, largest_gap, policy_values
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Solve
 from followers.policies import Array
 from followers.softmax import SoftmaxState
@@ -44,7 +44,7 @@ class NaturalPolicyGradient(IterativeFollower):
     Args:
         regularization: lambda > 0.
         iterations: steps per response.
-        tolerance: bound on the residual, relative to max(1, max |V|); 1e-10 if neither is given (exact iteration only).
+        tolerance: bound on the residual in units of lambda; 1e-8 if neither is given (exact iteration only).
         step_size: c in (0, 1], constant or `StepSize.harmonic`.
         rollouts: None for exact evaluation, otherwise trajectories per state-action pair and iteration.
         check_every: with rollouts, iterations between two looks at the residual.
@@ -135,9 +135,9 @@ class NaturalPolicyGradientSolve(Solve):
             self._pi, self._evaluated = self._softmax.table(), None
         return iterations
 
-    def _assess(self) -> tuple[Array, float]:
+    def _assess(self) -> tuple[Array, Array]:
         value, q = self.values
-        return value, float(np.abs(q - self._theta).max())
+        return value, largest_gap(self.arrays, value, q - self._theta)
 
     def _table(self) -> Array:
         return self._pi.copy()

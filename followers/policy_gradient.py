@@ -39,7 +39,7 @@ class VanillaPolicyGradient(IterativeFollower):
     Args:
         regularization: lambda > 0.
         iterations: gradient steps per response.
-        tolerance: bound on the residual, relative to max(1, max |V|); looked at every ``check_every`` steps.
+        tolerance: bound on the residual in units of lambda; looked at every ``check_every`` steps.
         step_size: alpha, constant or `StepSize.harmonic`.
         batch_size: independent estimates averaged per step.
         baseline: take off the mean return; False for Algorithm 6 as it stands.
@@ -139,10 +139,10 @@ class VanillaPolicyGradientSolve(Solve):
             self._diverged(f"at state {bad}")
         return iterations
 
-    def _assess(self) -> tuple[Array, float]:
+    def _assess(self) -> tuple[Array, Array]:
         value, q = policy_values(self.arrays, self._table(), self.regularization)
         optimal = soft_value(q, self.regularization)
-        return value, float(np.abs(optimal - value).max())
+        return value, np.abs(optimal - value)
 
     def _table(self) -> Array:
         return self._softmax.table()

@@ -19,7 +19,7 @@ class SoftPolicyIteration(Follower):
 
     Args:
         regularization: lambda > 0.
-        tolerance: bound on the soft Bellman residual, relative to max(1, max |V|).
+        tolerance: accepted bound on max |pi - pi*|; solves continue to rounding where they can.
         max_iterations: Newton steps allowed; it takes 5 to 10 cold and 1 to 3 warm.
         discount: gamma, taken from the environment; one that contradicts it is an error.
 

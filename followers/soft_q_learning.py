@@ -14,7 +14,7 @@ from bocmdp_gym.options import check_choice, check_count, check_number
 from bocmdp_gym.sampling import successor_tables
 from followers._soft_q_learning_kernels import soft_q_learning
 from followers.base import Task
-from followers.evaluation import q_values
+from followers.evaluation import largest_gap, q_values
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Solve
 from followers.policies import Array
 from followers.softmax import SoftmaxState
@@ -39,7 +39,7 @@ class SoftQLearning(IterativeFollower):
     Args:
         regularization: lambda > 0.
         iterations: updates per response.
-        tolerance: bound on the residual, relative to max(1, max |V|); looked at every ``check_every`` updates.
+        tolerance: bound on the residual in units of lambda; looked at every ``check_every`` updates.
         behaviour: "softmax" (of the current Q), "uniform", or a table of probabilities ``(S, A)``, or ``(C, S, A)``.
         exploration: probability of a uniformly drawn action instead.
         sampling: "trajectory", or "pairs".
@@ -151,9 +151,9 @@ class SoftQLearningSolve(Solve):
             self._diverged(f"at state {state}, action {action}")
         return iterations
 
-    def _assess(self) -> tuple[Array, float]:
+    def _assess(self) -> tuple[Array, Array]:
         value = self._softmax.value
-        return value, float(np.abs(q_values(self.arrays, value) - self._softmax.q).max())
+        return value, largest_gap(self.arrays, value, q_values(self.arrays, value) - self._softmax.q)
 
     def _table(self) -> Array:
         return self._softmax.table()

@@ -10,6 +10,7 @@ from scipy.special import softmax
 from bocmdp_gym.soft_bellman import TOLERANCE
 from followers._soft_value_iteration_kernels import sweep
 from followers.base import Task
+from followers.evaluation import q_values, rounding
 from followers.iterative import MAX_ITERATIONS, IterativeFollower, Solve
 from followers.policies import Array
 from followers.softmax import soft_value
@@ -24,7 +25,7 @@ class SoftValueIteration(IterativeFollower):
     Args:
         regularization: lambda > 0.
         iterations: sweeps per response.
-        tolerance: bound on the residual, relative to max(1, max |V|); 1e-10 if neither is given.
+        tolerance: bound on the residual in units of lambda; 1e-8 if neither is given.
         max_iterations, warm_start, discount: see `IterativeFollower`.
 
     Raises:
@@ -63,16 +64,17 @@ class SoftValueIterationSolve(Solve):
         self._v = np.zeros(len(self.arrays.reward)) if state is None else state.copy()
         self._q = np.zeros_like(self.arrays.reward)
         self._pi = np.full_like(self._q, 1.0 / self._q.shape[1])
-        self._residual = np.inf
+        self._residuals = np.full_like(self._v, np.inf)
 
     @property
     def state(self) -> Any:
         return self._v
 
     def _advance(self, iterations: int, tolerance: float | None) -> int:
+        goal = -1.0 if tolerance is None else tolerance * self.regularization
         if self.arrays.moves is not None:
-            return self._sweep_factored(iterations, tolerance)
-        done, self._residual = sweep(
+            return self._sweep_factored(iterations, goal)
+        done, residual = sweep(
             self.arrays.reward,
             self.arrays.continuation,
             self.arrays.successors,
@@ -81,31 +83,34 @@ class SoftValueIterationSolve(Solve):
             self._v,
             self._q,
             self._pi,
-            -1.0 if tolerance is None else tolerance,
+            self._residuals,
+            goal,
             iterations,
         )
-        if not self._residual < np.inf:
+        if not residual < np.inf:
             self._diverged(f"in sweep {self.iterations + done}")
         return done
 
-    def _sweep_factored(self, iterations: int, tolerance: float | None) -> int:
+    def _sweep_factored(self, iterations: int, goal: float) -> int:
         """The same where actions share rows: P V per move, handed to the actions."""
         arrays, done = self.arrays, 0
         while done < iterations:
-            self._q = arrays.reward + arrays.continuation * arrays.expectation(self._v)
+            self._q = q_values(arrays, self._v)
             value = soft_value(self._q, self.regularization)
-            self._residual = float(np.abs(value - self._v).max())
+            self._residuals = np.abs(value - self._v)
             self._v = value
             done += 1
-            if not self._residual < np.inf:
+            if not np.isfinite(self._residuals).all():
                 self._diverged(f"in sweep {self.iterations + done}")
-            if tolerance is not None and self._residual <= tolerance * max(1.0, float(np.abs(value).max())):
-                break
+            if goal >= 0.0:
+                self._pi = softmax(self._q / self.regularization, axis=-1)
+                if (self._residuals <= np.maximum(goal, rounding(arrays, self._pi, value))).all():
+                    break
         self._pi = softmax(self._q / self.regularization, axis=-1)
         return done
 
-    def _assess(self) -> tuple[Array, float]:
-        return self._v, self._residual
+    def _assess(self) -> tuple[Array, Array]:
+        return self._v, self._residuals
 
     def _table(self) -> Array:
         return self._pi.copy()

@@ -228,6 +228,7 @@ COLUMNS = {
     "model_draws": "steps drawn from the model itself so far, without the environment (geometric draws)",
     "follower_iterations": "iterations the follower needed",
     "follower_training_steps": "environment steps the follower has learnt from so far, all contexts together",
+    "follower_response_steps": "steps of this iteration's response, where a callback stopped it before it had made all",
     "follower_residual": "what remains of the follower's error, by the measure its class names (a soft Bellman residual, mostly)",
     "follower_delta": "max |pi - pi*| of the follower's policy (delta of Assumption 2.4), where the model is tabular",
     "follower_value_gap": "the follower's regularised V* - V^pi at the start, of the same policy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock, local
 from typing import Any, Literal, Never
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
@@ -29,6 +31,7 @@ from leaders.run import LeaderRun, OracleFactory, RunOptions
 _QUIET_ITERATIONS = 50
 
 
+@with_gradients
 def optimize(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader,
@@ -148,15 +151,38 @@ def is_quiet(iterations: int, progress: bool | None) -> bool:
     return iterations < _QUIET_ITERATIONS if progress is None else not progress
 
 
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """The loop's tensors are small: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+class _TorchThreads:
+    """How many threads torch works with: each thread has its own number, and begins with the one that any set last."""
+
+    def __init__(self) -> None:
+        self._lock, self._runs, self._before, self._here = Lock(), 0, 1, local()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One, for as long as a run lasts: its tensors are small, so threads would only wait for each other.
+
+        Afterwards it is what it was before the first of the runs that overlap.
+        """
+        if getattr(self._here, "inside", False):  # a run that another one's callback makes
+            yield
+            return
+        self._here.inside = True
+        with self._lock:
+            threads = torch.get_num_threads()  # asked in every thread: the first time, it takes over what others set last
+            if self._runs == 0:
+                self._before = threads
+            self._runs += 1
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            self._here.inside = False
+            with self._lock:
+                self._runs -= 1
+                torch.set_num_threads(self._before)
+
+
+one_torch_thread = _TorchThreads().one
 
 
 def _refuse(unknown: dict[str, Any], leader: Any, seed: Any) -> None:

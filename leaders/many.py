@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
@@ -29,6 +30,7 @@ from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 
 
+@with_gradients
 def optimize_many(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader | Sequence[Leader],

@@ -21,10 +21,11 @@ from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, num
 from bocmdp_gym.validation import check_leader
 from bocmdp_gym.version import __version__
 from followers import Follower, TrajectoryOracle
+from followers.environments import check_unchanged
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.contexts import every_context
-from leaders.evaluator import Evaluator
+from leaders.evaluator import Evaluator, evaluator
 from leaders.gradients import Estimate, Loss, PolicyEstimator
 from leaders.gradients.estimate import WeightedContexts, weighted
 from leaders.history import History
@@ -105,12 +106,13 @@ class LeaderRun:
         regularization = leader.estimator.regularization
         self.constrained: AugmentedLagrangian | None = None
         if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
-            self.evaluator = Evaluator(self.oracle, regularization, loss)
+            self.evaluator = evaluator(self.oracle, regularization, loss)
         if constraints:
             if loss is not None or regularization is None:
                 raise OptionError(
                     "constraints need the leader's return as objective and a regularization; write them into the loss."
                 )
+            check_unchanged("a constraint", self.oracle.layers, self.oracle.core)
             self.constrained = AugmentedLagrangian(self.oracle.model, constraints, regularization, options["constraint_penalty"])
 
     @property

@@ -97,3 +97,36 @@ def dense_system(k, succ, prob, out):
             for m in range(n_k):
                 out[s, succ[s, a, m]] -= weight * prob[s, a, m]
         out[s, s] += 1.0
+
+
+@njit(cache=True, fastmath=LOOSE)
+def soft_shift(g, succ, prob, lam, step, v, q, pi, v_new):
+    """Move a finished `soft_backup` of ``v`` to v + step, for steps far below lam: no exponential is taken afresh.
+
+    Updates v, q, pi and v_new as a backup there would leave them. Returns max |v_new - v|, NaN if anything is not finite.
+    """
+    n_s, n_a, n_k = prob.shape
+    residual = 0.0
+    inverse = 1.0 / lam
+    for s in range(n_s):
+        mean = 0.0
+        for a in range(n_a):
+            total = 0.0
+            for k in range(n_k):
+                total += prob[s, a, k] * step[succ[s, a, k]]
+            total *= g[s, a]
+            q[s, a] += total
+            x = total * inverse
+            growth = x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x / 24.0))) if abs(x) < 1e-3 else math.expm1(x)
+            mean += pi[s, a] * growth
+            pi[s, a] += pi[s, a] * growth
+        for a in range(n_a):
+            pi[s, a] /= 1.0 + mean
+        v_new[s] += lam * math.log1p(mean)
+    for s in range(n_s):
+        v[s] += step[s]
+        gap = abs(v_new[s] - v[s])
+        if not gap < np.inf:
+            return np.nan
+        residual = max(residual, gap)
+    return residual

@@ -17,6 +17,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 
 from bocmdp_gym.errors import DamagedError, OptionError
 from bocmdp_gym.saved_state import array_entry, count_entry, entry, number_entry
+from followers.sb3.views import Statistics
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -24,10 +25,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate", "learning_starts")
 _SEPARATOR = ":"
 _VARIABLE = "variable"
+_STATISTICS = "statistics"
 
 
-def state_of(model: BaseAlgorithm) -> dict[str, Any]:
-    """Networks and optimisers ("tensors", "scalars"), "counters", and the "buffer"; copied."""
+def state_of(model: BaseAlgorithm, statistics: Statistics | None = None) -> dict[str, Any]:
+    """Networks, optimisers and normalisation ("tensors", "scalars"), "counters", and the "buffer"; copied."""
     tensors: dict[str, Any] = {}
     scalars: dict[str, Any] = {}
     modules, variables = model._get_torch_save_params()
@@ -43,12 +45,19 @@ def state_of(model: BaseAlgorithm) -> dict[str, Any]:
     for name in variables:
         if (value := recursive_getattr(model, name)) is not None:
             tensors[_SEPARATOR.join((_VARIABLE, name))] = value
+    own = {} if statistics is None else statistics.state()
     return {
-        "tensors": {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()},
+        "tensors": {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+        | {_SEPARATOR.join((_STATISTICS, name)): array for name, array in own.items()},
         "scalars": scalars,
         "counters": {name: vars(model)[name] for name in _COUNTERS if name in vars(model)},
         "buffer": _buffer_arrays(model),
     }
+
+
+def statistics_in(state: dict[str, Any]) -> Arrays:
+    """The normalisation's share of a state, for `Statistics.load_state`; empty where there was none."""
+    return _part(state["tensors"], _STATISTICS)
 
 
 def restore(model: BaseAlgorithm, state: dict[str, Any]) -> None:

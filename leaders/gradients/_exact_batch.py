@@ -13,10 +13,11 @@ from numba import njit
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.kernels.banded import banded_factor, banded_policy_iteration, banded_solve, banded_solve_transposed
 from bocmdp_gym.kernels.bellman import adjoint, expectation
 from bocmdp_gym.soft_bellman import torch_linear_algebra
+from bocmdp_gym.solvers.banded import banded_factor, banded_factor_solve, banded_policy_iteration, banded_solve_transposed
 from leaders.gradients.batch import Array, BatchEstimator, CompiledBatch
 from leaders.gradients.estimate import Estimate, WeightedContexts
 
@@ -48,6 +49,7 @@ class ExactBatch(CompiledBatch):
             self.max_iterations,
             self._values[context],
             self._residuals,
+            self._errors,
             self._iterations,
             self._found,
             self._w_reward,
@@ -86,6 +88,7 @@ class DeviceBatch(BatchEstimator):
             raise UnsupportedError(f"torch cannot use device {device!r} here: {str(error).splitlines()[0]}") from error
         self.model, self.regularization, self.tolerance, self.max_iterations = model, regularization, tolerance, max_iterations
 
+    @with_gradients
     def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
         del rngs
         x = x.detach().requires_grad_()
@@ -144,6 +147,7 @@ def exact_runs(
     max_iterations,
     values,
     residuals,
+    errors,
     iterations,
     returns,  # (B,): F_xi
     w_reward,
@@ -161,34 +165,56 @@ def exact_runs(
     visits = np.empty(n_s)
     pushed = np.empty(n_s)
     u = np.empty(n_s)
+    scratch = np.empty(n_s)
     for i in range(rows.shape[0]):
         b = rows[i]
-        residual, iteration = banded_policy_iteration(
-            reward[b], continuation, succ, prob, lam, position, band, tolerance, max_iterations, values[b], q, pi, lu
+        residual, error, iteration = banded_policy_iteration(
+            reward[b],
+            continuation,
+            succ,
+            prob,
+            lam,
+            position,
+            band,
+            False,
+            tolerance,
+            max_iterations,
+            values[b],
+            q,
+            pi,
+            lu,
         )
         residuals[b] = residual
+        errors[b] = error
         iterations[b] = iteration
-        if iteration >= max_iterations or not residual < np.inf:
+        if not error <= tolerance:
             continue
         _scaled(pi, leader_continuation, k)
-        banded_factor(k, succ, prob, position, band, lu)
         _policy_sum(pi, leader_reward[b], rhs)
-        banded_solve(lu, position, band, rhs, value)
+        banded_factor_solve(k, succ, prob, position, band, lu, rhs, scratch, value)
         expectation(succ, prob, value, future)
         banded_solve_transposed(lu, position, band, initial, visits)
         total = 0.0
         for s in range(n_s):
             total += initial[s] * value[s]
+            best = 0
             for a in range(n_a):
-                advantage = leader_reward[b, s, a] + leader_continuation[s, a] * future[s, a] - value[s]
-                w = visits[s] * pi[s, a] * advantage / lam
+                future[s, a] = leader_reward[b, s, a] + leader_continuation[s, a] * future[s, a]
+                best = a if pi[s, a] > pi[s, best] else best
+            at_best = future[s, best]
+            mean = 0.0
+            for a in range(n_a):
+                future[s, a] -= at_best
+                mean += pi[s, a] * future[s, a]
+            for a in range(n_a):
+                w = visits[s] * pi[s, a] * (future[s, a] - mean) / lam
                 w_reward[b, s, a] = w
                 future[s, a] = continuation[s, a] * w
                 w_leader[b, s, a] = visits[s] * pi[s, a]
         returns[b] = total
         if not same_discount:
             _scaled(pi, continuation, k)
-            banded_factor(k, succ, prob, position, band, lu)
+            banded_factor(k, succ, prob, position, band, lu, scratch)
         adjoint(succ, prob, future, pushed)
         banded_solve_transposed(lu, position, band, pushed, u)
         for s in range(n_s):

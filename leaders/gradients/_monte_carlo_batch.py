@@ -12,9 +12,9 @@ from numba import njit
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.kernels.alias import policy_tables
-from bocmdp_gym.kernels.banded import banded_policy_iteration
 from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.kernels.simulate import simulate
+from bocmdp_gym.solvers.banded import banded_policy_iteration
 from followers import SoftPolicyIteration
 from leaders.gradients._monte_carlo_kernels import monte_carlo_weights
 from leaders.gradients.batch import Array, CompiledBatch
@@ -74,6 +74,7 @@ class MonteCarloBatch(CompiledBatch):
             self._generators,
             self._values[context],
             self._residuals,
+            self._errors,
             self._iterations,
             self._n_steps,
             self._w_reward,
@@ -111,7 +112,8 @@ def monte_carlo_runs(
     bootstrap,
     generators,  # (B, 4) uint64, one per run
     values,  # (B, S): V* of each run's last solve in this context, overwritten with the new one
-    residuals,  # (B,), iterations (B,), steps (B,), w_reward (B, S, A), w_leader (B, S, A): results
+    residuals,  # (B,), errors (B,), iterations (B,), steps (B,), w_reward (B, S, A), w_leader (B, S, A): results
+    errors,
     iterations,
     steps,
     w_reward,
@@ -139,12 +141,26 @@ def monte_carlo_runs(
     carry = np.empty(2, np.int64)
     for i in range(rows.shape[0]):
         b = rows[i]
-        residual, iteration = banded_policy_iteration(
-            reward[b], continuation, succ, prob, lam, position, band, tolerance, max_iterations, values[b], q, pi, lu
+        residual, error, iteration = banded_policy_iteration(
+            reward[b],
+            continuation,
+            succ,
+            prob,
+            lam,
+            position,
+            band,
+            False,
+            tolerance,
+            max_iterations,
+            values[b],
+            q,
+            pi,
+            lu,
         )
         residuals[b] = residual
+        errors[b] = error
         iterations[b] = iteration
-        if iteration >= max_iterations or not residual < np.inf:
+        if not error <= tolerance:
             continue
         policy_tables(pi, succ, prob, threshold, packed)
         carry[0] = -1

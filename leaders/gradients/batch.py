@@ -26,8 +26,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
-from bocmdp_gym.errors import ConvergenceError
-from bocmdp_gym.policy_solvers import BandedSolver
+from bocmdp_gym.autodiff import with_gradients
+from bocmdp_gym.kernels.newton import FINEST
+from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
+from bocmdp_gym.solvers import BandedSolver
 from followers import TrajectoryOracle
 from leaders.gradients.estimate import Estimate, WeightedContexts, weighted
 
@@ -83,19 +85,20 @@ class CompiledBatch(BatchEstimator):
 
     def __init__(self, model: TabularBOCMDP, regularization: float, tolerance: float, max_iterations: int, n_runs: int):
         self.model, self.regularization = model, regularization
-        self.tolerance, self.max_iterations, self.n_runs = tolerance, max_iterations, n_runs
+        self.tolerance, self.max_iterations, self.n_runs = max(tolerance, FINEST), max_iterations, n_runs
         self._threads = min(numba.get_num_threads(), n_runs)
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self._values: dict[int, Array] = {}  # V* of each run's last solve, by context
         shape = (n_runs, model.n_states, model.n_actions)
         self._w_reward, self._w_leader = np.zeros(shape), np.zeros(shape)
-        self._residuals, self._iterations = np.zeros(n_runs), np.zeros(n_runs, np.int64)
+        self._residuals, self._errors, self._iterations = np.zeros(n_runs), np.zeros(n_runs), np.zeros(n_runs, np.int64)
         self._constant = model.configure(model.example)  # of all that does not depend on x
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
 
+    @with_gradients
     def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
         mdps = self.model.configure(x.detach().requires_grad_())
         slots = [self._slot(mdps, np.array([contexts[k][0] for contexts in drawn]), rngs) for k in range(len(drawn[0]))]
@@ -138,15 +141,13 @@ class CompiledBatch(BatchEstimator):
                 done.result()
 
     def _check(self, mdps: ConfiguredMDPs, contexts: npt.NDArray[np.int64]) -> None:
-        bad = np.flatnonzero((self._iterations >= self.max_iterations) | ~(self._residuals < np.inf))
+        bad = np.flatnonzero(~(self._errors <= self.tolerance))
         if len(bad):
             b = int(bad[0])
             self.model.configure(mdps.x[b].detach()).validate()
-            raise ConvergenceError(
-                f"soft policy iteration left a residual of {self._residuals[b]:.3g} after {self._iterations[b]} steps in context "
-                f"{contexts[b]} of run {b} (regularization {self.regularization}); expected at most {self.tolerance:.3g} * "
-                "max(1, max |V|)."
-            )
+            statistics = SolveStatistics(float(self._residuals[b]), float(self._errors[b]), int(self._iterations[b]))
+            where = f" in context {contexts[b]} of run {b}"
+            check_convergence(statistics, self.regularization, self.tolerance, self.max_iterations, where)
 
     def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
         """Draw what the compiled part needs."""

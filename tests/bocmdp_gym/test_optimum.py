@@ -39,7 +39,7 @@ def test_a_warm_start_is_kept_restored_and_forgotten() -> None:
 
 def test_failures_are_named() -> None:
     model = random_model(4)
-    with pytest.raises(errors.ConvergenceError, match=r"residual of .* after 1 steps in context 2 .*max_iterations"):
+    with pytest.raises(errors.ConvergenceError, match=r"residual of .* in context 2, .* after 1 steps; raise max_iterations"):
         WarmSolver(max_iterations=1).solve(model.configure(random_x(model.leader_dim)), 2, 0.01)
     overflowing = overflowing_model()
     with pytest.raises(errors.ConvergenceError):

@@ -4,10 +4,15 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 
+from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import OptionError
+from followers import CallableFollower
 from leaders.evaluate import evaluate, gini, main
 from leaders.settings import settings_from_summary
 from leaders.train import main as train
@@ -72,6 +77,84 @@ def test_intervals_shrink_with_the_root_of_the_episodes(run: Path) -> None:
     x = json.loads((run / "summary.json").read_text())["x"]
     few, many = (evaluate(settings, x, x, env_steps=n, factors=()) for n in (20_000, 320_000))
     assert few.after[1].leader_interval / many.after[1].leader_interval == pytest.approx(4.0, rel=0.2)
+
+
+class Draws(ConfigurableEnv):
+    """Episodes of one step, in which the leader gets spread * xi + noise + x; F(x) = spread * E xi + x, E xi = 1/3."""
+
+    metadata = {"render_modes": []}
+    render_mode = None
+
+    def __init__(self, continuous: bool, spread: float = 3.0, noise: float = 0.1):
+        self.observation_space, self.action_space = gym.spaces.Discrete(1), gym.spaces.Discrete(1)
+        space: Any = gym.spaces.Box(0.0, 1.0, (1,), np.float64) if continuous else gym.spaces.Discrete(2)
+        probabilities = None if continuous else [2 / 3, 1 / 3]
+        self._setup_configuration(gym.spaces.Box(-9.0, 9.0, (1,), np.float64), space, 0.9, None, probabilities)
+        self._spread, self._noise = spread, noise
+
+    def sample_context(self, rng: np.random.Generator) -> Any:
+        return rng.random(1) ** 2 if self.context_probabilities is None else super().sample_context(rng)
+
+    def _reset(self, state: Any | None) -> tuple[Any, dict[str, Any]]:
+        return 0, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        xi = float(np.reshape(self.context, -1)[0])
+        paid = self._spread * xi + self._noise * self.np_random.normal() + float(self.leader[0])
+        return 0, 0.0, True, False, {"leader_reward": paid, "context": self.context}
+
+
+class Settings:
+    """What `evaluate` needs of a run's settings."""
+
+    regularization = 1.0
+
+    def __init__(self, env: Any):
+        self._env = env
+
+    def make_env(self) -> Any:
+        return self._env
+
+    def make_follower(self, regularization: float | None = None) -> Any:
+        return CallableFollower(lambda observation: 0)
+
+
+@pytest.mark.parametrize(("continuous", "noise"), [(True, 0.1), (True, 2.0), (False, 0.1), (False, 2.0)])
+def test_intervals_cover_as_often_as_they_say(continuous: bool, noise: float) -> None:
+    settings: Any = Settings(Draws(continuous, noise=noise))
+    covered, gains, widths = 0, 0, []
+    for seed in range(150):
+        result = evaluate(settings, [0.5], [0.0], env_steps=8, contexts=10, seed=1000 + 10 * seed, factors=())
+        covered += abs(result.leader_return - (3.0 / 3 + 0.5)) < result.leader_interval
+        gains += abs(result.leader_gain - 0.5) < result.gain_interval
+        widths.append(result.leader_interval)
+    assert covered > 150 * 0.95 - 4 * (150 * 0.05 * 0.95) ** 0.5  # 4 standard errors of the count
+    assert gains > 150 * 0.95 - 4 * (150 * 0.05 * 0.95) ** 0.5
+    if continuous and noise < 1.0:
+        assert np.mean(widths) == pytest.approx(2.262 * 3.0 * (4 / 45 / 10) ** 0.5, rel=0.15)  # var of U^2 is 4/45
+    if not continuous:
+        error = noise * ((4 / 9 + 1 / 9) / 8) ** 0.5
+        assert np.mean(widths) == pytest.approx(2.2 * error, rel=0.1)  # no variance between contexts: all were taken
+
+
+def test_one_draw_has_no_interval() -> None:
+    settings: Any = Settings(Draws(True))
+    one = evaluate(settings, [0.0], [0.0], env_steps=8, contexts=1, factors=())
+    assert one.leader_interval == one.gain_interval == float("inf")
+    finite: Any = Settings(Draws(False))
+    single = evaluate(finite, [0.0], [0.0], env_steps=1, factors=())
+    assert single.leader_interval == single.after[0].leader_interval == float("inf")
+    still: Any = Settings(Draws(False, noise=0.0))
+    assert evaluate(still, [0.0], [0.0], env_steps=8, factors=()).leader_interval == 0.0
+
+
+def test_differences_are_paired_by_context() -> None:
+    """Contexts differ by far more than x: their spread is no doubt about what x gained."""
+    settings: Any = Settings(Draws(True, spread=1000.0))
+    result = evaluate(settings, [0.5], [0.0], env_steps=8, factors=())
+    assert result.leader_interval > 100
+    assert result.gain_interval < 0.2
+    assert result.leader_gain == pytest.approx(0.5, abs=0.2)
 
 
 @pytest.mark.parametrize("how", ["module", "id", "both"])
