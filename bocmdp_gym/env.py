@@ -197,7 +197,7 @@ class ConfigurableEnv(_Configuration, Hooks, Constructed, gym.Env[Any, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the constructor's arguments, from which the model is built again, and the running episode."""
-        rebuilt = ("model", "_mdps", "_figure")
+        rebuilt = ("model", "_mdps", "_figure", "_given_arguments")
         state = {k: v for k, v in self.__dict__.items() if k not in rebuilt and not isinstance(v, FunctionType)}
         args, kwargs = self._arguments
         return partial(type(self), *args, **kwargs), (), state

@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from bocmdp_gym.construction import Constructed
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
@@ -206,7 +207,7 @@ def _settings(value: Any, depth: int) -> dict[str, Any]:
             found[p.name] = given[p.name]
         elif p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
-        elif given or isinstance(value, WithArguments):
+        elif given or isinstance(value, (Constructed, WithArguments)):
             found[p.name] = p.default
         else:
             held = [one for one in (p.name, f"_{p.name}") if one in vars(value)] if hasattr(value, "__dict__") else []
@@ -223,13 +224,8 @@ def _recorded(value: Any) -> dict[str, Any]:
     """The arguments that a constructor recorded, by name."""
     if isinstance(value, WithArguments):
         return dict(value._arguments)
-    if isinstance(value, ConfigurableEnv):
-        args, kwargs = value._arguments
-        names = [p.name for p in parameters_of(type(value)) if p.kind is not p.KEYWORD_ONLY]
-        return dict(zip(names, args, strict=False)) | kwargs
-    if isinstance(value, gym.utils.RecordConstructorArgs):
-        return dict(value._saved_kwargs)
-    return {}
+    saved = dict(value._saved_kwargs) if isinstance(value, gym.utils.RecordConstructorArgs) else {}
+    return saved | (value._given_arguments if isinstance(value, Constructed) else {})
 
 
 def _function(value: Any, depth: int) -> dict[str, Any]:

@@ -266,6 +266,21 @@ def _batches(r: dict[str, Any]) -> Iterable[str]:
     yield f"On {r['threads']} threads; load average of the machine {loads}."
 
 
+def _checkpoints(r: dict[str, Any]) -> Iterable[str]:
+    def entry(length: str, name: str, factor: float, digits: str) -> str:
+        now, before = (factor * r[when][length][name] for when in ("now", "before"))
+        return f"{now:{digits}} ({before:{digits}})"
+
+    columns = [
+        ("share_of_saving", 100.0, ".0f"),
+        ("written_MB", 1.0, ",.1f"),
+        ("memory_bytes_per_iteration", 1.0, ".0f"),
+        ("processor_seconds", 1.0, ".1f"),
+    ]
+    header = ("iterations", "% of processor time", "MB written", "bytes of memory per iteration", "processor seconds")
+    yield from table(header, [(f"{int(length):,}", *(entry(length, *column) for column in columns)) for length in r["now"]])
+
+
 def _stepping(r: dict[str, Any]) -> Iterable[str]:
     rows = [(f"{o['copies']:,}", f"{o['native']:,.0f}", f"{o['sync']:,.0f}") for o in r["steps_per_second"]]
     yield from table(("copies", "native, steps per second", "sync"), rows)
@@ -326,6 +341,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "scaling": _scaling,
     "linear_solvers": _linear_solvers,
     "batches": _batches,
+    "checkpoints": _checkpoints,
     "tax_design_leaders": _tax_leaders,
     "tax_design_stepping": _stepping,
     "cartpole": _cartpole,
