@@ -115,6 +115,9 @@ class LeaderRun:
         """One outer iteration. Returns its record."""
         x = self.x.detach()
         drawn = self.draw()
+        if len(drawn) == 1 and drawn[0][1] == 1.0:
+            estimate = self.leader.estimator.estimate(self.oracle, x, drawn[0][0], self.rng)
+            return self.take(drawn, estimate, evaluate, checkpoints)
         rngs = self._generators(x, [context for context, _ in drawn])
         estimator = self.leader.estimator
         estimates = [estimator.estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]

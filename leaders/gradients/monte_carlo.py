@@ -173,13 +173,13 @@ class MonteCarloEstimator(PolicyEstimator):
         assert weights.leader_reward is not None
         leader_return = float(np.vdot(weights.leader_reward, mdps.arrays(context).leader_reward))
         error = None
-        groups = min(self.error_groups, batch.n_episodes)
-        if groups > 1:
+        if self.error_groups > 1 and batch.n_episodes > 1:
+            groups = min(self.error_groups, batch.n_episodes)
             sizes = split(batch.n_episodes, groups)
             lasts = np.cumsum(sizes)
             parts = (batch.episodes(last - size, last) for size, last in zip(sizes, lasts, strict=True))
             _, error = combine_groups([mdps.vjp(self._weights(part, mdps, table), context) for part in parts], sizes)
-        return Estimate(mdps.vjp(weights, context), leader_return, batch.n_steps, error)
+        return Estimate(mdps.vjp(weights, context), leader_return, len(batch.rewards), error)
 
     def _weights(self, batch: Trajectories, mdps: ConfiguredMDPs, policy: Array | None) -> Weights:
         """One batch's weights, of rewards only where nothing else depends on x."""
