@@ -78,17 +78,18 @@ class Trajectories:
         rewards = self.leader_rewards if leader else self.rewards
         return np.add.reduceat(rewards * discount**self.times, self.starts)
 
-    def episodes(self, first: int, last: int) -> Trajectories:
-        """Episodes ``first`` to ``last - 1`` alone."""
-        begin, end = int(self.starts[first]), int(self.ends[last - 1])
-        steps, chosen = slice(begin, end), slice(first, last)
+    def episodes(self, chosen: npt.NDArray[np.int64]) -> Trajectories:
+        """Some of the episodes alone, given by their indices ``(n,)``, in that order."""
+        lengths = self.lengths[chosen]
+        ends = lengths.cumsum()
+        steps = np.arange(ends[-1]) + np.repeat(self.starts[chosen] - (ends - lengths), lengths)
         return replace(
             self,
             observations=self.observations[steps],
             actions=self.actions[steps],
             rewards=self.rewards[steps],
             leader_rewards=self.leader_rewards[steps],
-            ends=self.ends[chosen] - begin,
+            ends=ends,
             terminated=self.terminated[chosen],
             final_observations=self.final_observations[chosen],
             states=None if self.states is None else self.states[steps],

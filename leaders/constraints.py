@@ -1,8 +1,9 @@
 r"""Constraints on outcomes: participation levels, spending limits, and whatever else is a discounted sum over trajectories.
 
 The mathematics. An outcome is G_xi(x) = E sum_t gamma_L^t c(s_t, a_t) under the follower's optimum, for an array c (C, S, A)
-that may depend on x; the constraint is G_xi(x) >= level for every context, or E_xi G_xi(x) >= level. With slack
-g = G - level, the augmented Lagrangian (Hestenes 1969, Powell 1969, Rockafellar 1973) maximises
+that may depend on x, or E sum_t gamma^t r(s_t, a_t): the follower's own, at the follower's discount. The constraint is
+G_xi(x) >= level for every context, or E_xi G_xi(x) >= level. With slack g = G - level, the augmented Lagrangian (Hestenes 1969,
+Powell 1969, Rockafellar 1973) maximises
 
     F(x) - sum (1 / 2 rho) (max(0, mu - rho g)^2 - mu^2),       gradient  dF + sum y dG,  y = max(0, mu - rho g),
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,9 @@ class Constraint:
 
     Attributes:
         name: names its columns in the history, ``slack_NAME`` and ``multiplier_NAME``.
-        outcome: "follower" for the follower's own rewards (participation; entropy is not counted), or an array c ``(C, S, A)`` or
-            a function of x that returns one. For a spending limit use minus the spending and minus the limit.
+        outcome: "follower" for the follower's own rewards at the follower's discount (participation; entropy is not counted), or
+            an array c ``(C, S, A)``, or a function of x that returns one, at the leader's discount. For a spending limit use
+            minus the spending and minus the limit.
         at_least: the level.
         per_context: whether it must hold in every context, or on average over contexts.
     """
@@ -82,17 +85,19 @@ class AugmentedLagrangian:
         self.constraints, self.penalty = tuple(constraints), check_number("constraint_penalty", penalty, above=0.0)
         self.multiplier_every = check_count("multiplier_every", multiplier_every)
         self._model, self._regularization, self._solver = model, regularization, WarmSolver()
-        self._outcomes = [model.replace(leader_reward=self._outcome(c)) for c in self.constraints]
+        self._outcomes = [self._outcome(c) for c in self.constraints]
         self._mu = np.zeros((len(self.constraints), model.n_contexts))
         self._y = self._mu.copy()
         self._steps = 0
 
-    def _outcome(self, constraint: Constraint) -> Any:
-        if isinstance(constraint.outcome, str):
-            if constraint.outcome != "follower":
-                raise OptionError(f"unknown outcome {constraint.outcome!r}; expected 'follower', an array or a function of x.")
-            return lambda z: self._model.part("reward", z)
-        return constraint.outcome
+    def _outcome(self, constraint: Constraint) -> TabularBOCMDP:
+        """The model with the outcome in the place of the leader's return."""
+        if not isinstance(constraint.outcome, str):
+            return self._model.replace(leader_reward=constraint.outcome)
+        if constraint.outcome != "follower":
+            raise OptionError(f"unknown outcome {constraint.outcome!r}; expected 'follower', an array or a function of x.")
+        own = partial(self._model.part, "reward")
+        return self._model.replace(leader_reward=own, leader_discount=self._model.discount)
 
     def measure(self, x: Tensor) -> dict[str, float]:
         """Measure the slacks at x and set the multipliers. Returns their columns of the history."""

@@ -1,8 +1,15 @@
 """Evaluate a finished run: ``python -m leaders.evaluate RUN``.
 
 Followers are solved (or trained) from scratch at the x the run found and, for comparison, at the x it started from. Reported, per
-context and together: the leader's return with a confidence interval from fresh episodes, the follower's value before and after
-(who gains, who loses, and the Gini coefficient across contexts), and the leader's return if the follower's lambda was misjudged.
+context and together: the leader's return with a confidence interval from fresh episodes, what it gained, the follower's value
+before and after (who gains, who loses, and the Gini coefficient across contexts), and the leader's return if the follower's
+lambda was misjudged.
+
+Intervals. In one context, Student's t over episodes. Together, finitely many contexts are all taken, so only their episodes are
+random: variances add, weighted by P_xi squared, with Satterthwaite's degrees of freedom. Continuous contexts are drawn, and one
+draw is one observation of F: the interval is Student's t over the contexts' means, which vary with the context and with its
+episodes alike. Differences are paired by context. How a follower that learns would have learnt another time enters only through
+contexts that are drawn.
 """
 
 from __future__ import annotations
@@ -17,11 +24,12 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import tyro
+from scipy.stats import t
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from bocmdp_gym.files import write_atomically
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import as_array, check_count
 from followers import Follower, TrajectoryOracle
 from leaders.contexts import every_context
 from leaders.gradients.exact import leader_values
@@ -33,8 +41,7 @@ from leaders.settings import RunSettings, settings_from_summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Half-width of a 95% confidence interval in standard errors.
-_Z95 = 1.959963984540054
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,8 @@ class ContextReport:
     Attributes:
         context: xi; a number, or a list where contexts are continuous.
         probability: P_xi, or 1 / number of contexts drawn.
-        leader_return: mean discounted leader return over fresh episodes; ``leader_interval`` its 95% half-width.
+        leader_return: mean discounted leader return over fresh episodes; ``leader_interval`` its 95% half-width, infinite
+            where there was one episode.
         episodes: how many.
         exact_leader_return: the exact value, None without a tabular model.
         follower_value: the follower's value, exact and regularised where the model is tabular, else the mean discounted
@@ -66,7 +74,8 @@ class Evaluation:
 
     Attributes:
         after, before: per context, at the x found and at the baseline.
-        leader_return, leader_interval: together, at the x found: mean over contexts and its 95% half-width.
+        leader_return, leader_interval: together, at the x found: mean over contexts and its 95% half-width (module docstring).
+        leader_gain, gain_interval: the same of the difference to the baseline's, context by context.
         exact_leader_return: exact F(x), None without a tabular model.
         gini_after, gini_before: Gini coefficient of follower values across contexts; None where a value is negative.
         misjudged: leader's return at the x found by factor on the follower's lambda; empty if the follower has none.
@@ -76,6 +85,8 @@ class Evaluation:
     before: list[ContextReport]
     leader_return: float
     leader_interval: float
+    leader_gain: float
+    gain_interval: float
     exact_leader_return: float | None
     gini_after: float | None
     gini_before: float | None
@@ -108,7 +119,8 @@ def evaluate(
     check_count("env_steps", env_steps)
     check_count("contexts", contexts)
     env = settings.make_env()
-    drawn = _contexts(TrajectoryOracle(env, settings.make_follower()).core, contexts, generator(seed))
+    core = TrajectoryOracle(env, settings.make_follower()).core
+    drawn, sampled = _contexts(core, contexts, generator(seed)), every_context(core) is None
     after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)
     before = _reports(env, settings.make_follower(), np.asarray(baseline), drawn, env_steps, seed + 1)
     misjudged = {}
@@ -118,11 +130,14 @@ def evaluate(
         misjudged[f"{factor:g}"] = _mean([_best(r) for r in reports], drawn)
     env.close()
     exact = [r.exact_leader_return for r in after]
+    gains = [a.leader_return - b.leader_return for a, b in zip(after, before, strict=True)]
     return Evaluation(
         after=after,
         before=before,
         leader_return=_mean([r.leader_return for r in after], drawn),
-        leader_interval=float(np.sqrt(sum((p * r.leader_interval) ** 2 for r, (_, p) in zip(after, drawn, strict=True)))),
+        leader_interval=_spread([r.leader_return for r in after]) if sampled else _pooled(after),
+        leader_gain=_mean(gains, drawn),
+        gain_interval=_spread(gains) if sampled else _pooled([*after, *before]),
         exact_leader_return=None if None in exact else _mean([e for e in exact if e is not None], drawn),
         gini_after=gini([r.follower_value for r in after], [p for _, p in drawn]),
         gini_before=gini([r.follower_value for r in before], [p for _, p in drawn]),
@@ -146,6 +161,28 @@ def _mean(values: list[float], drawn: list[tuple[Any, float]]) -> float:
     return float(sum(p * v for v, (_, p) in zip(values, drawn, strict=True)))
 
 
+def _half_width(error: float, freedom: float) -> float:
+    """Half-width of a confidence interval from a standard error with that many degrees of freedom; infinite for none."""
+    return float(t.ppf(0.5 + _CONFIDENCE / 2, freedom) * error) if freedom > 0 else float("inf")
+
+
+def _spread(values: list[float]) -> float:
+    """Half-width for the mean of independent draws, one number each."""
+    n = len(values)
+    return _half_width(float(np.std(values, ddof=1) / n**0.5), n - 1) if n > 1 else float("inf")
+
+
+def _pooled(reports: list[ContextReport]) -> float:
+    """Half-width for a sum over contexts, weighted by their probabilities, each from its own episodes."""
+    if any(r.episodes < 2 for r in reports):
+        return float("inf")
+    n = np.array([r.episodes for r in reports])
+    errors = [r.leader_interval / _half_width(1.0, r.episodes - 1) for r in reports]
+    variances = (np.array([r.probability for r in reports]) * errors) ** 2
+    total = float(variances.sum())
+    return _half_width(total**0.5, total**2 / float((variances**2 / (n - 1)).sum())) if total > 0 else 0.0
+
+
 def _contexts(core: Any, number: int, rng: np.random.Generator) -> list[tuple[Any, float]]:
     every = every_context(core)
     return [(core.sample_context(rng), 1.0 / number) for _ in range(number)] if every is None else every
@@ -163,14 +200,15 @@ def _reports(
         own = batch.discounted_returns(oracle.core.discount)
         exact, value = None, float(own.mean())
         table = policy.table
-        if isinstance(oracle.model, TabularBOCMDP) and table is not None:
+        unchanged = oracle.layers.changing is None  # else the model is that of another problem
+        if isinstance(oracle.model, TabularBOCMDP) and table is not None and unchanged:
             exact, value = _exact_values(oracle, x, context, table, follower.regularization or 0.0)
         reports.append(
             ContextReport(
                 context=np.asarray(context).tolist(),
                 probability=probability,
                 leader_return=float(leader.mean()),
-                leader_interval=float(_Z95 * leader.std(ddof=1) / len(leader) ** 0.5) if len(leader) > 1 else float("inf"),
+                leader_interval=_spread(leader.tolist()),
                 episodes=len(leader),
                 exact_leader_return=exact,
                 follower_value=value,
@@ -202,6 +240,7 @@ def report(evaluation: Evaluation) -> str:
         )
     exact = "" if evaluation.exact_leader_return is None else f", exact {evaluation.exact_leader_return:.4f}"
     lines.append(f"together: leader's return {evaluation.leader_return:.4f} +- {evaluation.leader_interval:.4f}{exact}")
+    lines.append(f"gain over the start: {evaluation.leader_gain:.4f} +- {evaluation.gain_interval:.4f}")
     if evaluation.gini_after is not None and evaluation.gini_before is not None:
         lines.append(f"Gini of follower values: {evaluation.gini_before:.4f} before, {evaluation.gini_after:.4f} after")
     for factor, value in evaluation.misjudged.items():
@@ -242,30 +281,44 @@ class EvaluateSettings:
     """Contexts to draw where they are continuous; finitely many are all taken."""
     seed: int = 1_000_003
     """Seed of fresh contexts and episodes; keep it different from the run's."""
+    module: str | None = None
+    """The module of yours that the run needs; one that the run's summary alone names is never imported."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 for a run that cannot be evaluated."""
+    """The command line. Returns the exit status: 0, or 2 for a run that cannot be evaluated or files that cannot be written."""
     chosen = tyro.cli(EvaluateSettings, args=arguments, prog="python -m leaders.evaluate", description=__doc__)
     try:
         path = chosen.run / SUMMARY
-        try:
-            summary = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise OptionError(f"{path} does not exist; expected the folder of a finished run.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise OptionError(f"{path} is damaged ({error}); run the training again.") from error
-        settings = settings_from_summary(summary)
-        evaluation = evaluate(
-            settings, summary["x"], summary["x0"], env_steps=chosen.env_steps, contexts=chosen.contexts, seed=chosen.seed
-        )
-    except BOCMDPError as error:
+        summary = _read(path)
+        settings = settings_from_summary(summary, chosen.module)
+        x, x0 = as_array(summary["x"]), as_array(summary["x0"])
+        if x is None or x0 is None:
+            raise OptionError(f"{path}: x or x0 is not a list of numbers; run the training again.")
+        evaluation = evaluate(settings, x, x0, env_steps=chosen.env_steps, contexts=chosen.contexts, seed=chosen.seed)
+        print(report(evaluation))
+        write_atomically(chosen.run / "evaluation.json", json.dumps(asdict(evaluation), indent=2) + "\n")
+        save(picture(evaluation), chosen.run / "evaluation.png")
+    except (BOCMDPError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    write_atomically(chosen.run / "evaluation.json", json.dumps(asdict(evaluation), indent=2) + "\n")
-    save(picture(evaluation), chosen.run / "evaluation.png")
-    print(report(evaluation))
     return 0
+
+
+def _read(path: Path) -> Any:
+    """A summary, as JSON.
+
+    Raises:
+        OptionError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise OptionError(f"{path} does not exist; expected the folder of a finished run.") from None
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror or error}; expected the folder of a finished run.") from error
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{path} is damaged ({error}); run the training again.") from error
 
 
 if __name__ == "__main__":

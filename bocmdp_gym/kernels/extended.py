@@ -67,11 +67,11 @@ def extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, residu
     """One soft Bellman backup of v + v_low, of which ``future`` + ``future_low`` (S, M) is the expectation per stored row.
 
     Fills q = r + g P v, rounded, pi = softmax(q / lam) and residual = T v - v, both from the unrounded numbers. Returns the
-    largest |residual|, NaN if anything is not finite.
+    largest |residual|, NaN if anything is not finite, and how far pi moved from what it was.
     """
     n_s, n_a = r.shape
-    high, low = np.empty(n_a), np.empty(n_a)
-    worst = 0.0
+    high, low, weights = np.empty(n_a), np.empty(n_a), np.empty(n_a)
+    worst, moved = 0.0, 0.0
     for s in range(n_s):
         best = 0
         for a in range(n_a):
@@ -85,18 +85,18 @@ def extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, residu
         z = 0.0
         for a in range(n_a):
             gap = ((high[a] - high[best]) + (low[a] - low[best])) / lam
-            weight = math.exp(gap) if gap > -745.0 else 0.0
-            pi[s, a] = weight
-            z += weight
+            weights[a] = math.exp(gap) if gap > -745.0 else 0.0
+            z += weights[a]
         for a in range(n_a):
-            pi[s, a] /= z
+            moved = max(moved, abs(pi[s, a] - weights[a] / z))
+            pi[s, a] = weights[a] / z
         new, new_low = _add(high[best], low[best], lam * math.log(z), 0.0)
         change = (new - v[s]) + (new_low - v_low[s])
         if not abs(change) < np.inf:
-            return np.nan
+            return np.nan, np.inf
         residual[s] = change
         worst = max(worst, abs(change))
-    return worst
+    return worst, moved
 
 
 @njit(cache=True)

@@ -7,8 +7,8 @@ discount 1),
     error = amplification max(max |T V - V|, eps scale) / lambda,        scale = max |V| + max |r|
 
 bounds max |pi - pi*|, rounding included. It has no unit: rewards and lambda times c leave it as it is. Where it is too large at
-the rounding level of the values, `bocmdp_gym.kernels.extended` continues with exact residuals, and a Newton step of size delta
-leaves an error of the order of (delta / lambda)^2.
+the rounding level of the values, `bocmdp_gym.kernels.extended` continues with exact residuals, until the steps, far below lambda,
+move the policy no more.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 
 EPSILON = 2.0**-52
+#: What double precision can say of a probability: finer tolerances ask for no more.
+FINEST = 1e-14
 #: An iteration continues until the error is this part of the tolerance, unless rounding stops it before.
 ZEAL = 0.01
 
@@ -29,12 +31,12 @@ def settled(residual, before, scale, goal):
 
 
 @njit(cache=True, inline="always")
-def nearly_settled(residual, before, scale, goal):
-    """Whether one more solve with the last factor will settle it.
+def nearly_settled(residual, before, scale, goal, lam):
+    """Whether one more solve with the last factor will settle it, if its step is far below lambda.
 
     Newton's residuals fall like c b^2, b the one before, and that solve's like 2 c b times the residual it starts from.
     """
-    return 2.0 * residual * residual <= max(goal, 4.0 * EPSILON * scale) * before < np.inf
+    return residual <= 0.01 * lam and 2.0 * residual * residual <= max(goal, 4.0 * EPSILON * scale) * before < np.inf
 
 
 @njit(cache=True)
@@ -44,12 +46,16 @@ def policy_error(residual, scale, amplification, lam):
     return amplification * floor / lam if floor > 0.0 else 0.0
 
 
-@njit(cache=True)
-def refined_error(size, residual, scale, lam):
-    """The same after a Newton step of ``size`` from a ``residual`` that was exact."""
-    growth = max(size / residual, 1.0) if residual > 0.0 else 1.0
-    step = size / lam
-    return growth * (0.125 * step * step + 8.0 * EPSILON * step + 16.0 * EPSILON * EPSILON * scale / lam)
+@njit(cache=True, inline="always")
+def refined_error(moved, size, lam):
+    """The same after a step of ``size`` by exact residuals that ``moved`` the policy: near the end each moves it far less."""
+    return moved if size <= 0.01 * lam else np.inf
+
+
+@njit(cache=True, inline="always")
+def refined(residual, scale, size, before, lam):
+    """Whether steps by exact residuals fall no longer, these being at the end of their precision or they far below lambda."""
+    return size > 0.5 * before and (residual <= 8.0 * EPSILON * EPSILON * scale or size <= 0.01 * lam)
 
 
 @njit(cache=True)

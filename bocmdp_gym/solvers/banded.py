@@ -10,7 +10,16 @@ from numba import njit
 from bocmdp_gym.kernels import LOOSE
 from bocmdp_gym.kernels.bellman import soft_backup, soft_shift
 from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
-from bocmdp_gym.kernels.newton import ZEAL, amplification_of, largest, nearly_settled, policy_error, refined_error, settled
+from bocmdp_gym.kernels.newton import (
+    ZEAL,
+    amplification_of,
+    largest,
+    nearly_settled,
+    policy_error,
+    refined,
+    refined_error,
+    settled,
+)
 from bocmdp_gym.solvers.base import Array, Optimum, PolicySolver, System
 
 
@@ -193,15 +202,16 @@ def banded_policy_iteration(r, g, succ, prob, lam, position, band, ends, toleran
         scale = largest(v_new) + top
         if settled(residual, before, scale, goal) or iteration == max_iterations:
             break
-        if nearly_settled(residual, before, scale, goal):
+        if nearly_settled(residual, before, scale, goal, lam):
             for s in range(n_s):
-                rhs[s] = v_new[s] - v[s]
-            banded_solve(lu, position, band, rhs, step)
-            before, residual = residual, soft_shift(g, succ, prob, lam, step, v, q, pi, v_new)
-            if settled(residual, before, scale, goal):
-                break
-            before = np.inf
-            continue
+                k[s, 0] = v_new[s] - v[s]
+            banded_solve(lu, position, band, k[:, 0], step)
+            if largest(step) <= 0.01 * lam:
+                before, residual = residual, soft_shift(g, succ, prob, lam, step, v, q, pi, v_new)
+                if residual < np.inf and settled(residual, before, scale, goal):
+                    break
+                before = np.inf
+                continue
         before = residual
         _multiply(pi, g, k)
         banded_factor_solve(k, succ, prob, position, band, lu, rhs, step, v)
@@ -232,19 +242,19 @@ def _banded_refine(r, g, succ, prob, lam, position, band, residual, scale, toler
     change = np.empty(n_s)
     future = np.empty((n_s, n_a))
     future_low = np.empty((n_s, n_a))
-    error, size, before = np.inf, np.inf, np.inf
+    size, before = np.inf, np.inf
     while True:
         extended_expectation(succ, prob, v, v_low, future, future_low)
-        residual = extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, change)
+        residual, moved = extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, change)
         if not residual < np.inf:
             return np.nan, np.inf, iteration
-        if error <= ZEAL * tolerance or iteration >= max_iterations or (size < lam and size > 0.5 * before):
+        error = refined_error(moved, size, lam)
+        if error <= ZEAL * tolerance or iteration >= max_iterations or refined(residual, scale, size, before, lam):
             return residual, error, iteration
         _multiply(pi, g, k)
         banded_factor_solve(k, succ, prob, position, band, lu, change, scratch, step)
         before, size = size, largest(step)
         extended_step(v, v_low, step)
-        error = refined_error(size, residual, scale, lam)
         iteration += 1
 
 

@@ -21,7 +21,16 @@ from bocmdp_gym.bounded import check_bounded
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
-from bocmdp_gym.kernels.newton import ZEAL, amplification_of, largest, nearly_settled, policy_error, refined_error, settled
+from bocmdp_gym.kernels.newton import (
+    ZEAL,
+    amplification_of,
+    largest,
+    nearly_settled,
+    policy_error,
+    refined,
+    refined_error,
+    settled,
+)
 
 Array = npt.NDArray[np.float64]
 #: Episodes of more steps than this count as never ending, in double precision, when a policy is looked for that ends.
@@ -111,12 +120,14 @@ class PolicySolver(ABC):
             scale = largest(v_new) + top
             if settled(residual, before, scale, goal) or iteration == max_iterations:
                 break
-            if system is not None and nearly_settled(residual, before, scale, goal):
-                before, residual = residual, self._shift(g, prob, lam, system.solve(v_new - v), v, q, pi, v_new)
-                if settled(residual, before, scale, goal):
-                    break
-                before = np.inf
-                continue
+            if system is not None and nearly_settled(residual, before, scale, goal, lam):
+                step = system.solve(v_new - v)
+                if largest(step) <= 0.01 * lam:
+                    before, residual = residual, self._shift(g, prob, lam, step, v, q, pi, v_new)
+                    if residual < np.inf and settled(residual, before, scale, goal):
+                        break
+                    before = np.inf
+                    continue
             before = residual
             system = self.factor(pi * g, prob, system)
             system.newton_step(v, v_new, rhs, residual, lam, goal)
@@ -149,19 +160,19 @@ class PolicySolver(ABC):
         """Newton's method with exact residuals: systems in double precision, values in twice that."""
         v_low, change = np.zeros_like(v), np.empty_like(v)
         future, future_low = np.empty(prob.shape[:2]), np.empty(prob.shape[:2])
-        error, size, before = np.inf, np.inf, np.inf
+        size, before = np.inf, np.inf
         while True:
             extended_expectation(self.succ, prob, v, v_low, future, future_low)
-            residual = extended_backup(r, g, self.rows, future, future_low, lam, v, v_low, q, pi, change)
+            residual, moved = extended_backup(r, g, self.rows, future, future_low, lam, v, v_low, q, pi, change)
             if not residual < np.inf:
                 return Optimum(q, pi, np.nan, np.inf, iteration)
-            if error <= ZEAL * tolerance or iteration >= max_iterations or (lam > size > 0.5 * before):
+            error = refined_error(moved, size, lam)
+            if error <= ZEAL * tolerance or iteration >= max_iterations or refined(residual, scale, size, before, lam):
                 return Optimum(q, pi, residual, error, iteration)
             system = self.factor(pi * g, prob, system)
             step = system.solve(change)
             before, size = size, largest(step)
             extended_step(v, v_low, step)
-            error = refined_error(size, residual, scale, lam)
             iteration += 1
 
     def _start(self, r: Array, g: Array, prob: Array, lam: float, v: Array) -> None:

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from bocmdp_gym.construction import Constructed
 from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, layer_rng
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
+from bocmdp_gym.memory import owned
 from bocmdp_gym.options import check_flag, check_function, check_instance
 from bocmdp_gym.validation import check_context, check_context_probabilities, check_wrappable
-from bocmdp_gym.wrappers.attributes import Attributes
+from bocmdp_gym.wrappers.attributes import AttributeLayer, Attributes
 
 
-class ContextWrapper(_Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+class ContextWrapper(AttributeLayer, _Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Contexts for an environment that has none: drawn at each reset, or fixed by `set_context`.
 
     It goes inside the leader's wrapper, which takes its contexts over: ``LeaderReward(ContextWrapper(env, ...), ...)``.
@@ -32,11 +33,13 @@ class ContextWrapper(_Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], 
         probabilities: P_xi over them; uniform if None.
         space: space of xi, where contexts are sampled.
         sample: ``sample(rng)``: one draw of xi, in ``space``.
-        names: attributes of ``env.unwrapped``, one per entry of a context's value.
+        names: attributes of ``env.unwrapped``, one per entry of a context's value. One that is an int stays an int where the
+            value is whole, and becomes a float where it is not.
         apply: called with ``env.unwrapped`` and the value before each reset.
-        update: called with ``env.unwrapped`` after ``names`` were set, to recompute what is derived from them.
-        observed: whether the follower sees the context: appended to a Box observation ``(n,)`` (finite contexts one-hot),
-            otherwise as ``{"observation": ..., "context": ...}``.
+        update: called with ``env.unwrapped`` after ``names`` were set, those of `LeaderParameters` outside too, and after
+            ``apply``: to recompute what is derived from them.
+        observed: whether the follower sees the context: appended to a Box observation ``(n,)`` (finite contexts one-hot), whose
+            type becomes a float's where the context is one; otherwise as ``{"observation": ..., "context": ...}``.
 
     Raises:
         OptionError: neither or both of ``contexts`` and ``space``, attributes that do not exist, values of a wrong length.
@@ -81,7 +84,7 @@ class ContextWrapper(_Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], 
             raise OptionError(f"contexts is {contexts!r}; expected a list of values.")
         if space is not None:
             check_instance("space", space, gym.spaces.Box)
-        self._values = None if contexts is None else list(contexts)
+        self._values = None if contexts is None else owned(list(contexts))
         self._sample = None if sample is None else check_function("sample", sample, "rng")
         self._apply = None if apply is None else check_function("apply", apply, "env.unwrapped, value")
         if names is None and update is not None:
@@ -113,8 +116,13 @@ class ContextWrapper(_Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], 
         if not (isinstance(inner, gym.spaces.Box) and len(inner.shape) == 1 and inner.dtype is not None):
             return gym.spaces.Dict({"observation": inner, "context": self.context_space})
         flat: Any = gym.spaces.flatten_space(self.context_space)
-        low, high = np.append(inner.low, flat.low), np.append(inner.high, flat.high)
-        return gym.spaces.Box(low.astype(inner.dtype), high.astype(inner.dtype), dtype=inner.dtype.type)
+        dtype: Any = inner.dtype  # holds a one-hot context
+        if isinstance(self.context_space, gym.spaces.Box):
+            dtype = np.result_type(inner.dtype, np.float32 if flat.dtype.kind == "f" else flat.dtype)
+        low, high = (
+            np.concatenate([a.astype(dtype), b.astype(dtype)]) for a, b in ((inner.low, flat.low), (inner.high, flat.high))
+        )
+        return gym.spaces.Box(low, high, dtype=dtype.type)
 
     def _see(self, observation: Any) -> Any:
         if self._observed is None:
@@ -122,7 +130,7 @@ class ContextWrapper(_Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], 
         if isinstance(self._observed, gym.spaces.Dict):
             return {"observation": observation, "context": self._episode_context}
         flat: Any = gym.spaces.flatten(self.context_space, self._episode_context)
-        return np.append(observation, flat).astype(observation.dtype)
+        return np.append(observation, flat).astype(self._observed.dtype)
 
     def sample_context(self, rng: np.random.Generator) -> Any:
         """One draw of xi ~ P_xi.
@@ -148,6 +156,7 @@ class ContextWrapper(_Contextual, Constructed, gym.Wrapper[Any, Any, Any, Any], 
             self._attributes.set(np.atleast_1d(value))
         if self._apply is not None:
             self._apply(self.unwrapped, value)
+        self._settle()
         observation, info = self.env.reset(seed=seed, options=options or None)
         if self._attributes is not None:
             self._attributes.check(np.atleast_1d(value))

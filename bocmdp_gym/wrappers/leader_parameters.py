@@ -12,21 +12,26 @@ import numpy.typing as npt
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_array, check_function, check_number
 from bocmdp_gym.validation import check_wrappable
-from bocmdp_gym.wrappers.attributes import Attributes
+from bocmdp_gym.wrappers.attributes import AttributeLayer, Attributes
 from bocmdp_gym.wrappers.base import LeaderWrapper
 from bocmdp_gym.wrappers.functions import POINT_ARGUMENTS, PointFunction, probe
 
 
-class LeaderParameters(LeaderWrapper, gym.utils.RecordConstructorArgs):
+class LeaderParameters(AttributeLayer, LeaderWrapper, gym.utils.RecordConstructorArgs):
     """x sets physical attributes of any Gymnasium environment (a pole's length, gravity). Zero-order leaders only.
 
     How transitions depend on the attributes is unknown and cannot be differentiated, so there is no ``model``: leaders that
     need gradients of the environment refuse it, leaders that compare leader returns at nearby x (``leaders.ZeroOrder``) work.
-    Attributes are set before each reset, and at once by `set_leader`.
+    Attributes are set before each reset, and at once by `set_leader`. One that is an int stays an int where x is whole there,
+    and becomes a float where x is not.
+
+        def derived(cartpole):
+            cartpole.total_mass = cartpole.masspole + cartpole.masscart
+            cartpole.polemass_length = cartpole.masspole * cartpole.length
 
         env = LeaderParameters(
             gym.make("CartPole-v1"), names=["length", "force_mag"], low=[0.1, 2.0], high=[2.0, 20.0],
-            leader_reward=lambda x, observations, actions, context: -observations[:, 2].abs(), discount=0.99,
+            leader_reward=lambda x, observations, actions, context: -observations[:, 2].abs(), discount=0.99, update=derived,
         )
 
     Args:
@@ -36,13 +41,16 @@ class LeaderParameters(LeaderWrapper, gym.utils.RecordConstructorArgs):
         leader_reward: the leader's reward, a function of batches as in `LeaderReward`.
         discount, leader_discount: gamma, and gamma_L (None: gamma).
         update: called with ``env.unwrapped`` after each change, to recompute what is derived from the attributes (CartPole's
-            ``polemass_length``).
+            ``polemass_length`` and ``total_mass``). At a reset it runs once, when a `ContextWrapper` inside has set its own too.
 
     Raises:
         OptionError: attributes that do not exist or are not numbers, bounds that are not increasing.
         UnsupportedError: a multi-agent or vector environment, or an attribute that the environment's reset overwrites.
         ModelError: a leader reward that returns a wrong type, a wrong shape or NaN.
     """
+
+    _attributes: Attributes
+    _resetting = False
 
     def __init__(
         self,
@@ -91,6 +99,10 @@ class LeaderParameters(LeaderWrapper, gym.utils.RecordConstructorArgs):
     def _configured(self) -> None:
         super()._configured()
         self._attributes.set(self._episode_leader)
+        if self._resetting:
+            self._settle()
+        else:
+            self._update_all()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
@@ -98,7 +110,11 @@ class LeaderParameters(LeaderWrapper, gym.utils.RecordConstructorArgs):
         Raises:
             UnsupportedError: the environment's own reset changed an attribute.
         """
-        result = super().reset(seed=seed, options=options)
+        self._resetting = True
+        try:
+            result = super().reset(seed=seed, options=options)
+        finally:
+            self._resetting = False
         self._attributes.check(self._episode_leader)
         return result
 

@@ -17,7 +17,8 @@ class ObserveContext(Constructed, gym.ObservationWrapper[Any, Any, Any], gym.uti
     """Appends the context to every observation, so that one learner can serve all contexts.
 
     ## Observation space
-    ``Box``: the observation, flattened (a Discrete one becomes one-hot), followed by the context, flattened likewise.
+    ``Box``: the observation, flattened (a Discrete one becomes one-hot), followed by the context, flattened likewise; of a
+    float type that holds the numbers of both.
 
     Args:
         env: a configurable environment, wrapped or not.
@@ -37,7 +38,8 @@ class ObserveContext(Constructed, gym.ObservationWrapper[Any, Any, Any], gym.uti
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.ObservationWrapper.__init__(self, env)
         boxes: list[Any] = [flatten_space(env.observation_space), flatten_space(self._core.context_space)]
-        dtype = np.float64 if any(box.dtype == np.float64 for box in boxes) else np.float32
+        shown = [space.dtype for space in (env.observation_space, self._core.context_space) if isinstance(space, gym.spaces.Box)]
+        dtype = np.result_type(np.float32, *shown).type  # numbers are kept: wide integers need a float64; one-hot entries do not
         self.observation_space = gym.spaces.Box(
             np.concatenate([box.low for box in boxes]).astype(dtype),
             np.concatenate([box.high for box in boxes]).astype(dtype),

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3.common.monitor import Monitor
+from gymnasium.wrappers import Autoreset, NormalizeObservation
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
-from bocmdp_gym import TabularEnv, TabularVectorEnv
-from bocmdp_gym.errors import ObservationError, OptionError, UnsupportedError
+from bocmdp_gym import TabularEnv, TabularVectorEnv, configurable
+from bocmdp_gym.errors import BOCMDPError, ObservationError, OptionError, UnsupportedError
+from bocmdp_gym.layers import is_transparent
+from bocmdp_gym.memory import owned
 from followers.environments import AnyEnv, check_observation, inspect_layers
+from followers.sb3.monitor import Monitor
+from followers.sb3.views import FromZero, counted_from_zero, from_zero, to_zero
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -38,27 +42,31 @@ class GymnasiumVecEnv(VecEnv):
                 "Stable-Baselines3 would learn from it; make it with autoreset_mode='SameStep' (among the vector_kwargs of "
                 "gym.make_vec, unless the vector environment is native)."
             )
-        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+        self._seen, self._done = envs.single_observation_space, envs.single_action_space
+        super().__init__(envs.num_envs, counted_from_zero(self._seen), counted_from_zero(self._done))
 
     def reset(self) -> Any:
         seed: Any = None if all(s is None for s in self._seeds) else list(self._seeds)
         self._reset_seeds()
-        observations, _ = self.envs.reset(seed=seed)
-        return observations
+        observations, _ = owned(self.envs.reset(seed=seed))
+        return to_zero(self._seen, observations)
 
     def step_async(self, actions: Any) -> None:
-        self._actions = actions
+        self._actions = from_zero(self._done, actions)
 
     def step_wait(self) -> Any:
-        observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
+        observations, rewards, terminations, truncations, infos = owned(self.envs.step(self._actions))
         ended = terminations | truncations
         rows: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
-        for i in np.flatnonzero(ended):
-            final = observations if self._mode == AutoresetMode.DISABLED else infos["final_obs"]
-            rows[i] = {"TimeLimit.truncated": bool(truncations[i] and not terminations[i]), "terminal_observation": final[i]}
+        for i in np.flatnonzero(ended).tolist():
+            final = _row(observations, i) if self._mode == AutoresetMode.DISABLED else infos["final_obs"][i]
+            rows[i] = {
+                "TimeLimit.truncated": bool(truncations[i] and not terminations[i]),
+                "terminal_observation": to_zero(self._seen, final),
+            }
         if self._mode == AutoresetMode.DISABLED and ended.any():
-            observations, _ = self.envs.reset(options={"reset_mask": ended})
-        return observations, np.asarray(rewards, dtype=np.float32), ended, rows
+            observations, _ = owned(self.envs.reset(options={"reset_mask": ended}))
+        return to_zero(self._seen, observations), np.asarray(rewards, dtype=np.float32), ended, rows
 
     def close(self) -> None:
         self.envs.close()
@@ -118,43 +126,148 @@ class Watched(VecEnvWrapper):
 _sum: Any = np.add.reduce
 
 
+def _row(observations: Any, index: int) -> Any:
+    """One copy's observation."""
+    if isinstance(observations, dict):
+        return {name: part[index] for name, part in observations.items()}
+    return observations[index]
+
+
 def training_envs(
     env: AnyEnv,
     core: Any,
     n_envs: int | None,
     make_env: Callable[[], gym.Env[Any, Any]] | None,
-    vec_env_class: type[VecEnv],
-) -> tuple[VecEnv, bool]:
+    vec_env_class: Callable[[list[Callable[[], gym.Env[Any, Any]]]], VecEnv],
+) -> tuple[Watched, bool]:
     """``n_envs`` copies of an environment for a learner; the environment itself where one is enough.
 
-    A plain tabular environment is copied into the compiled `TabularVectorEnv`.
+    A plain tabular environment is copied into the compiled `TabularVectorEnv`. Discrete and MultiDiscrete spaces of the copies
+    start at 0 (`followers.sb3.views`).
 
     Args:
         env, core: the oracle's environment and its configurable layer.
         n_envs: how many; as many as a vector environment has, else 1, if None.
         make_env: makes a copy; ``copy.deepcopy`` of the environment if None.
-        vec_env_class: how copies are run (`DummyVecEnv`, `SubprocVecEnv`).
+        vec_env_class: how copies are run (`DummyVecEnv`, `SubprocVecEnv`, or a function of the list of their makers).
 
     Returns:
         The environments, and whether they are copies (which are then the caller's to close).
 
     Raises:
-        OptionError: a vector environment has another number of copies.
-        UnsupportedError: a vector environment in autoreset mode "NextStep".
+        OptionError: a vector environment has another number of copies, or is to be copied; ``make_env`` makes something else.
+        UnsupportedError: a vector environment in autoreset mode "NextStep", or an environment that cannot be copied.
     """
     if isinstance(env, VectorEnv):
         if n_envs not in (None, env.num_envs):
             raise OptionError(f"n_envs is {n_envs}, and the vector environment has {env.num_envs}; leave n_envs out.")
+        if make_env is not None or vec_env_class is not DummyVecEnv:
+            raise OptionError(
+                "make_env and vec_env_class say how copies are made, and a vector environment is trained on as it is; leave them "
+                "out, or give the oracle a single environment."
+            )
         return Watched(VecMonitor(GymnasiumVecEnv(env))), False
     if n_envs in (None, 1) and make_env is None and vec_env_class is DummyVecEnv:
-        return Watched(DummyVecEnv([lambda: Monitor(env)])), False
+        return Watched(DummyVecEnv([lambda: Monitor(_from_zero(env))])), False
     n = n_envs or 1
     if make_env is None and isinstance(core, TabularEnv) and vec_env_class is DummyVecEnv:
         layers = inspect_layers(env, core)
         if layers.plain and layers.horizon == core.horizon:
             return Watched(VecMonitor(GymnasiumVecEnv(TabularVectorEnv(core, n, AutoresetMode.SAME_STEP)))), True
+    maker = _maker(env, core, make_env)
+    try:
+        return Watched(vec_env_class([maker] * n)), True
+    except BOCMDPError:
+        raise
+    except Exception as error:  # anything may go wrong in pickling, in a process that starts, and in the user's functions
+        how = "make_env" if make_env is not None else f"copies of {type(env.unwrapped).__name__}"
+        raise UnsupportedError(
+            f"{getattr(vec_env_class, '__name__', vec_env_class)} cannot run {n} of {how} ({type(error).__name__}: {error}). "
+            "Pass make_env=, a function that builds a new environment at each call, like the oracle's, out of what can be "
+            "pickled; or train on the environment itself, with n_envs=1 and no vec_env_class."
+        ) from error
 
-    def copy() -> gym.Env[Any, Any]:
-        return Monitor(deepcopy(env) if make_env is None else make_env())
 
-    return Watched(vec_env_class([copy] * n)), True  # type: ignore[call-arg, arg-type]
+def _from_zero(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment, or one whose spaces start at 0."""
+    same = all(counted_from_zero(space) is space for space in (env.observation_space, env.action_space))
+    return env if same else FromZero(env)
+
+
+def _maker(env: gym.Env[Any, Any], core: Any, make_env: Callable[[], gym.Env[Any, Any]] | None) -> Callable[[], Any]:
+    """What makes one copy: for another process too, so it holds nothing of the environment where ``make_env`` is given."""
+    if make_env is None:
+        if any(isinstance(layer, NormalizeObservation) and layer.update_running_mean for layer in _chain(env)):
+            raise UnsupportedError(
+                "NormalizeObservation keeps statistics of its own in each copy of the environment, so a learner would train on "
+                "other observations than it acts on; use vec_env_class=lambda makers: VecNormalize(DummyVecEnv(makers), "
+                "norm_reward=False), whose statistics become part of the policy."
+            )
+        try:
+            deepcopy(env)
+        except Exception as error:  # what cannot be copied says so in its own words
+            raise UnsupportedError(
+                f"{type(env.unwrapped).__name__} cannot be copied ({type(error).__name__}: {error}); pass make_env=, a function "
+                "that builds a new environment at each call, or train on the environment itself, with n_envs=1."
+            ) from error
+        return lambda: Monitor(_from_zero(deepcopy(env)))
+    wanted = _Likeness.of(env, core)
+
+    def make() -> gym.Env[Any, Any]:
+        made = make_env()
+        wanted.check(made)
+        return Monitor(_from_zero(made))
+
+    return make
+
+
+def _chain(env: gym.Env[Any, Any]) -> list[gym.Env[Any, Any]]:
+    """All layers, outermost first."""
+    layers = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    return layers
+
+
+class _Likeness(NamedTuple):
+    """What a copy must share with the oracle's environment."""
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    leader_space: gym.spaces.Box
+    discount: float
+    layers: list[str]
+
+    @classmethod
+    def of(cls, env: gym.Env[Any, Any], core: Any) -> _Likeness:
+        layers = []
+        for layer in _chain(env):
+            if isinstance(layer, NormalizeObservation):
+                frozen = None if layer.update_running_mean else [layer.obs_rms.mean.tolist(), layer.obs_rms.var.tolist()]
+                layers.append(f"NormalizeObservation{'' if frozen is None else frozen}")
+            elif not isinstance(layer, Autoreset) and not is_transparent(layer):
+                layers.append(type(layer).__name__)
+        return cls(env.observation_space, env.action_space, core.leader_space, core.discount, layers)
+
+    def check(self, made: Any) -> None:
+        """Refuse what make_env made, if a policy learnt there could not act in the oracle's environment.
+
+        Raises:
+            OptionError: it is another kind of environment.
+            UnsupportedError: it shows observations of another scale.
+        """
+        if not isinstance(made, gym.Env):
+            raise OptionError(f"make_env returned {made!r}; expected a Gymnasium environment like the oracle's.")
+        own = _Likeness.of(made, configurable(made))
+        for name, mine, theirs in zip(self._fields, self, own, strict=True):
+            if mine != theirs:
+                raise OptionError(
+                    f"make_env makes an environment with {name} {theirs}, and the oracle's has {mine}: the learner would train "
+                    "on another problem than it acts in. Wrap both in the same way."
+                )
+        if "NormalizeObservation" in own.layers:
+            raise UnsupportedError(
+                "NormalizeObservation keeps statistics of its own in each environment, so the learner would train on other "
+                "observations than it acts on; use vec_env_class=lambda makers: VecNormalize(DummyVecEnv(makers), "
+                "norm_reward=False), whose statistics become part of the policy."
+            )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,27 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import make_output_format
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from bocmdp_gym.arguments import parameters_of
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
+from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.hooks import context_observed
 from bocmdp_gym.options import check_choice, check_count, check_regularization
+from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, read_state, write_state
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
 from followers.sb3.algorithms import default_of, find_algorithm, greedy_in_values, settings_of
 from followers.sb3.envs import training_envs
-from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks
-from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, reader
+from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, begin_schedules, scheduled
+from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
 from followers.sb3.replay import check_relabelling
-from followers.sb3.state import read, restore, state_of, write
+from followers.sb3.state import check_state, restore, state_of, statistics_in
+from followers.sb3.views import Statistics, check_observation_space, normalizer_of, view_of
 
 _RESERVED = {
     "env": "the environment comes from the oracle",
@@ -38,6 +42,8 @@ _RESERVED = {
     "tensorboard_log": "use log_dir, which keeps one log across all outer iterations",
 }
 REPLAY = ("drop", "relabel")
+#: What `SB3Follower.save` writes into its folder.
+_FILE = "follower.safetensors"
 
 
 class SB3Follower(Follower):
@@ -45,6 +51,9 @@ class SB3Follower(Follower):
 
     One learner per context: a network that cannot see xi would solve a mixture of contexts. Learners are kept and trained
     further whenever their context comes up again (``warm_start``). Each answer is a snapshot: later training leaves it alone.
+
+    Schedules (``learning_rate``, ``clip_range``, the exploration of DQN) run over each response: from their beginning to their
+    end in ``total_timesteps``, then from the beginning again. A learner that should settle down over a run is given constants.
 
     Args:
         algorithm: a class, or its name ("PPO", "A2C", "DQN", "SAC", "TD3", "QRDQN", "SoftDQN", ...).
@@ -56,7 +65,10 @@ class SB3Follower(Follower):
             ``learning_starts`` steps again; or "relabel" its rewards, where the model has them and x moves nothing else.
         shared: one learner for all contexts, trained on their mixture; only where the context is observed.
         n_envs: copies of the environment to train on.
-        make_env, vec_env_class: how a copy is made (``copy.deepcopy`` if None), and how copies are run.
+        make_env: makes a copy, wrapped as the oracle's environment is; ``copy.deepcopy`` if None.
+        vec_env_class: how copies are run: a class, or a function of the list of their makers. One that wraps them in
+            `VecNormalize`, ``lambda makers: VecNormalize(DummyVecEnv(makers))``, makes its statistics part of the policy; each
+            learner has its own.
         callback: passed to every ``learn``: a `BaseCallback`, a list of them, or a function.
         log_dir: folder of one continuous log per learner (progress.csv and TensorBoard events), across outer iterations.
         log_interval: as in ``learn``; the algorithm's own if None.
@@ -73,6 +85,10 @@ class SB3Follower(Follower):
         UnsupportedError: an algorithm whose answer is no policy of the observation. When an oracle is made: an algorithm that
             cannot take the spaces, ``shared`` without the context in the observation, buffers that cannot be relabelled.
         DiscountError: when an oracle is made: a gamma other than the environment's.
+
+    Warns:
+        UserWarning: a callback stopped a response before ``total_timesteps``: ``metrics["follower_response_steps"]`` has how
+            many it made.
     """
 
     def __init__(
@@ -87,7 +103,7 @@ class SB3Follower(Follower):
         shared: bool = False,
         n_envs: int | None = None,
         make_env: Callable[[], gym.Env[Any, Any]] | None = None,
-        vec_env_class: type[VecEnv] = DummyVecEnv,
+        vec_env_class: Callable[[list[Any]], VecEnv] = DummyVecEnv,
         callback: Any = None,
         log_dir: str | Path | None = None,
         log_interval: int | None = None,
@@ -115,6 +131,11 @@ class SB3Follower(Follower):
 
     def _check_settings(self) -> None:
         name = self.algorithm.__name__
+        if self.settings.get("optimize_memory_usage") and not self._drops_time_limits():
+            raise OptionError(
+                "a buffer with optimize_memory_usage cannot tell time limits from ends; expected "
+                "replay_buffer_kwargs={'handle_timeout_termination': False} besides, or a lower buffer_size instead."
+            )
         known = settings_of(self.algorithm) - {"policy", "self", "gamma", "_init_setup_model"}
         for setting in self.settings:
             if setting in _RESERVED:
@@ -139,6 +160,9 @@ class SB3Follower(Follower):
                 "learns; raise total_timesteps or lower learning_starts."
             )
 
+    def _drops_time_limits(self) -> bool:
+        return not (self.settings.get("replay_buffer_kwargs") or {}).get("handle_timeout_termination", True)
+
     def _find_regularization(self) -> float | None:
         if "regularization" in settings_of(self.algorithm):
             return check_regularization(self.settings.get("regularization"))
@@ -151,7 +175,8 @@ class SB3Follower(Follower):
         super().bind(env, core)
         one, core = make_single(env)
         discrete = isinstance(one.action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
-        self.exposes_probabilities = type(self).exposes_probabilities if discrete else False
+        unreadable = isinstance(self._policy, type) and decides_itself(self._policy) and self._temperature is None
+        self.exposes_probabilities = type(self).exposes_probabilities if discrete and not unreadable else False
         if self.shared and not context_observed(one):
             raise UnsupportedError(
                 "a shared learner has to see the context, and no layer of this environment shows it; wrap it in "
@@ -164,7 +189,7 @@ class SB3Follower(Follower):
             )
         if self.replay == "relabel" and issubclass(self.algorithm, OffPolicyAlgorithm):
             check_relabelling(core)
-            if not inspect_layers(one, core).plain:
+            if not inspect_layers(env, core, one).plain:
                 raise UnsupportedError(
                     "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
                 )
@@ -175,8 +200,7 @@ class SB3Follower(Follower):
     def _check_spaces(self, env: gym.Env[Any, Any]) -> None:
         """Have the algorithm look at the spaces, without building its networks."""
         name, space = self.algorithm.__name__, env.action_space
-        if isinstance(space, gym.spaces.Discrete) and space.start != 0:
-            raise UnsupportedError(f"{name} counts actions from 0, and the action space is {space}.")
+        check_observation_space(env.observation_space, name)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -190,8 +214,13 @@ class SB3Follower(Follower):
             ) from error
 
     def _own_settings(self) -> dict[str, Any]:
-        """The settings, with dictionaries of their own: algorithms add to them."""
-        return {name: dict(value) if isinstance(value, dict) else value for name, value in self.settings.items()}
+        """The settings, with dictionaries of their own at any depth: algorithms add to them."""
+
+        def own(value: Any) -> Any:
+            return {name: own(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+        settings: dict[str, Any] = own(self.settings)
+        return settings
 
     def _policy_for(self, env: Any) -> Any:
         if self._policy is not None:
@@ -211,20 +240,26 @@ class SB3Follower(Follower):
         with isolated_generators():
             envs = self._training_envs(task)
             learner = self._learner(task, envs, first_seed)
-            learner.face(task, self.replay)
+            learner.face(task, self.replay, self._view)
             learner.model.set_random_seed(seed)
-            self.training_steps += self._train(learner, task.context)
+            steps = self._train(learner, task.context)
+            self.training_steps += steps
             metrics = {"follower_training_steps": float(self.training_steps)}
-            network = learner.model.policy
+            if steps < self.total_timesteps:
+                metrics["follower_response_steps"] = float(steps)
+            network, view = learner.model.policy, self._view.frozen(self._normalizer)
             read = reader(network, self._temperature)
             if read is None:
-                return SB3Policy(network, task.leader, task.context, metrics)
-            return DiscreteSB3Policy(network, task.leader, task.context, metrics, read, task.observations)
+                return SB3Policy(network, task.leader, task.context, metrics, view)
+            return DiscreteSB3Policy(network, task.leader, task.context, metrics, view, read, task.observations)
 
     def _training_envs(self, task: Task) -> VecEnv:
         env = task.env  # x and the context are set
         if self._envs is None:
-            self._envs, self._copied = training_envs(env, task.core, self._n_envs, self._make_env, self._vec_env_class)
+            envs, self._copied = training_envs(env, task.core, self._n_envs, self._make_env, self._vec_env_class)
+            self._normalizer = normalizer_of(envs, self.regularization)
+            self._fresh = None if self._normalizer is None else Statistics(self._normalizer)
+            self._view, self._envs = view_of(env), envs
         self._envs.env_method("set_leader", task.leader)
         self._envs.env_method("set_context", None if self.shared else task.context)
         return self._envs
@@ -234,15 +269,38 @@ class SB3Follower(Follower):
         key = None if self.shared or not self.warm_start else task.context
         if self.warm_start and key in self._learners:
             return self._learners[key]
-        model = self.algorithm(self._policy_for(envs), envs, gamma=task.discount, seed=seed, **self._own_settings())  # type: ignore[call-arg]
-        learner = Learner(model, self._log(task.context), None, getattr(model, "learning_starts", 0))
+        model = self._new_model(envs, task.discount, seed)
+        statistics = deepcopy(self._fresh)
+        learner = Learner(model, self._log(task.context), None, getattr(model, "learning_starts", 0), statistics)
         saved = self._saved.pop(key, None)
         if saved is not None:
             restore(model, saved.state)
             learner.leader = saved.leader
+            if statistics is not None:
+                statistics.load_state(statistics_in(saved.state))
         learner.log.continue_with(model)
         self._learners[key] = learner
         return learner
+
+    def _new_model(self, envs: VecEnv, discount: float, seed: int) -> BaseAlgorithm:
+        name = self.algorithm.__name__
+        try:
+            model = self.algorithm(self._policy_for(envs), envs, gamma=discount, seed=seed, **self._own_settings())  # type: ignore[call-arg]
+        except BOCMDPError:
+            raise
+        except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
+            raise OptionError(
+                f"{name} cannot be made with these settings, for observations {envs.observation_space} and actions "
+                f"{envs.action_space}: {error}"
+            ) from error
+        scheduled(model)
+        rollout = getattr(model, "n_steps", 0) * envs.num_envs
+        if isinstance(model, OnPolicyAlgorithm) and self.total_timesteps <= rollout and model.lr_schedule(0.0) <= 0.0:
+            raise OptionError(
+                f"the learning rate falls to 0 within each response, and {name} updates once, at its end: it would learn "
+                f"nothing. Raise total_timesteps ({self.total_timesteps}) to several rollouts of {rollout} steps."
+            )
+        return model
 
     def _train(self, learner: Learner, context: Any) -> int:
         """Train one response. Returns the steps it took."""
@@ -250,6 +308,7 @@ class SB3Follower(Follower):
         before = model.num_timesteps
         options: Any = {} if self._log_interval is None else {"log_interval": self._log_interval}
         model._last_obs = None  # others have used the environment since: start a new episode
+        begin_schedules(model)
         watch = Watch(context)
         callback: Any = [watch, *self._callbacks] if self._callbacks else watch
         try:
@@ -260,7 +319,15 @@ class SB3Follower(Follower):
         watch.check_losses()
         watch.check_parameters()
         learner.log.steps = learner.log.offset + model.num_timesteps
-        return model.num_timesteps - before
+        steps = model.num_timesteps - before
+        if steps < self.total_timesteps:
+            warnings.warn(
+                f"a response of {type(model).__name__} in context {context} made {steps} of {self.total_timesteps} steps, as a "
+                "callback stopped it; its policy is what was learnt by then.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return steps
 
     def _log(self, context: Any) -> ContinuousLog:
         """The log of a context's learners: one for all of them, however many follow one another."""
@@ -295,7 +362,7 @@ class SB3Follower(Follower):
         """Learners with their networks, optimisers and buffers, and where the logs are."""
         learners = {}
         for index, (key, learner) in enumerate(self._learners.items() if self.warm_start else ()):
-            learners[index] = {"context": key, "leader": learner.leader, **state_of(learner.model)}
+            learners[index] = {"context": key, "leader": learner.leader, **state_of(learner.model, learner.statistics)}
         waiting = {
             len(learners) + i: {"context": k, "leader": s.leader, **s.state} for i, (k, s) in enumerate(self._saved.items())
         }
@@ -311,39 +378,42 @@ class SB3Follower(Follower):
 
         Raises:
             OptionError: another algorithm's learners; or, at the next response, ones with other networks.
+            DamagedError: entries are missing, or are not what they should be.
         """
-        if state["algorithm"] != self.algorithm.__name__:
+        name = entry(state, "algorithm", str)
+        if name != self.algorithm.__name__:
             raise OptionError(
-                f"these are learners of {state['algorithm']} and this follower trains {self.algorithm.__name__}; load them with "
-                "the settings they were saved with."
+                f"these are learners of {name} and this follower trains {self.algorithm.__name__}; load them with the settings "
+                "they were saved with."
             )
+        log_steps = entry(state, "log_steps", dict)
+        steps = {log: count_entry(log_steps, log) for log in log_steps}
+        saved: dict[Any, Saved] = {}
+        for learner in entry(state, "learners", dict).values():
+            context = entry(learner, "context", (int, type(None)))
+            leader = None if entry(learner, "leader", (np.ndarray, type(None))) is None else array_entry(learner, "leader", (-1,))
+            saved[context] = Saved(leader=leader, state=check_state(learner))
+        training_steps = count_entry(state, "training_steps")
         self.reset()
-        self.training_steps, self._saved_log_steps = state["training_steps"], dict(state["log_steps"])
-        for entry in state["learners"].values():
-            entry = dict(entry)
-            self._saved[entry.pop("context")] = Saved(leader=entry.pop("leader"), state=entry)
+        self.training_steps, self._saved_log_steps, self._saved = training_steps, steps, saved
 
     def save(self, path: str | Path) -> None:
-        """Write `state` into the folder ``path``: safetensors, npz and JSON, nothing pickled."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        record, learners = self.state(), []
-        for index, learner in record.pop("learners").items():
-            write(learner, folder / f"learner_{index}")
-            leader = learner["leader"]
-            learners.append({"context": learner["context"], "leader": None if leader is None else leader.tolist()})
-        (folder / "follower.json").write_text(json.dumps({**record, "learners": learners}, indent=2))
+        """Write `state` into the folder ``path``, whole or not at all, with a checksum; nothing is pickled.
+
+        Raises:
+            FolderError: it cannot be written.
+        """
+        remove_scratch(Path(path), _FILE)
+        write_state(Path(path) / _FILE, self.state())
 
     def load(self, path: str | Path) -> None:
         """Continue from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
 
         Raises:
+            CheckpointError: there is nothing; as `DamagedError`, it is damaged, or not what `save` writes.
             OptionError: as `load_state`.
         """
-        folder = Path(path)
-        record = json.loads((folder / "follower.json").read_text())
-        learners = {}
-        for index, entry in enumerate(record["learners"]):
-            leader = None if entry["leader"] is None else np.array(entry["leader"])
-            learners[index] = {"context": entry["context"], "leader": leader, **read(folder / f"learner_{index}")}
-        self.load_state({**record, "learners": learners})
+        file = Path(path) / _FILE
+        state = read_state(file)
+        with loading(str(file)):
+            self.load_state(state)

@@ -16,7 +16,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from bocmdp_gym.errors import ConvergenceError
 from followers.base import Task
 from followers.policies import Array
-from followers.sb3.replay import empty_buffer, relabel
+from followers.sb3.replay import empty_buffer, end_last_episode, relabel
+from followers.sb3.views import Statistics, View
 
 #: Network parameters are looked at after this many steps at the latest, losses after each update.
 CHECK_STEPS = 512
@@ -30,18 +31,46 @@ class Learner:
     log: ContinuousLog
     leader: Array | None
     learning_starts: int
+    statistics: Statistics | None = None
 
-    def face(self, task: Task, replay: str) -> None:
-        """Let no reward of another x survive in the replay buffer."""
+    def face(self, task: Task, replay: str, view: View) -> None:
+        """Let no reward of another x survive in the replay buffer, and take up the learner's own normalisation."""
         model, changed = self.model, self.leader is not None and not np.array_equal(self.leader, task.leader)
+        if self.statistics is not None:
+            assert model._vec_normalize_env is not None
+            self.statistics.put_into(model._vec_normalize_env)
+        if isinstance(model, OffPolicyAlgorithm):
+            end_last_episode(model)
         if changed and isinstance(model, OffPolicyAlgorithm):
             if replay == "relabel":
                 assert self.leader is not None
-                relabel(model, task, self.leader)
+                relabel(model, task, self.leader, view)
             else:
                 model.replay_buffer = empty_buffer(model)
                 model.learning_starts = model.num_timesteps + self.learning_starts
         self.leader = task.leader
+
+
+def scheduled(model: BaseAlgorithm) -> None:
+    """Let schedules run from 1 to 0 within each call of ``learn``, rather than over all steps so far.
+
+    Stable-Baselines3 measures progress from the learner's first step, so that response k would begin at 1/k of a learning rate
+    that falls to 0, and DQN would explore in its first responses only. It also lets the last rollout overshoot the end, where
+    such a learning rate is negative; here progress stops at 0.
+    """
+
+    def update(num_timesteps: int, total_timesteps: int) -> None:
+        start = model._num_timesteps_at_start
+        model._current_progress_remaining = max(0.0, 1.0 - (num_timesteps - start) / (total_timesteps - start))
+
+    model._update_current_progress_remaining = update  # type: ignore[method-assign]
+
+
+def begin_schedules(model: BaseAlgorithm) -> None:
+    """Set schedules to where a new learner starts."""
+    model._current_progress_remaining = 1.0
+    if hasattr(model, "exploration_schedule"):
+        model.exploration_rate = model.exploration_schedule(1.0)  # type: ignore[attr-defined]
 
 
 class Saved(NamedTuple):

@@ -6,12 +6,17 @@
 | soft values | SoftDQN | softmax(Q / lambda), lambda its own |
 | values | DQN, QRDQN | 1 for the greedy action; softmax(Q / t) where a temperature t was asked for |
 | continuous actions | SAC, TD3, DDPG, TQC, CrossQ, and PPO, A2C, TRPO there | none: actions only |
+| one of your own that overrides ``predict`` or ``_predict`` | any | none, unless it has ``action_logits(obs)``, ``(N, A)`` |
+
+Where a Discrete space starts at k, the first probability is that of action k; MultiDiscrete spaces likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property, reduce
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import reduce
+from types import FunctionType, ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -20,16 +25,30 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor
 
-from bocmdp_gym.errors import ConvergenceError
+from bocmdp_gym.errors import ConvergenceError, UnsupportedError
 from followers.generators import isolated_torch
 from followers.policies import Array, Policy
+from followers.sb3.views import View
+
+#: Packages whose policies choose actions as the families above do.
+_FAMILIES = ("stable_baselines3", "sb3_contrib")
 
 #: Reads a network: the probabilities ``(N, A_k)`` of each factor k of a discrete action (one, unless MultiDiscrete).
 Reader = Callable[[BasePolicy, Any], list[Array]]
 
 
+def decides_itself(kind: type[Any]) -> bool:
+    """Whether a class of policies chooses its actions in code of its own, of which no probabilities can be read."""
+    if hasattr(kind, "action_logits"):
+        return False
+    owners = (next((base for base in kind.__mro__ if name in vars(base)), BasePolicy) for name in ("predict", "_predict"))
+    return any(owner.__module__.split(".")[0] not in _FAMILIES for owner in owners)
+
+
 def reader(policy: BasePolicy, temperature: float | None) -> Reader | None:
-    """How to read probabilities from this family; None where actions are continuous."""
+    """How to read probabilities from this family; None where actions are continuous, or chosen by code of the policy's own."""
+    if decides_itself(type(policy)) and temperature is None:
+        return None
     if isinstance(policy, ActorCriticPolicy) and isinstance(policy.action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)):
         return _categorical
     if hasattr(policy, "action_logits"):
@@ -76,32 +95,66 @@ class SB3Policy(Policy):
         policy: the network, copied here.
         leader, context: the x and xi it answers.
         metrics: numbers about the training, by name.
+        view: how the learner saw the environment.
+
+    Raises:
+        UnsupportedError: the network cannot be copied.
     """
 
-    def __init__(self, policy: BasePolicy, leader: Array, context: Any, metrics: dict[str, float]):
+    def __init__(self, policy: BasePolicy, leader: Array, context: Any, metrics: dict[str, float], view: View):
         self.leader, self.context, self.metrics = leader, context, metrics
-        self._class, self._device, self.action_space = type(policy), policy.device, policy.action_space
-        self._parameters = policy._get_constructor_parameters()
-        self._weights = {name: tensor.detach().clone() for name, tensor in policy.state_dict().items()}
-
-    @cached_property
-    def network(self) -> BasePolicy:
-        """The copy of the network, in evaluation mode; built when it is first needed."""
-        with isolated_torch():
-            network: BasePolicy = self._class(**self._parameters)
-        network.load_state_dict(self._weights)
-        network.set_training_mode(False)
-        return network.to(self._device)
+        self.view, self.network = view, snapshot(policy)
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
         with isolated_torch(int(rng.integers(2**31))):  # all that the networks of SB3 draw from
             if getattr(self.network, "use_sde", False):  # its noise is drawn ahead of the actions
                 self.network.reset_noise()  # type: ignore[operator]
-            action, _ = self.network.predict(observation)
-        return action
+            action, _ = self.network.predict(self.view.observe(observation))
+        return self.view.act(action)
 
     def act_batch(self, observations: Any, rng: np.random.Generator) -> Any:
         return self.act(observations, rng)
+
+
+def snapshot(policy: BasePolicy) -> BasePolicy:
+    """A copy of a network in evaluation mode, without its optimisers: what it is, not what its constructor would make of it.
+
+    Raises:
+        UnsupportedError: it holds something that cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for part in _reachable(policy):
+        if isinstance(part, torch.optim.Optimizer):
+            memo[id(part)] = None
+        elif isinstance(part, Tensor) and not part.is_leaf:  # what the last update computed, which torch would not copy
+            memo[id(part)] = part.detach().clone()
+    try:
+        copied = deepcopy(policy, memo)
+    except Exception as error:  # what cannot be copied says so in its own words
+        raise UnsupportedError(
+            f"{type(policy).__name__} cannot be copied ({type(error).__name__}: {error}), and a follower's answer is a copy of "
+            "its policy; keep what cannot be copied out of the policy, or define __deepcopy__ for it."
+        ) from error
+    copied.set_training_mode(False)
+    return copied
+
+
+def _reachable(start: Any) -> Iterator[Any]:
+    """Everything an object holds, through attributes and containers."""
+    seen: dict[int, Any] = {}
+    waiting = [start]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, (type, ModuleType, FunctionType, str, bytes, np.ndarray)):
+            continue
+        seen[id(part)] = part
+        yield part
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, (list, tuple, set, frozenset)):
+            waiting += part
+        if not isinstance(part, Tensor):
+            waiting += getattr(part, "__dict__", {}).values()
 
 
 class DiscreteSB3Policy(SB3Policy):
@@ -115,23 +168,29 @@ class DiscreteSB3Policy(SB3Policy):
     exposes_probabilities = True
 
     def __init__(
-        self, policy: BasePolicy, leader: Array, context: Any, metrics: dict[str, float], read: Reader, observations: Any | None
+        self,
+        policy: BasePolicy,
+        leader: Array,
+        context: Any,
+        metrics: dict[str, float],
+        view: View,
+        read: Reader,
+        observations: Any | None,
     ):
-        super().__init__(policy, leader, context, metrics)
+        super().__init__(policy, leader, context, metrics, view)
         self._read = read
-        if observations is not None and isinstance(self.action_space, gym.spaces.Discrete):
-            policy.set_training_mode(False)
-            self.table = self._factors(policy, observations)[0]
+        if observations is not None and isinstance(view.action_space, gym.spaces.Discrete):
+            self.table = self._factors(observations)[0]
 
-    def _factors(self, network: BasePolicy, observations: Any) -> list[Array]:
+    def _factors(self, observations: Any) -> list[Array]:
         with torch.no_grad():
-            return self._read(network, network.obs_to_tensor(observations)[0])
+            return self._read(self.network, self.network.obs_to_tensor(self.view.observe(observations))[0])
 
     def probabilities(self, observation: Any) -> Array:
-        return reduce(np.multiply.outer, [factor[0] for factor in self._factors(self.network, observation)])
+        return reduce(np.multiply.outer, [factor[0] for factor in self._factors(observation)])
 
     def probabilities_batch(self, observations: Any) -> Array:
-        joint, *others = self._factors(self.network, observations)
+        joint, *others = self._factors(observations)
         for factor in others:
             joint = joint[..., None] * factor.reshape(len(factor), *(1,) * (joint.ndim - 1), -1)
         return joint
@@ -144,7 +203,7 @@ class DiscreteSB3Policy(SB3Policy):
 
     def _draw(self, observations: Any, rng: np.random.Generator) -> Any:
         actions = []
-        for factor in self._factors(self.network, observations):
+        for factor in self._factors(observations):
             cumulative = factor.cumsum(-1)
             actions.append((rng.random((len(factor), 1)) * cumulative[:, -1:] >= cumulative[:, :-1]).sum(-1))
-        return actions[0] if isinstance(self.action_space, gym.spaces.Discrete) else np.stack(actions, -1)
+        return self.view.act(actions[0] if isinstance(self.view.action_space, gym.spaces.Discrete) else np.stack(actions, -1))

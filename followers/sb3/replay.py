@@ -15,6 +15,7 @@ from bocmdp_gym.errors import UnsupportedError
 from followers.base import Task
 from followers.environments import model_of
 from followers.policies import Array
+from followers.sb3.views import View, from_zero
 
 
 def empty_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
@@ -33,6 +34,16 @@ def empty_buffer(model: OffPolicyAlgorithm) -> ReplayBuffer:
         optimize_memory_usage=model.optimize_memory_usage,
         **model.replay_buffer_kwargs,
     )
+
+
+def end_last_episode(model: OffPolicyAlgorithm) -> None:
+    """Let the last stored step end its episode, where a memory-saving buffer would join it to the one that begins now.
+
+    Such a buffer takes the observation after step t for that before step t + 1, and each response starts a new episode.
+    """
+    buffer = model.replay_buffer
+    if model.optimize_memory_usage and buffer is not None and buffer.size():
+        buffer.dones[(buffer.pos - 1) % buffer.buffer_size] = 1.0
 
 
 def check_relabelling(core: Any) -> None:
@@ -55,7 +66,7 @@ def check_relabelling(core: Any) -> None:
             )
 
 
-def relabel(model: OffPolicyAlgorithm, task: Task, old_leader: Array) -> None:
+def relabel(model: OffPolicyAlgorithm, task: Task, old_leader: Array, view: View) -> None:
     """Give every stored transition the reward it would earn at the task's x.
 
     Tables are read; elsewhere the change r_new(s, a) - r_old(s, a) of the model's reward is added, so that what the environment
@@ -70,10 +81,11 @@ def relabel(model: OffPolicyAlgorithm, task: Task, old_leader: Array) -> None:
     if not size:
         return
     problem: BOCMDP = task.core.model
-    observations, following = (_flat(part, size) for part in (buffer.observations, buffer.next_observations))
+    seen = view.observation_space
+    observations = _as_shown(seen, _flat(buffer.observations, size))
     actions = buffer.actions[:size].reshape(-1, buffer.actions.shape[-1])
     if isinstance(problem, TabularBOCMDP):
-        states = np.asarray(task.core.states_of(observations[:, 0] if _is_index(model) else observations))
+        states = np.asarray(task.core.states_of(observations))
         rewards = task.arrays.reward[states, actions[:, 0]]
         buffer.rewards[:size] = rewards.reshape(size, -1)
         return
@@ -81,17 +93,34 @@ def relabel(model: OffPolicyAlgorithm, task: Task, old_leader: Array) -> None:
         actions = model.policy.unscale_action(actions)
     elif isinstance(model.action_space, gym.spaces.Discrete):
         actions = actions[:, 0]
+    actions = view.act(actions)
     new, old = torch.tensor(task.leader), torch.tensor(old_leader)
     with torch.no_grad():
-        if problem.log_transitions(new, observations[:1], actions[:1], following[:1], task.context) is not None:
+        first, second = (_as_shown(seen, _row(*place)) for place in _first_step(buffer))
+        if problem.log_transitions(new, first, actions[:1], second, task.context) is not None:
             raise UnsupportedError("the transitions depend on x, so old ones cannot be relabelled; use replay='drop'.")
         change = problem.rewards(new, observations, actions, task.context)
         change = change - problem.rewards(old, observations, actions, task.context)
     buffer.rewards[:size] += change.numpy().astype(np.float32).reshape(size, -1)
 
 
-def _is_index(model: OffPolicyAlgorithm) -> bool:
-    return isinstance(model.observation_space, gym.spaces.Discrete)
+def _as_shown(space: gym.Space[Any], stored: Any) -> Any:
+    """Stored observations as the environment shows them: indices without an axis of their own, counted from its start."""
+    return from_zero(space, stored[:, 0] if isinstance(space, gym.spaces.Discrete) else stored)
+
+
+def _first_step(buffer: Any) -> tuple[tuple[Any, int], tuple[Any, int]]:
+    """Where the first step's observation is stored, and the one after it: arrays, and rows in them."""
+    if buffer.optimize_memory_usage:
+        return (buffer.observations, 0), (buffer.observations, 1 % buffer.buffer_size)
+    return (buffer.observations, 0), (buffer.next_observations, 0)
+
+
+def _row(part: Any, index: int) -> Any:
+    """One stored observation of the first copy, as a batch of one."""
+    if isinstance(part, dict):
+        return {name: _row(value, index) for name, value in part.items()}
+    return part[index, :1]
 
 
 def _flat(part: Any, size: int) -> Any:

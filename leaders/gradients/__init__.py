@@ -10,11 +10,9 @@ from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weigh
 from leaders.gradients.multilevel import MultilevelEstimator
 from leaders.gradients.needs import Loss
 from leaders.gradients.pooled import PooledEstimator
-from leaders.gradients.registry import ESTIMATORS
 from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
-    "ESTIMATORS",
     "AdaptiveModelDesignEstimator",
     "CriticEstimator",
     "Estimate",

@@ -13,6 +13,7 @@ from numba import njit
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.kernels.bellman import adjoint, expectation
 from bocmdp_gym.soft_bellman import torch_linear_algebra
@@ -87,6 +88,7 @@ class DeviceBatch(BatchEstimator):
             raise UnsupportedError(f"torch cannot use device {device!r} here: {str(error).splitlines()[0]}") from error
         self.model, self.regularization, self.tolerance, self.max_iterations = model, regularization, tolerance, max_iterations
 
+    @with_gradients
     def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
         del rngs
         x = x.detach().requires_grad_()

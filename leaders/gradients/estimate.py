@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bocmdp_gym.errors import ContextError, OptionError
 
+Indices = npt.NDArray[np.int64]
 #: The contexts of one iteration, with their weights.
 WeightedContexts = list[tuple[Any, float]]
 
@@ -91,3 +94,37 @@ def combine_groups(gradients: Sequence[Tensor], sizes: Sequence[int]) -> tuple[T
     n = len(gradients)
     spread = (weights / weights.mean() * (stacked - mean)).square().sum(0)
     return mean, (spread / (n * (n - 1))).sqrt()
+
+
+def extrapolated_error(gradient_of: Callable[[Indices], Tensor], n_episodes: int, comparisons: int) -> Tensor | None:
+    """Standard error ``(d,)`` of an estimate from n episodes that is no mean over them; None for fewer than two.
+
+    Disjoint halves and quarters of the episodes give independent estimates, and their spread the variances V(n/2) and V(n/4).
+    An estimate that is a product of k averages has V(n) proportional to n^-k where its noise outweighs them, n^-1 where it does
+    not: so V(n) = V(n/2)^2 / V(n/4), with an exponent between 1 and 3. Dividing the spread of groups by their number supposes 1,
+    and delete-one jackknives overstate the variance k times.
+
+    Args:
+        gradient_of: the estimate from some of the episodes, given by their indices.
+        n_episodes: n. Below four there are no quarters, and the exponent is taken to be 1.
+        comparisons: how many pairs of halves are compared, rounded up to a multiple of 3.
+    """
+    if n_episodes < 2:
+        return None
+    shuffle = np.random.default_rng(n_episodes)  # which episodes are taken together does not matter: they are alike
+    halves, quarters = [], []
+    for _ in range(-(-comparisons // 3)):
+        order = shuffle.permutation(n_episodes)
+        if n_episodes < 4:
+            parts = np.array_split(order, 2)
+            pairs = [(parts[0], parts[1])]
+        else:
+            a, b, c, d = parts = np.array_split(order, 4)
+            pairs = [(np.append(a, b), np.append(c, d)), (np.append(a, c), np.append(b, d)), (np.append(a, d), np.append(b, c))]
+            quarters.append(torch.stack([gradient_of(np.sort(part)) for part in parts]).var(0))
+        halves += [(gradient_of(np.sort(one)) - gradient_of(np.sort(other))).square() / 2 for one, other in pairs]
+    half = torch.stack(halves).mean(0)
+    ratio = torch.full_like(half, 2.0)
+    if quarters:
+        ratio = torch.where(half > 0.0, torch.stack(quarters).mean(0) / half, ratio).clamp(2.0, 8.0)
+    return (half / ratio).sqrt()

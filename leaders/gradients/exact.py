@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Weights
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
@@ -30,7 +31,7 @@ from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
 from leaders.gradients.base import Array, Estimator, interchangeable
 from leaders.gradients.batch import BatchEstimator, compiled_model
 from leaders.gradients.estimate import Estimate
-from leaders.gradients.needs import Loss
+from leaders.gradients.needs import Loss, check_loss, evaluate_loss
 
 
 class LeaderValues(NamedTuple):
@@ -139,7 +140,7 @@ def exact_loss_gradient(
     """d f(x, pi*_xi, xi) / dx ``(d,)`` and the loss itself, for a general differentiable loss (Theorem 2.2)."""
     x = mdps.x.detach().clone().requires_grad_()
     policy = torch.from_numpy(solution.policy).requires_grad_()
-    value = loss(x, policy, context)
+    value = evaluate_loss(loss, x, policy, context)
     direct, sensitivity = torch.autograd.grad(value, (x, policy), allow_unused=True)
     gradient = torch.zeros_like(x) if direct is None else direct
     if sensitivity is not None:
@@ -176,6 +177,8 @@ class ExactEstimator(Estimator):
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
+        if loss is not None:
+            check_loss(loss, oracle)
         self.solver.reset()
 
     @classmethod
@@ -203,6 +206,7 @@ class ExactEstimator(Estimator):
     def load_state(self, state: dict[Any, Any]) -> None:
         self.solver.load_state(state)
 
+    @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng
         mdps = oracle.configure(x)

@@ -25,6 +25,7 @@ from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, SoftPolicyIteration, TrajectoryOracle
@@ -33,7 +34,7 @@ from leaders.gradients._monte_carlo_kernels import monte_carlo_weights as monte_
 from leaders.gradients._monte_carlo_scores import monte_carlo_scores
 from leaders.gradients.base import Array, Estimator, PolicyEstimator, add_scores, interchangeable, policy_table
 from leaders.gradients.batch import BatchEstimator, compiled_model
-from leaders.gradients.estimate import Estimate, check_groups, combine_groups, split
+from leaders.gradients.estimate import Estimate, Indices, check_groups, extrapolated_error
 from leaders.gradients.needs import SCORED
 
 
@@ -119,8 +120,9 @@ class MonteCarloEstimator(PolicyEstimator):
         env_steps: steps per estimate; the last episode is finished and its steps are counted too.
         bootstrap_truncated: let an episode cut by a time limit continue, in sums, as the average visit to its last state does;
             off in the paper's runs.
-        error_groups: split the episodes into this many groups and report a standard error from their spread, at one more
-            pass over the steps and one reverse pass each; 0: none.
+        error_groups: report a standard error from this many comparisons of random halves of the episodes, and from their
+            quarters (`leaders.gradients.estimate.extrapolated_error`), at four more passes over the steps and ten reverse passes
+            for every three; 0: none.
         regularization: lambda; the follower's if None.
     """
 
@@ -161,6 +163,7 @@ class MonteCarloEstimator(PolicyEstimator):
     def settings(self) -> tuple[Any, ...]:
         return self.requested_regularization, self.env_steps, self.bootstrap_truncated, self.error_groups
 
+    @with_gradients
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:
@@ -173,12 +176,12 @@ class MonteCarloEstimator(PolicyEstimator):
         assert weights.leader_reward is not None
         leader_return = float(np.vdot(weights.leader_reward, mdps.arrays(context).leader_reward))
         error = None
-        if self.error_groups > 1 and batch.n_episodes > 1:
-            groups = min(self.error_groups, batch.n_episodes)
-            sizes = split(batch.n_episodes, groups)
-            lasts = np.cumsum(sizes)
-            parts = (batch.episodes(last - size, last) for size, last in zip(sizes, lasts, strict=True))
-            _, error = combine_groups([mdps.vjp(self._weights(part, mdps, table), context) for part in parts], sizes)
+        if self.error_groups:
+
+            def gradient_of(chosen: Indices) -> Tensor:
+                return mdps.vjp(self._weights(batch.episodes(chosen), mdps, table), context)
+
+            error = extrapolated_error(gradient_of, batch.n_episodes, self.error_groups)
         return Estimate(mdps.vjp(weights, context), leader_return, len(batch.rewards), error)
 
     def _weights(self, batch: Trajectories, mdps: ConfiguredMDPs, policy: Array | None) -> Weights:

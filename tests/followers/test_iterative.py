@@ -26,10 +26,10 @@ def _gradient(regularization: float, **options: Any) -> IterativeFollower:
 
 FOLLOWERS: dict[str, tuple[Make, int, float]] = {  # constructor, a budget, a tolerance within reach
     "soft value iteration": (followers.SoftValueIteration, 20, 1e-8),
-    "soft Q-learning": (followers.SoftQLearning, 20_000, 0.05),
-    "policy gradient": (_gradient, 5000, 0.02),
+    "soft Q-learning": (followers.SoftQLearning, 20_000, 0.2),
+    "policy gradient": (_gradient, 5000, 0.08),
     "natural policy gradient": (followers.NaturalPolicyGradient, 10, 1e-8),
-    "sampled natural policy gradient": (_sampled_npg, 10, 0.05),
+    "sampled natural policy gradient": (_sampled_npg, 10, 0.2),
 }
 parametrize = pytest.mark.parametrize(("make", "budget", "tolerance"), FOLLOWERS.values(), ids=FOLLOWERS.keys())
 MODEL = random_model(0, contexts=2, states=5, discount=0.8)
@@ -47,8 +47,7 @@ def test_a_budget_is_kept_and_a_tolerance_reached(make: Make, budget: int, toler
     assert policy.metrics["follower_iterations"] == budget  # type: ignore[attr-defined]
     follower = make(0.5, tolerance=tolerance)
     policy = TrajectoryOracle(MODEL, follower).respond(X, 1, np.random.default_rng(0))
-    scale = max(1.0, float(np.abs(policy.value).max()))  # type: ignore[attr-defined]
-    assert 0.0 <= policy.metrics["follower_residual"] <= tolerance * scale  # type: ignore[attr-defined]
+    assert 0.0 <= policy.metrics["follower_residual"] <= tolerance * 0.5  # type: ignore[attr-defined]
 
 
 @parametrize

@@ -94,7 +94,7 @@ def test_sampled_action_values_are_unbiased() -> None:
 def test_sampled_steps_reach_the_exact_policy_on_random_models(seed: int) -> None:
     model, x, lam = random_model(seed, contexts=1, states=5, discount=0.8), random_x(5, seed), 0.5
     steps = StepSize.harmonic(2.0, 2.0)
-    follower = followers.NaturalPolicyGradient(lam, tolerance=3e-3, rollouts=200, step_size=steps)
+    follower = followers.NaturalPolicyGradient(lam, tolerance=3e-3 / lam, rollouts=200, step_size=steps)
     policy = TrajectoryOracle(model, follower).respond(x, 0, np.random.default_rng(seed))
     measured = followers.suboptimality(model, policy, x, lam)  # type: ignore[arg-type]
     assert measured.delta <= follower.policy_gap(policy.metrics["follower_residual"], 0.8)  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ def test_sampled_steps_reach_the_exact_policy_on_random_models(seed: int) -> Non
 
 def test_sampled_steps_reach_the_exact_policy_on_small_rooms() -> None:
     env, x, lam = small_rooms(), np.random.default_rng(0).standard_normal(21), 0.1
-    follower = followers.NaturalPolicyGradient(lam, tolerance=2e-3, rollouts=200, step_size=StepSize.harmonic(2.0, 2.0))
+    follower = followers.NaturalPolicyGradient(lam, tolerance=2e-3 / lam, rollouts=200, step_size=StepSize.harmonic(2.0, 2.0))
     policy = TrajectoryOracle(env, follower).respond(x, 0, np.random.default_rng(0))
     measured = followers.suboptimality(env.unwrapped.model, policy, x, lam)  # type: ignore[attr-defined, arg-type]
     assert measured.delta <= min(0.02, follower.policy_gap(policy.metrics["follower_residual"], 0.9))  # type: ignore[attr-defined]

@@ -52,7 +52,7 @@ def test_the_baseline_lowers_the_variance() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_it_reaches_the_exact_policy_on_random_models(seed: int) -> None:
     model, x, lam = random_model(seed, contexts=1, states=5, discount=0.8), random_x(5, seed), 0.5
-    follower = followers.VanillaPolicyGradient(lam, tolerance=2e-3, step_size=StepSize.harmonic(1000.0, 10_000.0))
+    follower = followers.VanillaPolicyGradient(lam, tolerance=2e-3 / lam, step_size=StepSize.harmonic(1000.0, 10_000.0))
     policy = TrajectoryOracle(model, follower).respond(x, 0, np.random.default_rng(seed))
     measured = followers.suboptimality(model, policy, x, lam)  # type: ignore[arg-type]
     assert measured.delta <= follower.policy_gap(policy.metrics["follower_residual"], 0.8)  # type: ignore[attr-defined]
@@ -62,7 +62,9 @@ def test_it_reaches_the_exact_policy_on_random_models(seed: int) -> None:
 
 def test_it_reaches_the_exact_policy_on_small_rooms() -> None:
     env, x, lam = small_rooms(), np.zeros(21), 0.1
-    follower = followers.VanillaPolicyGradient(lam, tolerance=2e-3, step_size=StepSize.harmonic(1000.0, 10_000.0), batch_size=4)
+    follower = followers.VanillaPolicyGradient(
+        lam, tolerance=2e-3 / lam, step_size=StepSize.harmonic(1000.0, 10_000.0), batch_size=4
+    )
     policy = TrajectoryOracle(env, follower).respond(x, 0, np.random.default_rng(0))
     measured = followers.suboptimality(env.unwrapped.model, policy, x, lam)  # type: ignore[attr-defined, arg-type]
     assert measured.delta <= follower.policy_gap(policy.metrics["follower_residual"], 0.9)  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ def one_step_problem() -> TabularBOCMDP:
 @pytest.mark.parametrize("options", [{"sampling": "pairs"}, {"behaviour": "uniform"}, {"behaviour": "softmax"}], ids=str)
 def test_it_reaches_the_exact_policy_on_random_models(seed: int, options: dict[str, str]) -> None:
     model, x, lam = random_model(seed, contexts=1, states=5, discount=0.8), random_x(5, seed), 0.5
-    follower = SoftQLearning(lam, tolerance=2e-3, **options)  # type: ignore[arg-type]
+    follower = SoftQLearning(lam, tolerance=5e-3 / lam, **options)  # type: ignore[arg-type]
     policy = TrajectoryOracle(model, follower).respond(x, 0, np.random.default_rng(seed))
     measured = followers.suboptimality(model, policy, x, lam)  # type: ignore[arg-type]
     assert measured.delta <= follower.policy_gap(policy.metrics["follower_residual"], 0.8)  # type: ignore[attr-defined]
@@ -43,7 +43,7 @@ def test_it_reaches_the_exact_policy_on_random_models(seed: int, options: dict[s
 @pytest.mark.parametrize("context", [0, 1])
 def test_it_reaches_the_exact_policy_on_small_rooms(context: int) -> None:
     env, x, lam = small_rooms(), np.random.default_rng(0).standard_normal(21), 0.1
-    follower = SoftQLearning(lam, tolerance=2e-3, exploration=0.3)
+    follower = SoftQLearning(lam, tolerance=5e-3 / lam, exploration=0.3)
     policy = TrajectoryOracle(env, follower).respond(x, context, np.random.default_rng(0))
     measured = followers.suboptimality(env.unwrapped.model, policy, x, lam)  # type: ignore[attr-defined, arg-type]
     assert measured.delta <= min(0.02, follower.policy_gap(policy.metrics["follower_residual"], 0.9))  # type: ignore[attr-defined]
@@ -175,5 +175,5 @@ def test_discount_one_needs_a_step_size() -> None:
 
 
 def test_it_is_a_follower() -> None:
-    followers.check_follower(SoftQLearning(0.2, tolerance=5e-3))
+    followers.check_follower(SoftQLearning(0.2, tolerance=0.025))
     followers.check_follower(SoftQLearning(0.2, iterations=300_000, sampling="pairs"))

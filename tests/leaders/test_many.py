@@ -144,7 +144,7 @@ def test_leaders_that_differ_in_their_estimates_run_one_after_another(batches: l
 def test_leaders_that_share_an_estimator_run_at_once(batches: list[Any]) -> None:
     estimator = MonteCarloEstimator(100)
     rates = (0.1, 0.2, 0.1, 0.3)
-    runs = optimize(small_rooms(), [Leader(estimator, Update(rate)) for rate in rates], follower(), 3, seed=[1] * 4)
+    runs = optimize_many(small_rooms(), [Leader(estimator, Update(rate)) for rate in rates], follower(), 3, seeds=[1] * 4)
     assert batches == [MonteCarloBatch]
     alone = [optimize(small_rooms(), Leader(MonteCarloEstimator(100), Update(rate)), follower(), 3, seed=1) for rate in rates]
     assert_equal_runs(runs, alone)
@@ -158,7 +158,7 @@ def test_a_subclass_that_estimates_otherwise_is_not_taken_for_its_base(batches: 
             return estimate
 
     leaders = [Leader(Reversed(), Update(0.1)) for _ in range(4)]
-    runs = optimize(small_rooms(), leaders, follower(), 3, seed=[1] * 4)
+    runs = optimize_many(small_rooms(), leaders, follower(), 3, seeds=[1] * 4)
     assert batches == [None]
     assert_equal_runs(runs, [optimize(small_rooms(), leaders[0], follower(), 3, seed=1)] * 4)
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import bocmdp_gym
 from bocmdp_gym import errors
-from bocmdp_gym.wrappers import ContextWrapper, LeaderReward
+from bocmdp_gym.wrappers import ContextWrapper, LeaderReward, ObserveContext
 from tests.problems import four_rooms
 
 
@@ -155,3 +155,66 @@ def test_a_layer_draws_apart_from_its_environment(wrap: Any) -> None:
     first = draws()
     assert not np.isin(first, np.random.default_rng(3).random(2000)).any()
     np.testing.assert_array_equal(draws(), first)
+
+
+class Whole(gym.Env[Any, Any]):
+    """Observations are integers of a given type."""
+
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, dtype: Any):
+        self.observation_space = gym.spaces.Box(0, 100, (2,), dtype)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.full(2, 99, self.observation_space.dtype), {}
+
+    def step(self, action: Any) -> Any:
+        return np.full(2, 99, self.observation_space.dtype), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("inner", "context", "outer"),
+    [
+        (np.int64, np.float64, np.float64),
+        (np.int32, np.float32, np.float64),
+        (np.uint8, np.float64, np.float32),
+        (np.uint8, np.int64, np.int64),
+        (np.float16, np.float64, np.float32),
+        (np.float32, np.float64, np.float32),
+    ],
+)
+def test_a_context_is_shown_as_it_is(inner: Any, context: Any, outer: Any) -> None:
+    value = np.array([0.25 if np.dtype(context).kind == "f" else 300], context)
+    space = gym.spaces.Box(-500, 500, (1,), context)
+    env = ContextWrapper(Whole(inner), space=space, sample=lambda rng: value, observed=True)
+    shown, _ = env.reset(seed=0)
+    assert shown.dtype == env.observation_space.dtype == outer
+    assert env.observation_space.contains(shown)
+    np.testing.assert_array_equal(shown, [99, 99, value[0]])
+    np.testing.assert_array_equal(env.step(0)[0], [99, 99, value[0]])
+    observed = ObserveContext(_led(ContextWrapper(Whole(inner), space=space, sample=lambda rng: value)))
+    shown, _ = observed.reset(seed=0)
+    assert shown.dtype == observed.observation_space.dtype
+    np.testing.assert_array_equal(shown, [99, 99, value[0]])
+
+
+def test_a_one_hot_context_leaves_the_type_alone() -> None:
+    env = ContextWrapper(Whole(np.uint8), [0.1, 0.2], observed=True)
+    shown, _ = env.reset(seed=0, options={"context": 1})
+    assert shown.dtype == np.uint8
+    np.testing.assert_array_equal(shown, [99, 99, 0, 1])
+
+
+def test_wide_integers_are_not_rounded() -> None:
+    class Wide(Whole):
+        def __init__(self) -> None:
+            super().__init__(np.int64)
+            self.observation_space = gym.spaces.Box(0, 2**40, (2,), np.int64)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            return np.array([2**25 + 1, 0]), {}
+
+    env = ObserveContext(_led(ContextWrapper(Wide(), [1.0, 2.0])))
+    assert env.reset(seed=0)[0][0] == 2**25 + 1

@@ -139,3 +139,110 @@ def test_x_outside_its_bounds_is_refused() -> None:
         cart_pole().set_leader([5.0, 5.0])
     with pytest.raises(errors.UnsupportedError, match="rewards it cannot reach"):
         LeaderParameters(gym.make_vec("CartPole-v1", 2), ["length"], 0.1, 2.0, upright, 0.9)  # type: ignore[arg-type]
+
+
+def everything_derived(env: Any) -> None:
+    env.total_mass = env.masspole + env.masscart
+    env.polemass_length = env.masspole * env.length
+
+
+class Derived(gym.Wrapper[Any, Any, Any, Any]):
+    """Checks, as the environment resets and at every step, that its physics are those of its attributes."""
+
+    def _check(self) -> None:
+        inner: Any = self.unwrapped
+        assert inner.polemass_length == inner.masspole * inner.length
+        assert inner.total_mass == inner.masspole + inner.masscart
+
+    def reset(self, **options: Any) -> Any:
+        self._check()
+        return super().reset(**options)
+
+    def step(self, action: Any) -> Any:
+        self._check()
+        return super().step(action)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(True, True), (False, True), (True, False)])
+def test_derived_attributes_are_those_of_the_episodes_context(inside: bool, outside: bool) -> None:
+    """x sets the length, the context the mass, and both are in polemass_length; whichever layer recomputes it."""
+    base = Derived(gym.make("CartPole-v1"))
+    calls: list[str] = []
+
+    def update(name: str) -> Any:
+        return lambda env: (calls.append(name), everything_derived(env))
+
+    contexts = ContextWrapper(base, [0.05, 0.5], names=["masspole"], update=update("context") if inside else None)
+    env = LeaderParameters(contexts, ["length"], 0.1, 2.0, upright, 0.99, update=update("leader") if outside else None)
+    inner: Any = env.unwrapped
+    for context, length in ((0, 1.0), (1, 1.0), (0, 0.3), (1, 1.7)):
+        env.set_leader([length])
+        calls.clear()
+        env.set_context(context)
+        env.reset(seed=0)
+        assert calls == ["context"] * inside + ["leader"] * outside  # each once, from inside out
+        assert inner.polemass_length == (0.05, 0.5)[context] * length
+        assert inner.total_mass == 1.0 + (0.05, 0.5)[context]
+        env.step(0)
+        env.set_leader([0.5])  # at once
+        assert inner.polemass_length == (0.05, 0.5)[context] * 0.5
+        env.step(0)
+    calls.clear()
+    env.reset(options={"leader": [0.9], "context": 1})
+    assert inner.polemass_length == 0.5 * 0.9
+    if inside:
+        contexts.reset(options={"context": 0})  # the inner layer alone
+        assert calls == ["context", *["leader"] * outside, "context"]
+
+
+def test_the_first_episode_of_a_context_is_the_later_ones() -> None:
+    contexts = ContextWrapper(gym.make("CartPole-v1"), [0.05, 0.5], names=["masspole"])
+    env = LeaderParameters(contexts, ["length"], 0.1, 2.0, upright, 0.99, update=everything_derived)
+    paths = []
+    for context in (0, 1, 1, 0):
+        env.reset(seed=0, options={"context": context, "leader": [1.0]})
+        paths.append([env.step(1)[0] for _ in range(5)])
+    np.testing.assert_array_equal(paths[1], paths[2])
+    np.testing.assert_array_equal(paths[0], paths[3])
+    assert (paths[0][-1] != paths[1][-1]).any()
+
+
+def test_two_leaders_layers_settle_together() -> None:
+    inside = LeaderParameters(Derived(gym.make("CartPole-v1")), ["masspole"], 0.01, 1.0, upright, 0.99)
+    env = LeaderParameters(inside, ["length"], 0.1, 2.0, upright, 0.99, update=everything_derived)
+    inside.set_leader([0.4])
+    env.set_leader([1.5])
+    env.reset(seed=0)
+    assert env.unwrapped.polemass_length == 0.4 * 1.5  # type: ignore[attr-defined]
+
+
+class Counting(gym.Env[Any, Any]):
+    """Attributes of several kinds."""
+
+    observation_space, action_space = gym.spaces.Box(0, 255, (2,), np.uint8), gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.poles, self.speed, self.big = 3, 1.5, np.int32(7)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.full(2, 250, np.uint8), {}
+
+    def step(self, action: Any) -> Any:
+        return np.full(2, 250, np.uint8), 0.0, False, False, {}
+
+
+def test_whole_attributes_stay_whole() -> None:
+    env = LeaderParameters(Counting(), ["poles", "speed", "big"], 0.0, 9.0, lambda x, o, a, c: x[0] * torch.ones(len(a)), 0.9)
+    inner: Any = env.unwrapped
+    env.set_leader([4.0, 2.0, 5.0])
+    assert (inner.poles, inner.speed, inner.big) == (4, 2.0, 5)
+    assert [type(value) for value in (inner.poles, inner.speed, inner.big)] == [int, float, int]
+    env.reset(seed=0, options={"leader": [2.5, 2.5, 2.0]})
+    assert [type(value) for value in (inner.poles, inner.speed, inner.big)] == [float, float, int]  # 2.5 poles: a float
+    env.reset(seed=0)
+    assert type(inner.poles) is int
+    contexts = ContextWrapper(Counting(), [[2**60 + 1, 1], [3, 2]], names=["poles", "speed"])
+    contexts.reset(options={"context": 0})
+    assert contexts.unwrapped.poles == 2**60 + 1  # type: ignore[attr-defined]
+    assert type(contexts.unwrapped.speed) is float  # type: ignore[attr-defined]

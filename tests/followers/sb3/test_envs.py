@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from bocmdp_gym import TabularVectorEnv, errors
 from followers import TrajectoryOracle
@@ -60,8 +61,6 @@ def test_autoreset_rows_are_no_training_steps() -> None:
 
 @pytest.mark.slow
 def test_copies_in_processes() -> None:
-    from stable_baselines3.common.vec_env import SubprocVecEnv
-
     follower = quick("PPO", n_envs=2, make_env=bandit, vec_env_class=SubprocVecEnv)
     policy = respond(follower)
     follower.close()
@@ -84,3 +83,32 @@ def test_a_reward_that_is_not_finite_stops_training_at_once() -> None:
 
     with pytest.raises(errors.ObservationError, match="reward at training step 1 is nan in copy 0"):
         respond(quick("PPO"), Broke(bandit()))
+
+
+class Held(Point):
+    """Holds something that can neither be copied nor pickled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = (i for i in range(3))
+
+
+def test_what_cannot_be_copied_leads_to_make_env() -> None:
+    with pytest.raises(errors.UnsupportedError, match=r"Held cannot be copied \(TypeError.*pass make_env="):
+        respond(quick("PPO", n_envs=2), CountSteps(Held()), [0.5])
+    with pytest.raises(errors.UnsupportedError, match=r"Held cannot be copied .*pass make_env="):
+        respond(quick("PPO", vec_env_class=SubprocVecEnv), Held(), [0.5])
+    respond(quick("PPO", n_envs=2, make_env=Held), Held(), [0.5])
+    respond(quick("PPO"), Held(), [0.5])  # itself, uncopied
+    one = Point()
+    with pytest.raises(errors.UnsupportedError, match="builds a new environment at each call"):
+        respond(quick("PPO", n_envs=2, make_env=lambda: one), Point(), [0.5])
+
+    def broken() -> Any:
+        raise KeyError("no such map")
+
+    with pytest.raises(errors.UnsupportedError, match="no such map"):
+        respond(quick("PPO", make_env=broken), Point(), [0.5])
+    stream = (i for i in range(3))
+    with pytest.raises(errors.UnsupportedError, match="SubprocVecEnv cannot run 1 of make_env"):
+        respond(quick("PPO", make_env=lambda: Point() if stream else None, vec_env_class=SubprocVecEnv), Point(), [0.5])

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.monitor import Monitor
 
 from bocmdp_gym import errors
-from followers import TrajectoryOracle
-from tests.followers.problems import X, bandit
+from followers import SB3Follower, TrajectoryOracle
+from tests.followers.problems import Point, X, bandit
 from tests.followers.sb3.quick import quick, respond, rng
 
 
@@ -78,3 +80,105 @@ def test_divergence_is_noticed_at_the_next_update() -> None:
     with pytest.raises(errors.ConvergenceError):
         respond(follower)
     assert follower._learners[0].model.num_timesteps < 100
+
+
+class Schedules(BaseCallback):
+    """Writes down the learning rate and the exploration of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates: list[list[float]] = []
+        self.exploration: list[list[float]] = []
+
+    def _on_training_start(self) -> None:
+        self.rates.append([])
+        self.exploration.append([getattr(self.model, "exploration_rate", 0.0)])
+
+    def _on_step(self) -> bool:
+        self.rates[-1].append(self.model.lr_schedule(self.model._current_progress_remaining))
+        self.exploration[-1].append(getattr(self.model, "exploration_rate", 0.0))
+        return True
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "DQN", "QRDQN", "SAC", "SoftDQN", "TRPO"])
+def test_schedules_run_over_every_response(algorithm: str) -> None:
+    callback = Schedules()
+    follower = quick(algorithm, learning_rate=lambda progress: 0.01 * progress, callback=callback)
+    oracle = TrajectoryOracle(Point() if algorithm == "SAC" else bandit(), follower)
+    generator = rng(0)
+    for k in range(4):
+        oracle.respond([0.1 * k] if algorithm == "SAC" else (k + 1) * X, 0, generator)
+    assert callback.rates[0][0] > 0.009
+    assert min(callback.rates[0]) >= 0.0
+    for k in range(1, 4):
+        np.testing.assert_allclose(callback.rates[k], callback.rates[0], atol=1e-15)
+        np.testing.assert_allclose(callback.exploration[k][1:], callback.exploration[0][1:], atol=1e-15)
+    if algorithm in ("DQN", "QRDQN"):
+        assert callback.exploration[3][0] == 1.0
+        assert callback.exploration[3][-1] == pytest.approx(0.05 if algorithm == "DQN" else 0.01)
+
+
+def test_schedules_of_clipping_too() -> None:
+    seen: list[float] = []
+
+    def clip(progress: float) -> float:
+        seen.append(progress)
+        return 0.2 * progress + 0.01
+
+    follower = quick("PPO", clip_range=clip, total_timesteps=96, n_steps=32)
+    oracle = TrajectoryOracle(bandit(), follower)
+    generator = rng(0)
+    for _ in range(3):
+        oracle.respond(X, 0, generator)
+    np.testing.assert_allclose(np.array(seen[-9:]).reshape(3, 3), [[2 / 3, 1 / 3, 0.0]] * 3, atol=1e-12)
+
+
+def test_after_forty_responses_a_learner_learns_as_in_the_first() -> None:
+    """x changes its sign: a learner whose schedule is spent would still do what paid before."""
+    follower = SB3Follower("PPO", 512, n_steps=64, batch_size=64, learning_rate=lambda p: 2e-2 * p, ent_coef=0.05)
+    oracle = TrajectoryOracle(bandit(), follower)
+    generator = rng(0)
+    best = []
+    for k in range(41):
+        x = X if k % 2 == 0 else -X
+        best.append(float(oracle.respond(x, 0, generator).table[:, k % 2].min()))
+    assert best[0] > 0.8
+    assert best[-1] > 0.8
+
+
+def test_a_rollout_that_overshoots_has_no_negative_rate() -> None:
+    callback = Schedules()
+    rates: list[float] = []
+
+    def rate(progress: float) -> float:
+        rates.append(progress)
+        return 0.01 * progress
+
+    respond(quick("PPO", total_timesteps=40, n_steps=32, learning_rate=rate, callback=callback))
+    assert min(rates) == 0.0
+
+
+def test_a_rate_that_is_spent_before_the_only_update_is_refused() -> None:
+    with pytest.raises(errors.OptionError, match="would learn nothing"):
+        respond(quick("PPO", total_timesteps=32, n_steps=32, learning_rate=lambda progress: 0.01 * progress))
+    respond(quick("PPO", total_timesteps=32, n_steps=32, learning_rate=lambda progress: 0.01))
+
+
+@pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
+def test_a_response_that_was_cut_short_says_so() -> None:
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.n_calls != 10
+
+    follower = quick("DQN", callback=Stop())
+    oracle = TrajectoryOracle(bandit(), follower)
+    generator = rng(0)
+    with pytest.warns(UserWarning, match="made 10 of 60 steps"):
+        policy = oracle.respond(X, 0, generator)
+    assert policy.metrics == {"follower_training_steps": 10.0, "follower_response_steps": 10.0}
+    policy = oracle.respond(X, 0, generator)
+    assert policy.metrics == {"follower_training_steps": 70.0}
+    stop = StopTrainingOnRewardThreshold(reward_threshold=-1.0)
+    evaluation = EvalCallback(Monitor(bandit()), eval_freq=5, n_eval_episodes=1, callback_on_new_best=stop, verbose=0)
+    with pytest.warns(UserWarning, match="made 5 of 60 steps"):
+        respond(quick("DQN", callback=evaluation))

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.dqn.policies import DQNPolicy
 
 from bocmdp_gym import errors
 from followers import TrajectoryOracle
@@ -86,3 +92,110 @@ def test_an_answer_is_a_snapshot() -> None:
     assert abs(later.table - before).max() > 1e-3
     np.testing.assert_array_equal(policy.table, before)
     np.testing.assert_allclose([policy.probabilities(s) for s in range(2)], before, atol=1e-6)
+
+
+class Tempered(ActorCriticPolicy):
+    """A policy whose own keyword scales its logits."""
+
+    def __init__(self, *args: Any, temperature: float = 1.0, **options: Any):
+        self.temperature = temperature
+        super().__init__(*args, **options)
+
+    def _get_action_dist_from_latent(self, latent: Any) -> Any:
+        return self.action_dist.proba_distribution(action_logits=self.action_net(latent) / self.temperature)  # type: ignore[call-arg]
+
+
+class Scaled(FlattenExtractor):
+    """Features with a keyword of their own."""
+
+    def __init__(self, space: gym.Space[Any], factor: float = 1.0):
+        super().__init__(space)
+        self.factor = factor
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.factor * super().forward(observations)
+
+
+class Hurried(DQNPolicy):
+    """Its own rule of choosing: the worst action."""
+
+    def _predict(self, obs: Any, deterministic: bool = True) -> torch.Tensor:
+        return self.q_net(obs).argmin(dim=1)  # type: ignore[no-any-return]
+
+
+def _agrees(policy: Any, model: Any, observations: Any) -> None:
+    with torch.no_grad():
+        probabilities = model.policy.get_distribution(model.policy.obs_to_tensor(observations)[0]).distribution.probs
+    np.testing.assert_allclose(policy.probabilities_batch(observations), probabilities.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 30.0])
+def test_a_policy_of_ones_own_keeps_its_keywords(temperature: float) -> None:
+    kwargs = {"temperature": temperature, "features_extractor_class": Scaled, "features_extractor_kwargs": {"factor": 3.0}}
+    for algorithm in ("PPO", "A2C", "TRPO"):
+        follower = quick(algorithm, policy=Tempered, policy_kwargs=kwargs)
+        policy = respond(follower)
+        model: Any = follower._learners[0].model
+        _agrees(policy, model, np.array([0, 1]))
+        np.testing.assert_allclose(policy.table, policy.probabilities_batch(np.array([0, 1])), atol=1e-6)
+        assert policy.network.temperature == temperature
+        assert policy.network.features_extractor.factor == 3.0
+    assert kwargs["features_extractor_kwargs"] == {"factor": 3.0}
+
+
+def test_a_policy_that_changes_beside_its_parameters_is_kept_as_it_is() -> None:
+    class Cooling(Tempered):
+        def train(self, mode: bool = True) -> Any:
+            self.temperature *= 0.9
+            return super().train(mode)
+
+    follower = quick("PPO", policy=Cooling, policy_kwargs={"temperature": 2.0})
+    oracle = TrajectoryOracle(bandit(), follower)
+    generator = rng(0)
+    policy = oracle.respond(X, 0, generator)
+    before = policy.probabilities_batch(np.array([0, 1]))
+    oracle.respond(X, 0, generator)
+    np.testing.assert_array_equal(policy.probabilities_batch(np.array([0, 1])), before)
+    assert policy.table is not None
+    np.testing.assert_allclose(policy.table, before, atol=1e-6)
+
+
+def test_a_policy_that_chooses_by_itself_has_no_probabilities_to_read() -> None:
+    follower = quick("DQN", policy=Hurried)
+    oracle = TrajectoryOracle(bandit(), follower)
+    assert follower.exposes_probabilities is False
+    policy = oracle.respond(X, 0, rng(0))
+    assert not policy.exposes_probabilities
+    assert policy.table is None
+    model: Any = follower._learners[0].model
+    with torch.no_grad():
+        worst = model.policy.q_net(torch.tensor([0, 1])).argmin(1).numpy()
+    np.testing.assert_array_equal(policy.act_batch(np.array([0, 1]), rng(0)), worst)
+    with pytest.raises(errors.UnsupportedError, match="exposes no probabilities"):
+        policy.probabilities(0)
+    soft = respond(quick("DQN", policy=Hurried, softmax_temperature=0.1))
+    assert soft.table is not None  # asked for
+
+
+def test_a_policy_that_cannot_be_copied_is_named() -> None:
+    class Open(Tempered):
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options)
+            self.stream = (i for i in range(3))
+
+    with pytest.raises(errors.UnsupportedError, match="Open cannot be copied"):
+        respond(quick("PPO", policy=Open))
+
+
+def test_noise_of_ones_own_and_batch_norm_are_copied() -> None:
+    for algorithm, options in (("PPO", {"use_sde": True}), ("SAC", {"use_sde": True}), ("TD3", {})):
+        follower = quick(algorithm, **options)
+        policy = respond(follower, Point(), [0.5])
+        action = policy.act(np.zeros(1, np.float32), rng(0))
+        np.testing.assert_array_equal(action, policy.act(np.zeros(1, np.float32), rng(0)))
+        assert all(p.is_leaf for p in policy.network.parameters())
+
+
+def test_settings_that_make_no_network_are_named() -> None:
+    with pytest.raises(errors.OptionError, match="PPO cannot be made with these settings"):
+        respond(quick("PPO", policy=Tempered, policy_kwargs={"temperatur": 1.0}))

@@ -13,7 +13,8 @@ import torch
 import followers
 import leaders.gradients
 from bocmdp_gym import ConfigurableEnv, errors
-from leaders.gradients import ESTIMATORS, Estimate, Estimator, PolicyEstimator
+from leaders.gradients import Estimate, Estimator, PolicyEstimator
+from leaders.gradients.registry import ESTIMATORS
 from tests.problems import random_model, random_x
 
 EXPORTED = [getattr(leaders.gradients, name) for name in leaders.gradients.__all__]

@@ -13,7 +13,7 @@ from followers import SoftPolicyIteration, TrajectoryOracle
 from leaders.gradients import Estimate, Estimator, ExactEstimator, GeometricEstimator
 from leaders.gradients.estimate import combine_groups
 from tests.leaders.gradients.geometric_reference import Formula, loss_gradients, return_gradients
-from tests.problems import F64, random_model, random_x
+from tests.problems import F64, four_rooms, random_model, random_x
 
 EVERYTHING = ("reward", "leader_reward", "transition", "initial", "termination")
 
@@ -257,3 +257,14 @@ def test_what_cannot_work_is_refused() -> None:
         GeometricEstimator(10, error_groups=1)
     with pytest.raises(errors.OptionError, match="samples is an option of estimator='geometric'"):
         leaders.HPGD(samples=10)
+
+
+def test_standard_errors_hold_on_four_rooms() -> None:
+    oracle = TrajectoryOracle(four_rooms(), SoftPolicyIteration(0.01))
+    estimator = GeometricEstimator(5000, error_groups=20)
+    estimator.bind(oracle)
+    rng, x = np.random.default_rng(0), torch.zeros(105, dtype=torch.float64)
+    estimates = [estimator.estimate(oracle, x, 0, rng) for _ in range(100)]
+    spread = torch.stack([e.gradient for e in estimates]).std(0)
+    reported = torch.stack([e.standard_error for e in estimates if e.standard_error is not None]).square().mean(0).sqrt()
+    assert float(reported.norm() / spread.norm()) == pytest.approx(1.0, abs=0.2)

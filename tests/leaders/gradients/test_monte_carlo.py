@@ -11,8 +11,9 @@ import leaders
 from bocmdp_gym import TabularBOCMDP, TabularEnv, errors
 from bocmdp_gym.envs import TaxDesign
 from leaders.gradients import Estimate, ExactEstimator, MonteCarloEstimator, monte_carlo_weights
+from leaders.gradients.estimate import extrapolated_error
 from leaders.gradients.monte_carlo import scored_weights
-from tests.problems import random_model, random_x, relative_error
+from tests.problems import four_rooms, random_model, random_x, relative_error
 
 REWARDS = ("reward", "leader_reward")
 
@@ -131,16 +132,62 @@ def test_rewards_get_the_weights_of_the_fast_path() -> None:
     np.testing.assert_array_equal(scored.leader_reward, plain.leader_reward)
 
 
-def test_standard_errors_are_those_of_repeats() -> None:
-    model = _model()
-    oracle = followers.TrajectoryOracle(model, followers.SoftPolicyIteration(1.0))
-    estimator = MonteCarloEstimator(4000, error_groups=10)
+def _claimed_over_true(problem: Any, estimator: MonteCarloEstimator, regularization: float, dim: int, repeats: int) -> Any:
+    """Standard errors as reported, relative to the spread of repeated estimates: of the whole gradient, and each coordinate's."""
+    oracle = followers.TrajectoryOracle(problem, followers.SoftPolicyIteration(regularization))
     estimator.bind(oracle)
     rng = np.random.default_rng(0)
-    estimates = [estimator.estimate(oracle, random_x(4), 0, rng) for _ in range(200)]
+    x = random_x(dim) if dim < 10 else torch.zeros(dim, dtype=torch.float64)
+    estimates = [estimator.estimate(oracle, x, 0, rng) for _ in range(repeats)]
     spread = torch.stack([e.gradient for e in estimates]).std(0)
     reported = torch.stack([e.standard_error for e in estimates if e.standard_error is not None]).square().mean(0).sqrt()
-    torch.testing.assert_close(reported, spread, rtol=0.25, atol=0.0)
+    return float(reported.norm() / spread.norm()), (reported / spread)[spread > 1e-6 * spread.max()]
+
+
+@pytest.mark.parametrize("groups", [4, 20])
+def test_standard_errors_are_those_of_repeats(groups: int) -> None:
+    whole, each = _claimed_over_true(_model(), MonteCarloEstimator(4000, error_groups=groups), 1.0, 4, 200)
+    assert whole == pytest.approx(1.0, abs=0.2)
+    torch.testing.assert_close(each, torch.ones_like(each), rtol=0.25, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("regularization", "steps", "bootstrap"), [(0.01, 10_000, False), (0.1, 10_000, False), (0.01, 10_000, True)]
+)
+def test_standard_errors_hold_where_the_estimate_is_a_product_of_noises(
+    regularization: float, steps: int, bootstrap: bool
+) -> None:
+    """Four-Rooms: 50 episodes, and the spread of groups claims 3 to 6 times the noise."""
+    estimator = MonteCarloEstimator(steps, bootstrap, error_groups=10)
+    whole, each = _claimed_over_true(four_rooms(), estimator, regularization, 105, 200)
+    assert whole == pytest.approx(1.0, abs=0.3)
+    assert float((each.log().abs() < np.log(1.5)).double().mean()) > 0.9
+
+
+def test_standard_errors_of_few_episodes() -> None:
+    model = _model(("reward", "leader_reward"))
+    for steps in (2, 3, 5):
+        estimate, _ = _estimates(model, MonteCarloEstimator(steps, error_groups=2), horizon=1)
+        assert estimate.standard_error is not None
+        assert bool(torch.isfinite(estimate.standard_error).all())
+    endless = _model(("reward", "leader_reward"), terminating=False)
+    one, _ = _estimates(endless, MonteCarloEstimator(50, error_groups=2), horizon=50)
+    assert one.standard_error is None  # one episode
+
+
+def test_errors_of_averages_and_of_products_of_averages() -> None:
+    """theta = mean, theta = mean^k of standard normal numbers: variances 1/n and (2k - 1)!! / n^k."""
+    rng, n = np.random.default_rng(0), 64
+    for k, variance, tolerance in ((1, 1 / n, 0.1), (2, 2 / n**2, 0.3), (3, 15 / n**3, 0.45)):
+        errors_squared = []
+        for _ in range(400):
+            values = torch.from_numpy(rng.normal(size=n))
+            error = extrapolated_error(lambda chosen, v=values, k=k: v[chosen].mean().reshape(1) ** k, n, 30)
+            assert error is not None
+            errors_squared.append(float(error) ** 2)
+        assert np.mean(errors_squared) ** 0.5 == pytest.approx(variance**0.5, rel=tolerance)
+    assert extrapolated_error(lambda chosen: torch.zeros(1), 1, 3) is None
+    assert float(extrapolated_error(lambda chosen: torch.zeros(1), 9, 3)) == 0.0  # type: ignore[arg-type]
 
 
 def test_plain_gymnasium_stepping_gives_the_same_estimate_in_law() -> None:

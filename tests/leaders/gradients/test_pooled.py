@@ -170,7 +170,7 @@ def test_counts_are_those_of_the_trajectories(compiled: bool) -> None:
         n_steps += batch.n_steps
         cut += int((~batch.terminated).sum())
         for e in range(batch.n_episodes):
-            episode = batch.episodes(e, e + 1)
+            episode = batch.episodes(np.array([e]))
             states = [*episode.states.tolist(), int(episode.final_states[0])]  # type: ignore[union-attr, index]
             starts[context, states[0]] += 1
             for i, action in enumerate(episode.actions):

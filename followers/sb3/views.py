@@ -1,0 +1,234 @@
+"""How a learner sees an environment: spaces counted from 0, observations normalised. A policy acts through the same view.
+
+Stable-Baselines3 counts the elements of Discrete and MultiDiscrete spaces from 0, whatever their ``start``; and where training
+copies are wrapped in `VecNormalize`, its networks have only ever seen normalised observations.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import (
+    VecCheckNan,
+    VecEnvWrapper,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
+
+from bocmdp_gym.errors import OptionError, UnsupportedError
+from followers.environments import AnyEnv
+from followers.policies import Array
+
+#: Wrappers of copies that leave observations, actions and rewards alone, or whose work networks repeat when they act.
+_TRANSPARENT = (VecMonitor, VecCheckNan, VecTransposeImage)
+_TAKEN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
+
+
+def check_observation_space(space: gym.Space[Any], name: str) -> None:
+    """Refuse observations that no network of Stable-Baselines3 can read; it would notice in the first step.
+
+    Raises:
+        UnsupportedError: a space other than Box, Discrete, MultiDiscrete, MultiBinary, and Dict of these.
+    """
+    parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else [space]
+    for part in parts:
+        if not isinstance(part, _TAKEN):
+            raise UnsupportedError(
+                f"{name} cannot read observations from {space}; expected Box, Discrete, MultiDiscrete or MultiBinary, or a Dict "
+                "of these. Flatten it, e.g. with gymnasium.wrappers.FlattenObservation."
+            )
+
+
+def counted_from_zero(space: gym.Space[Any]) -> gym.Space[Any]:
+    """The same space with Discrete and MultiDiscrete parts that start at 0; itself where they do."""
+    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
+        return gym.spaces.Discrete(int(space.n))
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.start.any():
+        return gym.spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
+    if isinstance(space, gym.spaces.Dict):
+        parts = {name: counted_from_zero(part) for name, part in space.spaces.items()}
+        if any(parts[name] is not part for name, part in space.spaces.items()):
+            return gym.spaces.Dict(parts)
+    return space
+
+
+def to_zero(space: gym.Space[Any], value: Any) -> Any:
+    """Elements of ``space``, one or several, as those of `counted_from_zero`."""
+    return _moved(space, value, -1)
+
+
+def from_zero(space: gym.Space[Any], value: Any) -> Any:
+    """The inverse of `to_zero`."""
+    return _moved(space, value, 1)
+
+
+def _moved(space: gym.Space[Any], value: Any, sign: int) -> Any:
+    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
+        return value + sign * space.start
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.start.any():
+        return np.asarray(value) + sign * space.start
+    if isinstance(space, gym.spaces.Dict):
+        return {name: _moved(part, value[name], sign) for name, part in space.spaces.items()}
+    return value
+
+
+class FromZero(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment whose Discrete and MultiDiscrete spaces start at 0."""
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        super().__init__(env)
+        self.observation_space = counted_from_zero(env.observation_space)
+        self.action_space = counted_from_zero(env.action_space)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return to_zero(self.env.observation_space, observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, *rest = self.env.step(from_zero(self.env.action_space, action))
+        return to_zero(self.env.observation_space, observation), *rest
+
+
+class Normalizer(NamedTuple):
+    """What `VecNormalize` does to observations, with statistics that stay.
+
+    Attributes:
+        statistics: running means, or one for each part that is normalised of a dictionary.
+        clip, epsilon: ``clip_obs`` and ``epsilon`` of `VecNormalize`.
+    """
+
+    statistics: RunningMeanStd | dict[str, RunningMeanStd]
+    clip: float
+    epsilon: float
+
+    def __call__(self, observations: Any) -> Any:
+        """Observations, one or several, normalised."""
+        if isinstance(self.statistics, dict):
+            return {**observations, **{k: self._normalised(observations[k], part) for k, part in self.statistics.items()}}
+        return self._normalised(observations, self.statistics)
+
+    def _normalised(self, values: Any, statistics: RunningMeanStd) -> Any:
+        scaled = (values - statistics.mean) / np.sqrt(statistics.var + self.epsilon)
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+
+
+class View(NamedTuple):
+    """How a learner sees an environment.
+
+    Attributes:
+        observation_space, action_space: the environment's own.
+        normalizer: what normalises observations, its statistics frozen; None if nothing does.
+    """
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    normalizer: Normalizer | None = None
+
+    def frozen(self, normalizer: VecNormalize | None) -> View:
+        """The same with the statistics as they are now."""
+        if normalizer is None or not normalizer.norm_obs:
+            return self
+        return self._replace(normalizer=Normalizer(deepcopy(normalizer.obs_rms), normalizer.clip_obs, normalizer.epsilon))
+
+    def observe(self, observations: Any) -> Any:
+        """The environment's observations, one or several, as the networks take them."""
+        seen = to_zero(self.observation_space, observations)
+        return seen if self.normalizer is None else self.normalizer(seen)
+
+    def act(self, actions: Any) -> Any:
+        """The networks' actions, one or several, as the environment takes them."""
+        return from_zero(self.action_space, actions)
+
+
+def view_of(env: AnyEnv) -> View:
+    """The view of a learner that trains on copies of ``env``, but for statistics."""
+    if isinstance(env, gym.vector.VectorEnv):
+        return View(env.single_observation_space, env.single_action_space)
+    return View(env.observation_space, env.action_space)
+
+
+# ------------------------------------------------------------------------------------------------------------ statistics
+
+
+def normalizer_of(envs: VecEnvWrapper, regularization: float | None) -> VecNormalize | None:
+    """The layer that normalises what learners see, None if there is none.
+
+    Args:
+        envs: training environments, in a layer of our own.
+        regularization: lambda, None if the follower has none.
+
+    Raises:
+        UnsupportedError: another layer changes what learners see or do, which their policies would not know; or rewards are
+            rescaled where lambda weighs them against entropy.
+    """
+    layer: Any = envs.venv
+    found: list[VecNormalize] = []
+    while isinstance(layer, VecEnvWrapper):
+        if type(layer) is VecNormalize:  # a subclass may normalise otherwise
+            found.append(layer)
+        elif not isinstance(layer, _TRANSPARENT):
+            raise UnsupportedError(
+                f"vec_env_class wraps the copies in {type(layer).__name__}, so the learner would train on other observations "
+                "than it acts on; wrap the environment itself, with a wrapper of gymnasium.wrappers. VecNormalize alone is known."
+            )
+        layer = layer.venv
+    if len(found) > 1:
+        raise UnsupportedError(f"vec_env_class normalises {len(found)} times over; expected one VecNormalize.")
+    if found and found[0].norm_reward and regularization is not None:
+        raise UnsupportedError(
+            f"VecNormalize rescales rewards, so the follower would solve its problem for another lambda than {regularization}; "
+            "pass norm_reward=False to it."
+        )
+    return unwrap_vec_normalize(envs)
+
+
+_PARTS = ("mean", "var", "count")
+
+
+class Statistics:
+    """Running statistics of one learner, which take turns in the one `VecNormalize` that all learners share.
+
+    Args:
+        normalizer: as it was before anything was learnt.
+    """
+
+    def __init__(self, normalizer: VecNormalize):
+        self._observations = deepcopy(normalizer.obs_rms) if normalizer.norm_obs else None
+        self._returns = deepcopy(normalizer.ret_rms)
+
+    def put_into(self, normalizer: VecNormalize) -> None:
+        """From now on they are the ones that are used, and updated."""
+        if self._observations is not None:
+            normalizer.obs_rms = self._observations
+        normalizer.ret_rms = self._returns
+
+    def _named(self) -> dict[str, RunningMeanStd]:
+        kept = self._observations
+        parts = {f"observations.{k}": v for k, v in kept.items()} if isinstance(kept, dict) else {"observations": kept}
+        return {name: part for name, part in parts.items() if part is not None} | {"returns": self._returns}
+
+    def state(self) -> dict[str, Array]:
+        """What a checkpoint keeps."""
+        return {f"{name}.{p}": np.array(getattr(part, p)) for name, part in self._named().items() for p in _PARTS}
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        """Continue from `state`.
+
+        Raises:
+            OptionError: it is another observation's.
+        """
+        for name, part in self._named().items():
+            for p in _PARTS:
+                saved, own = state.get(f"{name}.{p}"), np.shape(getattr(part, p))
+                if saved is None or np.shape(saved) != own:
+                    raise OptionError(
+                        f"the saved learner has no normalisation statistics {name}.{p} of shape {own}; load it with the "
+                        "vec_env_class it was saved with."
+                    )
+                setattr(part, p, float(saved) if p == "count" else np.array(saved))
