@@ -74,12 +74,17 @@ def stays(calls: list[tuple[str, str]]) -> list[Stay]:
 def main() -> None:
     walk = stays(record())
     visits = Counter(file for file, _ in walk)
-    for number, (file, functions) in enumerate(walk, 1):
-        print(f"{number:3}  {file:40} {', '.join(functions)}")
-    print(f"\n{len(walk)} stays in {len(visits)} files, {len(walk) - len(visits)} returns to a file already left")
-    for file, count in visits.most_common():
-        print(f"{count:3}  {file}")
-    store("walk", {"stays": len(walk), "files": len(visits), "first version": FIRST_VERSION, "walk": walk})
+    store(
+        "walk",
+        {
+            "stays": len(walk),
+            "files": len(visits),
+            "returns to a file already left": len(walk) - len(visits),
+            "first version": FIRST_VERSION,
+            "stays by file": dict(visits.most_common()),
+            "walk": [f"{file}: {', '.join(functions)}" for file, functions in walk],
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -216,8 +216,6 @@ class ConfiguredMDPs:
         self.transition: TransitionOperator = parts["transition"]
         self.arrays: Callable[[int], ContextArrays] = _Contexts(model, parts).__getitem__
         self._has_graph = x.requires_grad and torch.is_grad_enabled()
-        for name in model.moving:
-            check_part(name, parts[name])
 
     def to(self, device: torch.device | str) -> ConfiguredMDPs:
         """The same arrays on another device of torch, with their graph."""

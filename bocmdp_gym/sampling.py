@@ -11,7 +11,7 @@ from numba import njit
 
 from bocmdp_gym.errors import OptionError, StateError
 from bocmdp_gym.kernels.alias import AliasTables, alias_tables, move_tables, policy_tables
-from bocmdp_gym.kernels.random import LOW, ONE, UNIT, generator_state, next_bits, unit
+from bocmdp_gym.kernels.random import LOW, ONE, UNIT, next_bits, unit
 from bocmdp_gym.mdps import ContextArrays
 
 Array = npt.NDArray[np.float64]
@@ -73,7 +73,7 @@ def simulate(
         tables, rows, moves = AliasTables(np.empty(shape), np.empty((*shape, 2), dtype=np.uint64)), _NO_ROWS, _NO_MOVES
     else:
         tables, rows, moves = move_tables(policy, arrays.moves), successor_tables(arrays), arrays.moves
-    state = generator_state(rng)
+    state = rng.bit_generator.random_raw(4)
     carry = np.array([-1, 0])
     chunks = []
     remaining = budget

@@ -8,12 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
-from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import simulate
@@ -131,9 +129,8 @@ class TrajectoryOracle:
         readable = self._plain or self.compiled or not isinstance(self.env, VectorEnv)
         return isinstance(self.core, TabularEnv) and readable
 
-    @with_gradients
     def configure(self, x: Any) -> ConfiguredMDPs:
-        """The model's arrays at x, differentiable in x; kept until another x is asked for.
+        """The model's arrays at x, differentiable in x whatever mode torch is in; kept until another x is asked for.
 
         Raises:
             UnsupportedError: the environment has no tabular model.
@@ -142,7 +139,7 @@ class TrajectoryOracle:
             raise UnsupportedError(f"{type(self.core).__name__} has no tabular model.")
         leader = self._checked(x)
         if self._mdps is None:
-            self._mdps = self.model.configure_checked(torch.tensor(leader).requires_grad_())
+            self._mdps = self.model.configure_with_graph(leader)
         return self._mdps
 
     def _checked(self, x: Any) -> Array:
@@ -170,11 +167,10 @@ class TrajectoryOracle:
         task = Task(leader, context, self.core, self.env, self.layers, self.configure)
         if self.follower.plans and isinstance(self.model, TabularBOCMDP):  # it will ask for these, so they are made on the way
             if self._mdps is None:
-                self._mdps = self.model.configure_checked(torch.tensor(leader).requires_grad_())
+                self._mdps = self.model.configure_with_graph(leader)
             task.mdps, task.arrays = self._mdps, self._mdps.arrays(context)
         return task
 
-    @with_gradients
     def respond(self, x: Any, context: Any, rng: np.random.Generator) -> Policy:
         """The follower's policy at (x, context).
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from followers import TrajectoryOracle
@@ -46,6 +47,7 @@ class Leader:
         self.estimator, self.update = estimator, update
         self._oracle: TrajectoryOracle | None = None
 
+    @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Any, context: Any, rng: np.random.Generator) -> Tensor:
         """One stochastic estimate of dF_xi/dx, ``(d,)``.
 

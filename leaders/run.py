@@ -155,6 +155,7 @@ class LeaderRun:
         Raises:
             ConvergenceError: the gradient is not finite.
         """
+        seconds = self.seconds  # without the evaluation, which is not the leader's work
         x, gradient, context = self.x.detach(), estimate.gradient, drawn[0][0]
         measured: dict[str, float] = {}
         if self.constrained is not None:
@@ -185,7 +186,7 @@ class LeaderRun:
                 f"the gradient of iteration {self.done}{name} (context {context}) is not finite: norm {norm}. x = {x.tolist()}. "
                 f"Lower the learning rate or clip the gradient.{kept}"
             )
-        record["seconds"] = self.seconds
+        record["seconds"] = seconds
         self.history.append(record)
         self.done += 1
         return record

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from numba import njit
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.sampling import play_episodes
 from bocmdp_gym.solvers.banded import banded_policy_iteration
 from followers import SoftPolicyIteration
@@ -46,7 +45,7 @@ class MonteCarloBatch(CompiledBatch):
 
     def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
         for b, rng in enumerate(rngs):
-            self._generators[b] = generator_state(rng)
+            self._generators[b] = rng.bit_generator.random_raw(4)
 
     def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
         arrays, model = self._constant.arrays(context), self.model
