@@ -66,7 +66,7 @@ def task_of(env: Any, follower: IterativeFollower) -> Any:
 def deterministic_errors(env: Any, follower: IterativeFollower, iterations: int) -> tuple[Array, Array]:
     """max |Q_t - Q*| and max |pi_t - pi*| after t = 1..iterations."""
     task = task_of(env, follower)
-    arrays = task.mdps.arrays(0)
+    arrays = task.arrays
     solution = task.mdps.solve(follower.regularization, tolerance=1e-14)
     q, pi = solution.q[0].detach().numpy(), solution.policy[0].detach().numpy()
     run = follower.start(task, np.random.default_rng(0))
@@ -104,7 +104,7 @@ def linear_rates(env: Any, regularization: float, iterations: int) -> dict[str, 
 
 def least_visited(env: Any) -> float:
     """mu_min: the smallest stationary probability of a pair under the uniform behaviour policy with restarts."""
-    arrays = task_of(env, SoftQLearning(1.0, iterations=1)).mdps.arrays(0)
+    arrays = task_of(env, SoftQLearning(1.0, iterations=1)).arrays
     n_states, n_actions, width = arrays.probabilities.shape
     chain = np.zeros((n_states, n_states))
     for s, a, k in np.ndindex(n_states, n_actions, width):

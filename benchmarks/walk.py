@@ -4,7 +4,8 @@ Every call of a Python (or compiled) function of `bocmdp_gym`, `followers` or `l
 packages are left out, and so are returns. A stay is a maximal run of calls of functions of one file: each stay but the first is a
 file that a reader has to open, or to come back to. The iteration is one of `leaders.optimize` on Four-Rooms with the default
 estimator and an exact follower, after warm-up and between evaluations; it starts with `Update.step` and ends before the next one.
-Run it with ``python -m benchmarks.walk``; the first version made 47 stays in 18 files, 9 of them in tabular.py.
+Run it with ``python -m benchmarks.walk``; results go to ``benchmarks/results/walk.json``. The first version made 47 stays in 18
+files, 9 of them in tabular.py.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import gymnasium as gym
 import bocmdp_gym
 import followers
 import leaders
+from benchmarks.common import store
 
 PACKAGES = tuple(Path(str(package.__file__)).parent for package in (bocmdp_gym, followers, leaders))
 #: The iteration that is recorded: neither it nor the next one is evaluated.
 _RECORDED, _ITERATIONS, _EVALUATE_EVERY = 30, 60, 50
+#: The same of the library's first version.
+FIRST_VERSION = {"stays": 47, "files": 18}
 #: A file and the functions called there, in order.
 Stay = tuple[str, list[str]]
 
@@ -70,11 +74,17 @@ def stays(calls: list[tuple[str, str]]) -> list[Stay]:
 def main() -> None:
     walk = stays(record())
     visits = Counter(file for file, _ in walk)
-    for number, (file, functions) in enumerate(walk, 1):
-        print(f"{number:3}  {file:40} {', '.join(functions)}")
-    print(f"\n{len(walk)} stays in {len(visits)} files, {len(walk) - len(visits)} returns to a file already left")
-    for file, count in visits.most_common():
-        print(f"{count:3}  {file}")
+    store(
+        "walk",
+        {
+            "stays": len(walk),
+            "files": len(visits),
+            "returns to a file already left": len(walk) - len(visits),
+            "first version": FIRST_VERSION,
+            "stays by file": dict(visits.most_common()),
+            "walk": [f"{file}: {', '.join(functions)}" for file, functions in walk],
+        },
+    )
 
 
 if __name__ == "__main__":

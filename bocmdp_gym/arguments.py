@@ -33,7 +33,7 @@ class _ConstructorSignature:
 
 
 class Constructed:
-    """Base class whose constructors refuse unknown arguments before ``__init__`` sees them.
+    """Base class whose constructors refuse unknown arguments before ``__init__`` sees them, and remember the others.
 
     A subclass writes an ordinary ``__init__``, or is a dataclass. Names it does not have and positional arguments beyond those
     it takes are refused. Where ``__init__`` takes ``**options``, what they may be is for it to say. Deprecated arguments are for
@@ -43,10 +43,17 @@ class Constructed:
         UnknownOptionError: on construction, with the nearest known name.
     """
 
+    _given_arguments: dict[str, Any]
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        given: dict[str, Any] = {}
         if args or kwargs:  # copies and unpickled objects are made without
-            check_arguments(cls.__name__, parameters_of(cls), args, _current(cls, kwargs))
-        return super().__new__(cls)
+            current = _current(cls, kwargs)
+            check_arguments(cls.__name__, parameters_of(cls), args, current)
+            given = bind_arguments(parameters_of(cls), args, current)
+        self = super().__new__(cls)
+        object.__setattr__(self, "_given_arguments", given)  # frozen dataclasses included
+        return self
 
 
 class WithArguments(Constructed):
@@ -57,8 +64,7 @@ class WithArguments(Constructed):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
-        arguments = bind_arguments(parameters_of(cls), args, _current(cls, kwargs))
-        object.__setattr__(self, "_arguments", arguments)  # frozen dataclasses included
+        object.__setattr__(self, "_arguments", self._given_arguments)
         return self
 
     def __repr__(self) -> str:

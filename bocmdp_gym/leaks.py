@@ -204,12 +204,21 @@ def call(name: str, function: Callable[[Any], Any], z: Any) -> Any:
     try:
         return function(z)
     except RuntimeError as error:
-        text = str(error).splitlines()[0] if str(error) else ""
-        if "Inference tensor" in text:
-            raise ModelError(
-                f"{name} uses a tensor made under torch.inference_mode, through which no gradient can pass; make it outside, or "
-                "use its .clone() made outside."
-            ) from error
-        if "requires grad" in text or "functorch" in text or "vmap" in text:
-            raise ModelError(f"{name} leaves torch: {text} {_HOW}") from error
+        refuse_misuse(name, error)
         raise
+
+
+def refuse_misuse(name: str, error: RuntimeError) -> None:
+    """Say in a function's name what torch objected to, where that is known.
+
+    Raises:
+        ModelError: as `call`.
+    """
+    text = str(error).splitlines()[0] if str(error) else ""
+    if "Inference tensor" in text:
+        raise ModelError(
+            f"{name} uses a tensor made under torch.inference_mode, through which no gradient can pass; make it outside, or "
+            "use its .clone() made outside."
+        ) from error
+    if "requires grad" in text or "functorch" in text or "vmap" in text:
+        raise ModelError(f"{name} leaves torch: {text} {_HOW}") from error

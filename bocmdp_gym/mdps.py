@@ -5,7 +5,7 @@ r"""The problem at one x: all contexts' MDPs as tensors, one context's as arrays
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -156,7 +156,53 @@ class Problem(Protocol):
         """Derivatives of the parts that depend on x."""
 
 
-class ConfiguredMDPs(Constructed):
+class _Contexts(dict[int, ContextArrays]):
+    """The arrays of those contexts that were asked for, at one x; what does not depend on x is taken from `constant_arrays`."""
+
+    def __init__(self, model: Problem, parts: dict[str, Any]):
+        super().__init__()
+        self._model, self._parts = model, parts
+
+    def __missing__(self, context: int) -> ContextArrays:
+        model, kept = self._model, self._model.constant_arrays.get(context)
+        if kept is not None:
+            rewards: dict[str, Any] = {n: self._array(n, context) for n in ("reward", "leader_reward") if n in model.moving}
+            arrays = kept._replace(**rewards)
+        else:
+            arrays = self._all(context)
+            if not {"transition", "initial", "termination"} & set(model.moving):
+                model.constant_arrays[context] = arrays
+        self[context] = arrays
+        return arrays
+
+    def _all(self, context: int) -> ContextArrays:
+        operator: TransitionOperator = self._parts["transition"]
+        succ, values = operator.successors(), operator.values[0 if operator.n_contexts == 1 else context]
+        termination = self._array("termination", context)
+        initial = self._array("initial", context)
+        return ContextArrays(
+            reward=self._array("reward", context),
+            leader_reward=self._array("leader_reward", context),
+            stored_successors=succ[0 if len(succ) == 1 else context],
+            stored_probabilities=np.ascontiguousarray(values.detach().numpy()),
+            moves=operator.index,
+            initial=initial,
+            termination=termination,
+            continuation=self._model.discount * (1.0 - termination),
+            leader_continuation=self._model.leader_discount * (1.0 - termination),
+            starts=initial_tables(initial),
+            solver=operator.solver(context),
+        )
+
+    def _array(self, name: str, context: int) -> Array:
+        """One context of a part, at full size and contiguous."""
+        values = self._parts[name].detach().numpy()
+        full = np.empty((self._model.n_states, self._model.n_actions)[: values.ndim - 1])
+        full[...] = values[0 if len(values) == 1 else context]
+        return full
+
+
+class ConfiguredMDPs:
     """All contexts' MDPs at one x (the paper's contextual MDP M_x); made by `TabularBOCMDP.configure`.
 
     Attributes:
@@ -165,21 +211,20 @@ class ConfiguredMDPs(Constructed):
         initial: ``(..., C, S)``.
         transition: the operator.
         continuation, leader_continuation: g and g_L, ``(..., C, S, A)``.
+        arrays: one context's MDP as NumPy arrays, ``arrays(context)`` (x without batch dimensions); made once.
     """
 
     def __init__(self, model: Problem, x: Tensor, parts: dict[str, Any]):
         self.model, self.x = model, x
         self._parts = parts
         self.transition: TransitionOperator = parts["transition"]
-        self._arrays: dict[int, ContextArrays] = {}
+        self.arrays: Callable[[int], ContextArrays] = _Contexts(model, parts).__getitem__
         self._has_graph = x.requires_grad and torch.is_grad_enabled()
-        for name in model.moving:
-            check_part(name, parts[name])
 
     def to(self, device: torch.device | str) -> ConfiguredMDPs:
         """The same arrays on another device of torch, with their graph."""
         moved = object.__new__(ConfiguredMDPs)
-        moved.model, moved.x, moved._arrays, moved._has_graph = self.model, self.x, {}, self._has_graph
+        moved.model, moved.x, moved.arrays, moved._has_graph = self.model, self.x, self.arrays, self._has_graph
         moved._parts = {name: part.to(device) for name, part in self._parts.items() if name != "transition"}
         moved.transition = self.transition.with_values(self.transition.values.to(device))
         moved._parts["transition"] = moved.transition
@@ -223,45 +268,6 @@ class ConfiguredMDPs(Constructed):
         """
         for name, part in self._parts.items():
             check_part(name, part)
-
-    def arrays(self, context: int) -> ContextArrays:
-        """One context's MDP as NumPy arrays (x without batch dimensions)."""
-        if context in self._arrays:
-            return self._arrays[context]
-        kept = self.model.constant_arrays.get(context)
-        if kept is not None:
-            rewards: dict[str, Any] = {
-                name: self._array(name, context) for name in ("reward", "leader_reward") if name in self.model.moving
-            }
-            self._arrays[context] = kept._replace(**rewards)
-            return self._arrays[context]
-        operator = self.transition
-        succ, values = operator.successors(), operator.values[0 if operator.n_contexts == 1 else context]
-        termination = self._array("termination", context)
-        initial = self._array("initial", context)
-        arrays = self._arrays[context] = ContextArrays(
-            reward=self._array("reward", context),
-            leader_reward=self._array("leader_reward", context),
-            stored_successors=succ[0 if len(succ) == 1 else context],
-            stored_probabilities=np.ascontiguousarray(values.detach().numpy()),
-            moves=operator.index,
-            initial=initial,
-            termination=termination,
-            continuation=self.model.discount * (1.0 - termination),
-            leader_continuation=self.model.leader_discount * (1.0 - termination),
-            starts=initial_tables(initial),
-            solver=operator.solver(context),
-        )
-        if not {"transition", "initial", "termination"} & set(self.model.moving):
-            self.model.constant_arrays[context] = arrays
-        return arrays
-
-    def _array(self, name: str, context: int) -> Array:
-        """One context of a part, at full size and contiguous."""
-        values = self._parts[name].detach().numpy()
-        full = np.empty((self.model.n_states, self.model.n_actions)[: values.ndim - 1])
-        full[...] = values[0 if len(values) == 1 else context]
-        return full
 
     def solve(
         self,

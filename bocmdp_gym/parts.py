@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from bocmdp_gym.autodiff import look_at
 from bocmdp_gym.errors import ModelError
@@ -24,8 +25,10 @@ def check_part(name: str, part: Tensor | TransitionOperator) -> None:
     """
     if isinstance(part, TransitionOperator):
         part.validate()
-    else:
+    elif is_functorch_wrapped_tensor(part):
         look_at(_LOOKS[name], part)
+    else:
+        _LOOKS[name](part.detach())
 
 
 def _look_at_reward(values: Tensor, name: str = "reward") -> None:

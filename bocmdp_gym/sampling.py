@@ -1,4 +1,5 @@
 """Compiled simulation of tabular problems: whole trajectories of a policy, without Python per step."""
+# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from bocmdp_gym.errors import OptionError, StateError
-from bocmdp_gym.kernels import simulate as compiled
-from bocmdp_gym.kernels.alias import AliasTables, alias_tables, joint_tables
-from bocmdp_gym.kernels.random import generator_state
+from bocmdp_gym.kernels.alias import AliasTables, alias_tables, move_tables, policy_tables
+from bocmdp_gym.kernels.random import LOW, ONE, UNIT, next_bits, unit
 from bocmdp_gym.mdps import ContextArrays
 
 Array = npt.NDArray[np.float64]
@@ -18,25 +19,13 @@ Array = npt.NDArray[np.float64]
 _CHUNK = 4096
 _NO_STARTS = np.empty((0, 2), dtype=np.int64)
 _NO_ROWS = AliasTables(np.empty((0, 0)), np.empty((0, 0, 2), dtype=np.uint64))
-_IDENTITY = np.empty(0, dtype=np.int64)
+_NO_MOVES = np.empty(0, dtype=np.int64)
 
 
 def successor_tables(arrays: ContextArrays) -> AliasTables:
     """Tables of the next-state draw of every stored row of transitions, ``(S M, K)``; M = A, unless actions share rows."""
     width = arrays.stored_probabilities.shape[-1]
     return alias_tables(arrays.stored_probabilities.reshape(-1, width), arrays.stored_successors.reshape(-1, width))
-
-
-def step_tables(arrays: ContextArrays, policy: Array) -> tuple[AliasTables, AliasTables]:
-    """What a step of a policy (S, A) draws from.
-
-    Tables of the action and the next state at once, ``(S, A K)``; where actions share rows, of the action and its move,
-    ``(S, A)``, and then those of the move's next state, ``(S M, K)`` (else empty).
-    """
-    if arrays.moves is None:
-        return joint_tables(policy, arrays.stored_successors, arrays.stored_probabilities), _NO_ROWS
-    moves = np.broadcast_to(arrays.moves.astype(np.int32)[:, None], (*policy.shape, 1))
-    return joint_tables(policy, np.ascontiguousarray(moves), np.ones(moves.shape)), successor_tables(arrays)
 
 
 class Simulation(NamedTuple):
@@ -77,9 +66,14 @@ def simulate(
     """
     if budget < 1:
         raise OptionError(f"the budget of environment steps is {budget}; expected at least 1.")
+    policy = np.array(policy, dtype=np.float64, order="C")  # the one type that the compiled function is made for
     forced = _NO_STARTS if starts is None else check_starts(starts, policy.shape)
-    tables, rows = step_tables(arrays, policy)
-    state = generator_state(rng)
+    if arrays.moves is None:
+        shape = (len(policy), arrays.stored_probabilities[0].size)
+        tables, rows, moves = AliasTables(np.empty(shape), np.empty((*shape, 2), dtype=np.uint64)), _NO_ROWS, _NO_MOVES
+    else:
+        tables, rows, moves = move_tables(policy, arrays.moves), successor_tables(arrays), arrays.moves
+    state = rng.bit_generator.random_raw(4)
     carry = np.array([-1, 0])
     chunks = []
     remaining = budget
@@ -94,10 +88,11 @@ def simulate(
             np.empty(capacity, dtype=np.bool_),
             np.empty(capacity, dtype=np.int32),
         )
-        steps, episodes = compiled.simulate(
+        steps, episodes = play_episodes(
+            policy,
             *tables,
             *rows,
-            _IDENTITY if arrays.moves is None else arrays.moves,
+            moves,
             *arrays.starts,
             forced,
             arrays.stored_successors,
@@ -111,7 +106,17 @@ def simulate(
             state,
             *chunk,
         )
-        chunks.append(_shortened(chunk, steps, episodes))
+        chunks.append(
+            Simulation(
+                chunk.states[:steps],
+                chunk.actions[:steps],
+                chunk.rewards[:steps],
+                chunk.leader_rewards[:steps],
+                chunk.ends[:episodes],
+                chunk.terminated[:episodes],
+                chunk.final_states[:episodes],
+            )
+        )
         remaining = max(remaining - steps, 0)  # 0: only the open episode is finished
         forced = forced[episodes:]
         if carry[0] < 0:
@@ -121,19 +126,6 @@ def simulate(
     offsets = np.cumsum([0, *(len(chunk.states) for chunk in chunks[:-1])])
     shifted = [chunk._replace(ends=chunk.ends + offset) for chunk, offset in zip(chunks, offsets, strict=True)]
     return Simulation(*(np.concatenate(parts) for parts in zip(*shifted, strict=True)))
-
-
-def _shortened(run: Simulation, steps: int, episodes: int) -> Simulation:
-    """The filled part of the buffers."""
-    return Simulation(
-        run.states[:steps],
-        run.actions[:steps],
-        run.rewards[:steps],
-        run.leader_rewards[:steps],
-        run.ends[:episodes],
-        run.terminated[:episodes],
-        run.final_states[:episodes],
-    )
 
 
 def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -151,3 +143,137 @@ def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[n
         s, a = pairs[bad][0]
         raise StateError(f"start (state {s}, action {a}) is outside 0..{n_states - 1} and 0..{n_actions - 1}.")
     return pairs
+
+
+@njit(cache=True)
+def play_episodes(
+    policy,  # (S, A)
+    threshold,  # (S, A K) and packed (S, A K, 2): space for the policy's joint tables; where rows are shared, those of its moves
+    packed,
+    row_threshold,  # (S M, K) and row_packed (S M, K, 2): row_tables of shared rows; empty: the first tables draw it all
+    row_packed,
+    index,  # (A,): the row of each action, where they share rows
+    start_threshold,  # (1, S) and start_packed (1, S, 2): row_tables of the initial distribution
+    start_packed,
+    forced,  # (F, 2) start state and first action (-1: from the policy), played in turn; empty: draw the start
+    succ,
+    prob,
+    reward,
+    leader_reward,
+    termination,
+    horizon,  # episodes are cut after this many steps; -1: never
+    budget,
+    carry,  # (2,) int64: state and age of an episode the previous call left open; state -1 if none
+    rng,  # (4,) uint64
+    states,
+    actions,
+    rewards,
+    leader_rewards,
+    ends,
+    terminated,
+    final_states,
+):
+    """Play episodes until ``budget`` steps are done, then finish the running one. Returns (steps, episodes).
+
+    Episode e ends before step ends[e]. When the step buffers are full the open episode is left in ``carry``.
+    """
+    two_stages = row_threshold.shape[0] > 0
+    if carry[0] < 0 and not two_stages:
+        policy_tables(policy, succ, prob, threshold, packed)
+    s0, s1, s2, s3 = rng[0], rng[1], rng[2], rng[3]
+    n_slots = np.uint64(threshold.shape[1])
+    n_states = np.uint64(start_threshold.shape[1])
+    n_a = np.uint64(reward.shape[1])
+    n_k = prob.shape[2]
+    n_forced = forced.shape[0]
+    n_m = np.uint64(prob.shape[1])
+    n_row = np.uint64(row_threshold.shape[1])
+    flat_row_threshold = row_threshold.reshape(-1)
+    flat_row_packed = row_packed.reshape(-1)
+    flat_threshold = threshold.reshape(-1)
+    flat_packed = packed.reshape(-1)
+    flat_reward = reward.reshape(-1)
+    flat_leader = leader_reward.reshape(-1)
+    flat_stop = termination.reshape(-1)
+    capacity = np.uint64(states.shape[0])
+    limit = np.uint64(budget)
+    scale = UNIT * n_slots
+    step = np.uint64(0)
+    episode = np.uint64(0)
+    is_open = carry[0] >= 0
+    s = np.uint64(max(carry[0], 0))
+    age = carry[1]
+    while True:
+        imposed = -1
+        if not is_open:
+            if step >= limit or (n_forced > 0 and episode >= n_forced):
+                break
+            age = 0
+            is_open = True
+            if n_forced > 0:
+                s = np.uint64(forced[episode, 0])
+                imposed = forced[episode, 1]
+            else:
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                u = unit(bits) * n_states
+                slot = np.uint64(u)
+                s = start_packed[0, slot, np.uint64(u - slot >= start_threshold[0, slot])]
+        while step < capacity:
+            if imposed < 0:
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                u = (bits >> np.uint64(11)) * scale
+                slot = np.uint64(u)
+                i = s * n_slots + slot
+                outcome = flat_packed[(i << ONE) + np.uint64(u - slot >= flat_threshold[i])]
+                action = outcome >> np.uint64(32)
+                following = outcome & LOW
+            else:
+                action = np.uint64(imposed)
+                imposed = -1
+                if two_stages:
+                    following = np.uint64(index[action])
+                else:
+                    bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                    u = unit(bits)
+                    k = 0
+                    while k < n_k - 1 and u >= prob[s, action, k]:
+                        u -= prob[s, action, k]
+                        k += 1
+                    following = np.uint64(succ[s, action, k])
+            if two_stages:  # so far, following is the move
+                bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                u = unit(bits) * n_row
+                slot = np.uint64(u)
+                i = (s * n_m + following) * n_row + slot
+                following = flat_row_packed[(i << ONE) + np.uint64(u - slot >= flat_row_threshold[i])]
+            sa = s * n_a + action
+            states[step] = s
+            actions[step] = action
+            rewards[step] = flat_reward[sa]
+            leader_rewards[step] = flat_leader[sa]
+            step += ONE
+            age += 1
+            stop = flat_stop[sa]
+            if stop > 0.0:
+                ended = stop >= 1.0
+                if not ended:
+                    bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
+                    ended = unit(bits) < stop
+                if ended:
+                    terminated[episode] = True
+                    is_open = False
+                    break
+            s = following
+            if age == horizon:
+                terminated[episode] = False
+                is_open = False
+                break
+        if is_open:
+            break
+        ends[episode] = step
+        final_states[episode] = s
+        episode += ONE
+    rng[0], rng[1], rng[2], rng[3] = s0, s1, s2, s3
+    carry[0] = np.int64(s) if is_open else -1
+    carry[1] = age
+    return step, episode

@@ -25,11 +25,11 @@ from scipy import sparse
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from bocmdp_gym.autodiff import look_at
+from bocmdp_gym.autodiff import gradients_enabled, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
 from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables
 from bocmdp_gym.leaks import call as _call
-from bocmdp_gym.leaks import check_leaks, tensors_in
+from bocmdp_gym.leaks import check_leaks, refuse_misuse, tensors_in
 from bocmdp_gym.losses import Loss, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
 from bocmdp_gym.memory import owned, owned_tensor
@@ -257,9 +257,15 @@ class TabularBOCMDP(BOCMDP):
         """`configure` for an x that `check_leader` has seen."""
         parts = dict(self._constants)
         if x.ndim == 1:
-            z = self._parameters(x)
-            for name, function in self._functions.items():
-                value = _call(name, function, z)
+            name, raw = "parametrization", {}
+            try:
+                z = x if self._parametrization is None else self._parametrization(x)
+                for name, function in self._functions.items():
+                    raw[name] = function(z)
+            except RuntimeError as error:
+                refuse_misuse(name, error)
+                raise
+            for name, value in raw.items():
                 checked = isinstance(value, Tensor) and value.shape == self._shapes.get(name) and value.dtype == torch.float64
                 parts[name] = value if checked else self._canonical(name, value)
         else:
@@ -270,7 +276,16 @@ class TabularBOCMDP(BOCMDP):
                 check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])
             else:
                 check_proper(parts["transition"], parts["termination"], "leader_discount is 1")
+        for name in self._functions:
+            check_part(name, parts[name])
         return ConfiguredMDPs(self, x, parts)
+
+    def configure_with_graph(self, leader: Array) -> ConfiguredMDPs:
+        """`configure` for a checked array ``(d,)``, differentiable in x whatever mode torch is in."""
+        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            return self.configure_checked(torch.tensor(leader).requires_grad_())
+        with gradients_enabled():
+            return self.configure_checked(torch.tensor(leader).requires_grad_())
 
     def _parameters(self, x: Tensor) -> Any:
         return x if self._parametrization is None else _call("parametrization", self._parametrization, x)

@@ -14,7 +14,6 @@ from gymnasium.vector import AutoresetMode
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import ActionError, ResetError, StateError
 from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables
-from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.kernels.vector_step import vector_step
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.options import as_integer, check_instance, check_render_mode
@@ -191,7 +190,7 @@ class TabularVectorEnv(NativeVectorEnv):
         self._states, self._final_states = np.zeros((2, self.num_envs), dtype=np.int64)
 
     def _seeded(self) -> None:
-        self._rng_state = generator_state(self.np_random)
+        self._rng_state = self.np_random.bit_generator.random_raw(4)
 
     def _prepare(self) -> None:
         mdps = self.model.configure(torch.tensor(self._leader))

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP
-from bocmdp_gym.arguments import Constructed, WithArguments
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import DiscountError, OptionError, UnsupportedError
-from followers.environments import AnyEnv, Layers, configure, inspect_layers, model_of, observations_of_states
+from bocmdp_gym.mdps import ContextArrays
+from followers.environments import AnyEnv, Layers, configure, model_of, observations_of_states
 from followers.policies import Array, InterpolatedPolicy, Policy, TabularPolicy
 
 
-class Task(Constructed):
-    """The problem M_{x, xi} a follower is asked to solve.
+@dataclass(eq=False, repr=False)
+class Task:
+    """The problem M_{x, xi} a follower is asked to solve; made by an oracle.
 
     Attributes:
         leader, context: x ``(d,)`` and xi.
-        discount: gamma.
         core: the environment's configurable layer (of one copy, where it is a vector environment).
     """
 
-    def __init__(
-        self,
-        env: AnyEnv,
-        core: Any,
-        leader: Array,
-        context: Any,
-        configure: Callable[[], ConfiguredMDPs] | None,
-        layers: Layers | None = None,
-    ):
-        self.leader, self.context, self.discount = leader, context, core.discount
-        self.core = core
-        self._env, self._configure = env, configure
-        self._layers = inspect_layers(env, core) if layers is None else layers
+    leader: Array
+    context: Any
+    core: Any
+    _env: AnyEnv
+    _layers: Layers
+    _configure: Callable[[Array], ConfiguredMDPs]
+
+    @property
+    def discount(self) -> float:
+        """gamma."""
+        discount: float = self.core.discount
+        return discount
 
     @property
     def env(self) -> AnyEnv:
@@ -60,19 +62,28 @@ class Task(Constructed):
         states = {row.tobytes(): state for state, row in enumerate(rows)}
         return lambda observation: states[np.asarray(observation, dtype=rows.dtype).tobytes()]
 
-    @property
+    @cached_property
     def mdps(self) -> ConfiguredMDPs:
         """The model's arrays at x: what a planning follower solves.
 
         Raises:
             UnsupportedError: the environment has no tabular model.
         """
-        if self._configure is None:
+        if not isinstance(model_of(self.core), TabularBOCMDP):
             raise UnsupportedError(
                 f"{type(self.core).__name__} has no tabular model, which this follower plans with; use a learning follower "
                 "(SB3Follower, CallableFollower), or an environment whose .model is a TabularBOCMDP."
             )
-        return self._configure()
+        return self._configure(self.leader)
+
+    @cached_property
+    def arrays(self) -> ContextArrays:
+        """Those of the context, for NumPy and compiled functions.
+
+        Raises:
+            UnsupportedError: as `mdps`.
+        """
+        return self.mdps.arrays(self.context)
 
     def tabular_policy(self, table: Array, value: Array | None = None, **metrics: float) -> TabularPolicy:
         """A policy for this task from a table of probabilities ``(S, A)``; where the model is a grid, it interpolates.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from bocmdp_gym import TabularEnv
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.memory import owned
 from bocmdp_gym.options import check_count, check_regularization
@@ -175,6 +176,7 @@ class CallableFollower(Follower):
                 "leave estimate_steps out."
             )
 
+    @with_gradients  # agents learn, also for callers that have no use for gradients
     def respond(self, task: Task, rng: np.random.Generator) -> Policy:
         """Train the agent, if there is something to train, and answer with it; ``metrics``: training steps so far.
 

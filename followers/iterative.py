@@ -46,7 +46,7 @@ class Solve(Constructed, ABC):
 
     def __init__(self, task: Task, regularization: float):
         self.task, self.regularization = task, regularization
-        self.arrays = task.mdps.arrays(task.context)
+        self.arrays = task.arrays
         self.iterations = 0
         self._assessment: tuple[int, Array, Array] | None = None
 

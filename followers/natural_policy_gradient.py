@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.kernels.alias import AliasTables, policy_tables
-from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.soft_bellman import TOLERANCE
@@ -78,7 +77,7 @@ class NaturalPolicyGradient(IterativeFollower):
     def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> NaturalPolicyGradientSolve:
         if self.rollouts is None:
             return NaturalPolicyGradientSolve(task, self, state)
-        return SampledNaturalPolicyGradientSolve(task, self, self.rollouts, generator_state(rng), state)
+        return SampledNaturalPolicyGradientSolve(task, self, self.rollouts, rng.bit_generator.random_raw(4), state)
 
     def bind(self, env: AnyEnv, core: Any) -> None:
         super().bind(env, core)

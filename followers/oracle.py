@@ -8,13 +8,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
 from bocmdp_gym.arguments import WithArguments
-from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import simulate
@@ -85,9 +83,11 @@ class TrajectoryOracle(WithArguments):
                 "unwrap the environment or pass compiled=False."
             )
         self.compiled = simulable if compiled is None else compiled
-        self._mdps: ConfiguredMDPs | None = None
-        self._mdps_leader: Array | None = None
+        self._leader: Array | None = None
         self._key: bytes | None = None
+        self._mdps: ConfiguredMDPs | None = None  # at that x
+        self._action_space = action_space(self.env)
+        self._shown: dict[Any, Any] = {}  # what is seen in each state, by context
         follower.reset()
 
     def close(self) -> None:
@@ -130,9 +130,8 @@ class TrajectoryOracle(WithArguments):
         readable = self._plain or self.compiled or not isinstance(self.env, VectorEnv)
         return isinstance(self.core, TabularEnv) and readable
 
-    @with_gradients
     def configure(self, x: Any) -> ConfiguredMDPs:
-        """The model's arrays at x, differentiable in x; kept until another x is asked for.
+        """The model's arrays at x, differentiable in x whatever mode torch is in; kept until another x is asked for.
 
         Raises:
             UnsupportedError: the environment has no tabular model.
@@ -140,17 +139,18 @@ class TrajectoryOracle(WithArguments):
         if not isinstance(self.model, TabularBOCMDP):
             raise UnsupportedError(f"{type(self.core).__name__} has no tabular model.")
         leader = self._checked(x)
-        if self._mdps is None or self._mdps_leader is not leader:
-            x = torch.tensor(leader).requires_grad_()
-            self._mdps, self._mdps_leader = self.model.configure_checked(x), leader
+        if self._mdps is None:
+            self._mdps = self.model.configure_with_graph(leader)
         return self._mdps
 
     def _checked(self, x: Any) -> Array:
-        """x as a checked read-only array; the same object as long as x keeps its value."""
+        """x as a checked read-only array, the same object as long as x keeps its value; a new x ends what was configured."""
+        if self._leader is not None and x is self._leader:
+            return self._leader
         array = np.asarray(x.detach().numpy() if isinstance(x, Tensor) else x, dtype=np.float64)
         key = array.tobytes()
-        if key != self._key or array.shape != self.core.leader_space.shape:
-            self._leader, self._key = check_leader(array, self.core.leader_space), key
+        if self._leader is None or key != self._key or array.shape != self._leader.shape:
+            self._leader, self._key, self._mdps = check_leader(array, self.core.leader_space), key, None
         return self._leader
 
     def sample_context(self, rng: np.random.Generator) -> Any:
@@ -163,13 +163,15 @@ class TrajectoryOracle(WithArguments):
         Raises:
             LeaderParameterError, ContextError: outside their spaces.
         """
-        array = self._checked(x)
+        leader = self._checked(x)
         context = check_context(context, self.core.context_space)
-        tabular = isinstance(self.model, TabularBOCMDP)
-        configure = (lambda: self.configure(array)) if tabular else None
-        return Task(self.env, self.core, array, context, configure, self.layers)
+        task = Task(leader, context, self.core, self.env, self.layers, self.configure)
+        if self.follower.plans and isinstance(self.model, TabularBOCMDP):  # it will ask for these, so they are made on the way
+            if self._mdps is None:
+                self._mdps = self.model.configure_with_graph(leader)
+            task.mdps, task.arrays = self._mdps, self._mdps.arrays(context)
+        return task
 
-    @with_gradients
     def respond(self, x: Any, context: Any, rng: np.random.Generator) -> Policy:
         """The follower's policy at (x, context).
 
@@ -177,7 +179,10 @@ class TrajectoryOracle(WithArguments):
             OptionError: it answered with something that cannot act.
         """
         task = self.task(x, context)
-        self.last_response = as_policy(self.follower.respond(task, rng), task.leader, task.context, action_space(self.env))
+        answer: Any = self.follower.respond(task, rng)
+        if not isinstance(answer, Policy):
+            answer = as_policy(answer, task.leader, task.context, self._action_space)
+        self.last_response = answer
         return self.last_response
 
     def respond_ahead(self, x: Any, contexts: Sequence[Any], rngs: Sequence[np.random.Generator]) -> None:
@@ -219,8 +224,10 @@ class TrajectoryOracle(WithArguments):
             ActionError: the policy did something that is no action.
             ObservationError: an observation or a reward that is not finite.
         """
-        check_count("env_steps", env_steps)
-        policy = as_policy(policy, space=action_space(self.env))
+        if type(env_steps) is not int or env_steps < 1:
+            env_steps = check_count("env_steps", env_steps)
+        if not isinstance(policy, Policy):
+            policy = as_policy(policy, space=self._action_space)
         if self.compiled and policy.table is not None:
             batch = self._simulate(policy, policy.table, env_steps, rng, start)
         elif not isinstance(self.env, VectorEnv):
@@ -233,7 +240,7 @@ class TrajectoryOracle(WithArguments):
         else:
             batch, idle = play_copies(self.env, self.core, policy, env_steps, rng, plain=self._plain)
             self.idle_steps += idle
-        self.count_steps(batch.n_steps)
+        self._env_steps += len(batch.rewards)
         return batch
 
     def _simulate(
@@ -241,23 +248,28 @@ class TrajectoryOracle(WithArguments):
     ) -> Trajectories:
         """The compiled path."""
         arrays = self.configure(policy.leader).arrays(policy.context)
+        shown = self._observations(policy.context)
         run = simulate(arrays, table, env_steps, rng, horizon=self.layers.horizon, starts=start)
-        if self._plain:
-            observe = self.core.observe
-        else:
-            shown = observations_of_states(self.core, self.layers, policy.context)
-            assert shown is not None
-            observe = shown.__getitem__
         return Trajectories(
-            observations=observe(run.states),
+            observations=run.states if shown is None else shown[run.states],
             actions=run.actions,
             rewards=run.rewards,
             leader_rewards=run.leader_rewards,
             ends=run.ends,
             terminated=run.terminated,
-            final_observations=observe(run.final_states),
+            final_observations=run.final_states if shown is None else shown[run.final_states],
             leader=policy.leader,
             context=policy.context,
             states=run.states,
             final_states=run.final_states,
         )
+
+    def _observations(self, context: Any) -> npt.NDArray[Any] | None:
+        """What is seen in each state ``(S, ...)``; None where that is the state."""
+        key = None if self._plain else context
+        if key not in self._shown:
+            states = np.arange(self.core.model.n_states)
+            shown = self.core.observe(states) if self._plain else observations_of_states(self.core, self.layers, context)
+            self._shown[key] = None if shown is states else shown
+        kept: npt.NDArray[Any] | None = self._shown[key]
+        return kept

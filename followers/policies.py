@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -70,34 +71,26 @@ class Policy(Constructed, ABC):
         return np.stack([np.asarray(self.probabilities(row), dtype=np.float64) for row in rows(observations)])
 
 
+@dataclass(eq=False, repr=False)
 class TabularPolicy(Policy):
     """A policy as a table of probabilities.
 
-    Args:
+    Attributes:
         table: ``(S, A)``.
         leader, context, value, metrics: see `Policy`.
         states_of: reads the state in an observation; None where observations are states.
     """
 
     exposes_probabilities = True
-    table: Array
-
-    def __init__(
-        self,
-        table: Array,
-        leader: Array,
-        context: int,
-        *,
-        value: Array | None = None,
-        metrics: Mapping[str, float] | None = None,
-        states_of: Callable[[Any], Any] | None = None,
-    ):
-        self.table, self.leader, self.context = np.array(table), leader, context
-        self.value, self.metrics = value, metrics or {}
-        self._states_of = states_of
+    table: Array = field()
+    leader: Array = field()
+    context: Any = field()
+    value: Array | None = field(default=None, kw_only=True)
+    metrics: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    states_of: Callable[[Any], Any] | None = field(default=None, kw_only=True)
 
     def probabilities(self, observation: Any) -> Array:
-        state = observation if self._states_of is None else self._states_of(observation)
+        state = observation if self.states_of is None else self.states_of(observation)
         probabilities: Array = self.table[int(state)]
         return probabilities
 
@@ -127,7 +120,7 @@ class InterpolatedPolicy(TabularPolicy):
         value: Array | None = None,
         metrics: Mapping[str, float] | None = None,
     ):
-        super().__init__(table, leader, context, value=value, metrics=metrics)
+        super().__init__(table, leader, context, value=value, metrics=metrics or {})
         self._core = core
         cumulative = table.cumsum(-1)
         cumulative /= cumulative[:, -1:]

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.errors import DiscountError
-from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import successor_tables
 from followers._policy_gradient_kernels import policy_gradient
@@ -72,7 +71,7 @@ class VanillaPolicyGradient(IterativeFollower):
         self.check_every = check_count("check_every", check_every)
 
     def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> VanillaPolicyGradientSolve:
-        return VanillaPolicyGradientSolve(task, self, generator_state(rng), state)
+        return VanillaPolicyGradientSolve(task, self, rng.bit_generator.random_raw(4), state)
 
     def policy_gap(self, residual: float, discount: float) -> float:
         if discount == 1.0:

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
 from bocmdp_gym.kernels.alias import alias_tables
-from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.options import check_choice, check_count, check_number
 from bocmdp_gym.sampling import successor_tables
 from followers._soft_q_learning_kernels import soft_q_learning
@@ -77,7 +76,7 @@ class SoftQLearning(IterativeFollower):
         self.check_every = check_count("check_every", check_every)
 
     def _begin(self, task: Task, rng: np.random.Generator, state: Array | None) -> SoftQLearningSolve:
-        return SoftQLearningSolve(task, self, generator_state(rng), state)
+        return SoftQLearningSolve(task, self, rng.bit_generator.random_raw(4), state)
 
     def policy_gap(self, residual: float, discount: float) -> float:
         return residual / (2.0 * self.regularization * (1.0 - discount)) if discount < 1.0 else np.inf

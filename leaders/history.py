@@ -234,5 +234,5 @@ COLUMNS = {
     "follower_value_gap": "the follower's regularised V* - V^pi at the start, of the same policy",
     "slack_NAME": "how far the constraint NAME is from its level, in the worst context; negative: violated",
     "multiplier_NAME": "its multiplier y in the augmented Lagrangian, in the worst context",
-    "seconds": "wall-clock time since the run started",
+    "seconds": "wall-clock time from the start of the run to this iteration's estimate",
 }

@@ -18,12 +18,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from bocmdp_gym.construction import Constructed
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.arguments import WithArguments, parameters_of
+from bocmdp_gym.arguments import Constructed, WithArguments, parameters_of
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import BOCMDPError
 from bocmdp_gym.hooks import Adapted

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.arguments import WithArguments, parameters_of
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from followers import TrajectoryOracle
@@ -47,6 +48,7 @@ class Leader(WithArguments):
         self.estimator, self.update = estimator, update
         self._oracle: TrajectoryOracle | None = None
 
+    @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Any, context: Any, rng: np.random.Generator) -> Tensor:
         """One stochastic estimate of dF_xi/dx, ``(d,)``.
 

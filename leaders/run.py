@@ -129,6 +129,9 @@ class LeaderRun:
         """One outer iteration. Returns its record."""
         x = self.x.detach()
         drawn = self.draw()
+        if len(drawn) == 1 and drawn[0][1] == 1.0:
+            estimate = self.leader.estimator.estimate(self.oracle, x, drawn[0][0], self.rng)
+            return self.take(drawn, estimate, evaluate, checkpoints)
         rngs = self._generators(x, [context for context, _ in drawn])
         estimator = self.leader.estimator
         estimates = [estimator.estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]
@@ -152,6 +155,7 @@ class LeaderRun:
         Raises:
             ConvergenceError: the gradient is not finite.
         """
+        seconds = self.seconds  # without the evaluation, which is not the leader's work
         x, gradient, context = self.x.detach(), estimate.gradient, drawn[0][0]
         measured: dict[str, float] = {}
         if self.constrained is not None:
@@ -182,7 +186,7 @@ class LeaderRun:
                 f"the gradient of iteration {self.done}{name} (context {context}) is not finite: norm {norm}. x = {x.tolist()}. "
                 f"Lower the learning rate or clip the gradient.{kept}"
             )
-        record["seconds"] = self.seconds
+        record["seconds"] = seconds
         self.history.append(record)
         self.done += 1
         return record

@@ -29,12 +29,11 @@ def alias_tables(weights: Array, outcomes: npt.NDArray[np.int32]) -> AliasTables
     return tables
 
 
-def joint_tables(policy: Array, successors: npt.NDArray[np.int32], probabilities: Array) -> AliasTables:
-    """Tables of the joint draw (action, next state) of a policy (S, A), ``(S, A K)``; see `policy_tables`."""
-    n_states, n_actions, width = probabilities.shape
-    shape = (n_states, n_actions * width)
-    tables = AliasTables(np.empty(shape), np.empty((*shape, 2), dtype=np.uint64))
-    policy_tables(policy, successors, probabilities, *tables)
+def move_tables(policy: Array, moves: npt.NDArray[np.int64]) -> AliasTables:
+    """Tables of the joint draw (action, its move) of a policy (S, A), ``(S, A)``: `policy_tables` with one certain successor."""
+    tables = AliasTables(np.empty(policy.shape), np.empty((*policy.shape, 2), dtype=np.uint64))
+    certain = np.ascontiguousarray(np.broadcast_to(moves.astype(np.int32)[:, None], (*policy.shape, 1)))
+    policy_tables(policy, certain, np.ones(certain.shape), *tables)
     return tables
 
 

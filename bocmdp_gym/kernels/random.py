@@ -1,9 +1,11 @@
-"""The kernels' generator of random numbers, xoshiro256++; its state is an array (4,) uint64."""
+"""The kernels' generator of random numbers, xoshiro256++.
+
+Its state is an array (4,) uint64; ``rng.bit_generator.random_raw(4)`` draws a fresh one from a generator of NumPy's.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 ONE = np.uint64(1)
@@ -48,8 +50,3 @@ def fork(rng, out):
     """Make ``out`` (4,) the state of a generator of its own; ``rng`` moves on by the same amount every time."""
     for i in range(4):
         out[i], rng[0], rng[1], rng[2], rng[3] = next_bits(rng[0], rng[1], rng[2], rng[3])
-
-
-def generator_state(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
-    """A fresh state, drawn from ``rng``."""
-    return rng.bit_generator.random_raw(4)

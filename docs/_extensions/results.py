@@ -35,6 +35,13 @@ def _outer_loop(r: dict[str, Any]) -> Iterable[str]:
     yield f"10,000 iterations of HPGD with 10,000 steps each take {cost}."
 
 
+def _walk(r: dict[str, Any]) -> Iterable[str]:
+    yield from table(("stay", "file", "functions"), [(i, *stay.split(": ")) for i, stay in enumerate(r["walk"], 1)])
+    yield ""
+    first = r["first version"]
+    yield f"{r['stays']} stays in {r['files']} files; the first version made {first['stays']} in {first['files']}."
+
+
 def _sampler(r: dict[str, Any]) -> Iterable[str]:
     rows = [(o["what"], f"{o['size']:,}", f"{o['nanoseconds']:,.1f} ns", f"{o['steps_per_second']:,.0f}") for o in r["rows"]]
     yield from table(("what", "states or copies", "per step", "steps per second"), rows)
@@ -325,6 +332,7 @@ def _cartpole(r: dict[str, Any]) -> Iterable[str]:
 
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
+    "walk": _walk,
     "sampler": _sampler,
     "estimators": _estimators,
     "monte_carlo_bias": _monte_carlo_bias,

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from bocmdp_gym.arguments import parameters_of
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
 from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.hooks import context_observed
@@ -229,6 +230,7 @@ class SB3Follower(Follower):
 
     # ----------------------------------------------------------------------------------------------------- responses
 
+    @with_gradients  # agents learn, also for callers that have no use for gradients
     def respond(self, task: Task, rng: np.random.Generator) -> SB3Policy:
         """Train on the task and answer; ``metrics``: training steps so far.
 

@@ -86,7 +86,7 @@ def relabel(model: OffPolicyAlgorithm, task: Task, old_leader: Array, view: View
     actions = buffer.actions[:size].reshape(-1, buffer.actions.shape[-1])
     if isinstance(problem, TabularBOCMDP):
         states = np.asarray(task.core.states_of(observations))
-        rewards = task.mdps.arrays(task.context).reward[states, actions[:, 0]]
+        rewards = task.arrays.reward[states, actions[:, 0]]
         buffer.rewards[:size] = rewards.reshape(size, -1)
         return
     if isinstance(model.action_space, gym.spaces.Box):

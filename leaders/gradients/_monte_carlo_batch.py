@@ -11,9 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.kernels.alias import policy_tables
-from bocmdp_gym.kernels.random import generator_state
-from bocmdp_gym.kernels.simulate import simulate
+from bocmdp_gym.sampling import play_episodes
 from bocmdp_gym.solvers.banded import banded_policy_iteration
 from followers import SoftPolicyIteration
 from leaders.gradients._monte_carlo_kernels import monte_carlo_weights
@@ -47,7 +45,7 @@ class MonteCarloBatch(CompiledBatch):
 
     def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
         for b, rng in enumerate(rngs):
-            self._generators[b] = generator_state(rng)
+            self._generators[b] = rng.bit_generator.random_raw(4)
 
     def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
         arrays, model = self._constant.arrays(context), self.model
@@ -162,10 +160,10 @@ def monte_carlo_runs(
         iterations[b] = iteration
         if not error <= tolerance:
             continue
-        policy_tables(pi, succ, prob, threshold, packed)
         carry[0] = -1
         carry[1] = 0
-        n_steps, n_episodes = simulate(
+        n_steps, n_episodes = play_episodes(
+            pi,
             threshold,
             packed,
             no_threshold,

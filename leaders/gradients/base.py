@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class Estimator(Needs, WithArguments, ABC):
             OptionError: a lambda that contradicts the follower's, or another option that does not fit.
         """
         self.regularization = settle_regularization(self, oracle, self.requested_regularization)
+        self.__dict__.pop("_lambda", None)
         check_needs(self, oracle, loss)
         self.loss = loss
 
@@ -91,7 +93,7 @@ class Estimator(Needs, WithArguments, ABC):
     def load_state(self, state: dict[Any, Any]) -> None:
         """Continue from `state`; called after `bind`."""
 
-    @property
+    @cached_property
     def _lambda(self) -> float:
         """Lambda, after `bind`."""
         if self.regularization is None:

@@ -36,7 +36,6 @@ from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
-from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count
@@ -80,7 +79,7 @@ def geometric_weights(
         model.leader_discount,
         regularization,
         not SCORED.isdisjoint(model.moving),
-        generator_state(rng),
+        rng.bit_generator.random_raw(4),
     )
     weights = Weights(reward=w_reward, leader_reward=w_leader)
     add_scores(weights, model.moving, arrays, w_transition, w_initial, w_transition.sum(-1))
@@ -119,7 +118,7 @@ def geometric_loss_weights(
         model.discount,
         regularization,
         not {"transition", "termination"}.isdisjoint(model.moving),
-        generator_state(rng),
+        rng.bit_generator.random_raw(4),
     )
     weights = Weights(reward=w_reward)
     add_scores(weights, set(model.moving) - {"initial"}, arrays, w_transition, arrays.initial, w_transition.sum(-1))

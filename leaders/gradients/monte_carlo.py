@@ -25,7 +25,6 @@ from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights
-from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, SoftPolicyIteration, TrajectoryOracle
@@ -160,7 +159,6 @@ class MonteCarloEstimator(PolicyEstimator):
             return None
         return MonteCarloBatch(model, follower, len(estimators), horizon, first.env_steps, first.bootstrap_truncated)
 
-    @with_gradients
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:
@@ -179,7 +177,7 @@ class MonteCarloEstimator(PolicyEstimator):
                 return mdps.vjp(self._weights(batch.episodes(chosen), mdps, table), context)
 
             error = extrapolated_error(gradient_of, batch.n_episodes, self.error_groups)
-        return Estimate(mdps.vjp(weights, context), leader_return, batch.n_steps, error)
+        return Estimate(mdps.vjp(weights, context), leader_return, len(batch.rewards), error)
 
     def _weights(self, batch: Trajectories, mdps: ConfiguredMDPs, policy: Array | None) -> Weights:
         """One batch's weights, of rewards only where nothing else depends on x."""

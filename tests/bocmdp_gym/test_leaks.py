@@ -295,8 +295,9 @@ def test_leaders_find_their_gradients_where_the_caller_switched_them_off(off: An
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_single_estimates_are_right_where_the_caller_switched_gradients_off(off: Any) -> None:
-    model, leader = random_model(), leaders.ExactGradient()
+@pytest.mark.parametrize("leader", [leaders.ExactGradient(), leaders.HPGD(env_steps=200)], ids=["exact", "hpgd"])
+def test_single_estimates_are_right_where_the_caller_switched_gradients_off(leader: Any, off: Any) -> None:
+    model = random_model()
     oracle = TrajectoryOracle(model, SoftPolicyIteration(0.5))
     leader.estimator.bind(oracle)
     x = random_x(5)
@@ -305,6 +306,8 @@ def test_single_estimates_are_right_where_the_caller_switched_gradients_off(off:
         other = TrajectoryOracle(model, SoftPolicyIteration(0.5))
         leader.estimator.bind(other)
         torch.testing.assert_close(leader.estimate(other, x, 0, np.random.default_rng(0)), expected, rtol=0, atol=0)
+        again = leader.estimator.estimate(other, x, 0, np.random.default_rng(0)).gradient
+        torch.testing.assert_close(again, expected, rtol=1e-7, atol=0)
         assert other.configure(x).reward.requires_grad
 
 

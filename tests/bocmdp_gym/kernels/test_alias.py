@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables, joint_tables
+from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables, move_tables, policy_tables
 
 
 def _probabilities(tables: AliasTables, row: int) -> dict[int, float]:
@@ -43,10 +43,18 @@ def test_joint_draws_of_action_and_successor() -> None:
     rng = np.random.default_rng(0)
     policy, successors = rng.dirichlet(np.ones(3), 4), rng.integers(0, 4, (4, 3, 2)).astype(np.int32)
     probabilities = rng.dirichlet(np.ones(2), (4, 3))
-    tables = joint_tables(policy, successors, probabilities)
+    tables = AliasTables(np.empty((4, 6)), np.empty((4, 6, 2), dtype=np.uint64))
+    policy_tables(policy, successors, probabilities, *tables)
     for s in range(4):
         expected: dict[int, float] = {}
         for a, k in np.ndindex(3, 2):
             outcome = a << 32 | int(successors[s, a, k])
             expected[outcome] = expected.get(outcome, 0.0) + policy[s, a] * probabilities[s, a, k]
         _check(_probabilities(tables, s), expected)
+
+
+def test_draws_of_action_and_its_move() -> None:
+    policy, moves = np.random.default_rng(0).dirichlet(np.ones(3), 4), np.array([1, 0, 1])
+    tables = move_tables(policy, moves)
+    for s in range(4):
+        _check(_probabilities(tables, s), {a << 32 | int(moves[a]): policy[s, a] for a in range(3)})
