@@ -8,11 +8,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.env import Configurable, configurable
 from bocmdp_gym.errors import CheckError, ContextError, LeaderParameterError, OptionError
 from bocmdp_gym.hooks import Hooks
 
 
+@known_options()
 def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int = 50) -> None:
     """Check that ``env`` is configurable: spaces, persistence of x and context, reset options, infos, errors, reproducibility.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.transitions import SuccessorTransitions
 from bocmdp_gym.validation import refuse_multi_agent
@@ -23,6 +24,7 @@ class GymnasiumTables(NamedTuple):
     termination: Tensor  # (1, S, A)
 
 
+@known_options()
 def gymnasium_tables(env: gym.Env[Any, Any]) -> GymnasiumTables:
     """Reward, transitions, initial distribution and termination from ``env.unwrapped.P`` (FrozenLake, Taxi, CliffWalking).
 

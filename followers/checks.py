@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from bocmdp_gym import TabularBOCMDP, TabularEnv
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.checks import _require
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import check_number
@@ -99,6 +100,7 @@ def small_problems() -> list[Problem]:
     ]
 
 
+@known_options()
 def check_follower(
     follower: Follower,
     *,

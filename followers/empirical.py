@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym import Trajectories
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import UnsupportedError
 
 
@@ -23,6 +24,7 @@ class EmpiricalPolicy(NamedTuple):
     counts: npt.NDArray[np.int64]
 
 
+@known_options()
 def empirical_policy(batch: Trajectories, n_states: int, n_actions: int) -> EmpiricalPolicy:
     """Action shares per state, with the visits that back them.
 

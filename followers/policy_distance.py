@@ -19,7 +19,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import ContextError, ModelError
 from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.optimum import WarmSolver
@@ -52,6 +52,7 @@ class Suboptimality(Constructed):
     value_gaps: tuple[float, ...]
 
 
+@known_options()
 def suboptimality(
     model: TabularBOCMDP | ConfiguredMDPs,
     policy: TabularPolicy | Tensor | npt.ArrayLike,

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from bocmdp_gym import TabularBOCMDP, configurable
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import CheckError
 from followers import Follower, SoftPolicyIteration
 from leaders.compare import compare_gradients
@@ -18,6 +19,7 @@ from leaders.leaders import Leader
 _DETERMINISTIC = 1e-8
 
 
+@known_options()
 def check_gradient(
     estimator: Estimator | Leader,
     env: gym.Env[Any, Any] | TabularBOCMDP | None = None,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.validation import check_context
@@ -92,6 +92,7 @@ class GradientComparison(Constructed):
         return "\n".join([*lines, f"{self.repeats} repeats; the exact gradient has norm {norm:.4g}."])
 
 
+@known_options()
 def compare_gradients(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     estimators: Mapping[str, Estimator | Leader],

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP, configurable
-from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count, check_number
 from followers import Follower
@@ -52,6 +52,14 @@ class MultistartResult(Constructed):
     seconds: float
 
 
+_OWN = {
+    "x0": "it makes starts of its own, around the environment's (scale=).",
+    "evaluate_every": "it looks at the end of each run.",
+    **dict.fromkeys(("checkpoints", "resume"), "its runs are short; there are no checkpoints."),
+}
+
+
+@known_options(elsewhere=_OWN)
 def multistart(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader,

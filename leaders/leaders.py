@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bocmdp_gym.arguments import WithArguments, parameters_of
+from bocmdp_gym.arguments import WithArguments, known_options, parameters_of
 from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from followers import TrajectoryOracle
@@ -249,6 +249,7 @@ class ZeroOrder(LeaderByName):
     changed = {"learning_rate": 0.1, "max_gradient_norm": 1.0}
 
 
+@known_options()
 def register_estimator(name: str, kind: type[Estimator]) -> None:
     """Give an estimator a name: ``HPGD(estimator=name)`` then makes it, and the command line offers it with its options.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
@@ -28,7 +29,14 @@ from leaders.loop import complete, is_quiet, one_torch_thread
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 
+_ONE = {
+    "seed": "a list of them is called seeds.",
+    "leaders": "a list of them may be given for leader.",
+    **dict.fromkeys(("checkpoints", "resume"), "there are no checkpoints here; leaders.sweep keeps those of many runs."),
+}
 
+
+@known_options(elsewhere=_ONE)
 def optimize_many(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader | Sequence[Leader],
