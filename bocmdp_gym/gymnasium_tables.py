@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.options import check_instance
 from bocmdp_gym.transitions import SuccessorTransitions
 from bocmdp_gym.validation import refuse_multi_agent
 
@@ -35,6 +36,7 @@ def gymnasium_tables(env: gym.Env[Any, Any]) -> GymnasiumTables:
         UnsupportedError: the environment publishes no tables, or is a multi-agent one.
     """
     refuse_multi_agent(env)
+    check_instance("env", env, gym.Env)
     base = env.unwrapped
     table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)
     if not isinstance(table, dict) or initial is None:

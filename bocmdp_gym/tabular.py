@@ -30,8 +30,8 @@ from bocmdp_gym.gymnasium_tables import gymnasium_tables
 from bocmdp_gym.losses import Loss, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
 from bocmdp_gym.model import BOCMDP
-from bocmdp_gym.options import as_array, check_count
-from bocmdp_gym.policy_solvers import check_method
+from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_function, check_instance
+from bocmdp_gym.policy_solvers import METHODS
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from bocmdp_gym.transitions import (
@@ -100,23 +100,26 @@ class TabularBOCMDP(BOCMDP):
     ):
         self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.leader_dim = check_count("leader_dim", leader_dim)
-        self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
+        if leader_space is not None:
+            check_instance("leader_space", leader_space, gym.spaces.Box)
+        unbounded = gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64) if leader_space is None else leader_space
+        self.leader_space = unbounded
         if self.leader_space.shape != (self.leader_dim,):
             raise ModelError(f"leader_space has shape {self.leader_space.shape}; expected ({self.leader_dim},).")
         self.discount = check_discount(discount)
         self.leader_discount = self.discount if leader_discount is None else check_discount(leader_discount, "leader_")
         self._functions: dict[str, Callable[[Any], Any]] = {}
-        self._parametrization = parametrization
+        self._parametrization = None if parametrization is None else check_function("parametrization", parametrization, "x")
         self._constants: dict[str, Any] = {}
         parts = {"reward": reward, "leader_reward": leader_reward, "transition": transition, "initial": initial}
         parts["termination"] = 0.0 if termination is None else termination
         for name, part in parts.items():
             if callable(part) and not isinstance(part, Tensor):
-                self._functions[name] = part
+                self._functions[name] = check_function(name, part, "x")
             else:
                 self._constants[name] = part
         self.moving: Collection[str] = tuple(self._functions)
-        self._solver = check_method(solver)
+        self._solver = check_choice("solver", solver, METHODS)
         self._template: TransitionOperator | None = None
         self._shapes: dict[str, torch.Size] = {}  # full-rank shapes that were checked
         self.constant_arrays: dict[int, ContextArrays] = {}  # per context, where only rewards depend on x
@@ -135,7 +138,7 @@ class TabularBOCMDP(BOCMDP):
 
     def _discover_shapes(self, example: npt.ArrayLike | None, context_probabilities: npt.ArrayLike | None) -> None:
         low, high = self.leader_space.low, self.leader_space.high
-        x = self.check_leader(np.clip(np.zeros(self.leader_dim), low, high) if example is None else example)
+        x = self._check_one(np.clip(np.zeros(self.leader_dim), low, high) if example is None else example)
         self.example: Array = x.numpy().copy()
         z = self._parameters(x)
         raw = {name: function(z) for name, function in self._functions.items()} | self._constants
@@ -238,6 +241,13 @@ class TabularBOCMDP(BOCMDP):
             )
         return x
 
+    def _check_one(self, x: Any) -> Tensor:
+        """`check_leader` for a single x ``(d,)``."""
+        x = self.check_leader(x)
+        if x.ndim != 1:
+            raise LeaderParameterError(f"leader parameter has shape {tuple(x.shape)}; expected one x, ({self.leader_dim},).")
+        return x
+
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The contextual MDP that x configures: all arrays at this x, with their graph if x requires gradients."""
         return self.configure_checked(self.check_leader(x))
@@ -292,7 +302,7 @@ class TabularBOCMDP(BOCMDP):
 
         For methods that need all of them, such as adaptive model design; weighted sums are `ConfiguredMDPs.vjp`'s work.
         """
-        x = self.check_leader(x).detach()
+        x = self._check_one(x).detach()
         if not self._functions:
             return {}
         vjp: Any = torch.func.vjp
@@ -334,6 +344,7 @@ class TabularBOCMDP(BOCMDP):
 
         Differentiable in x, by `backward` or torch.func. With ``per_context``, F_xi: ``(..., C)``. Options go to `solve`.
         """
+        per_context = check_flag("per_context", per_context)
         mdps = self.configure(x)
         solution = mdps.solve(regularization, **options)
         returns = mdps.policy_return(solution.policy)
@@ -346,6 +357,7 @@ class TabularBOCMDP(BOCMDP):
             ModelError: f does not return one number.
         """
         x = self.check_leader(x)
+        check_function("the loss f", f, "x, policy, context")
         if x.ndim > 1:
             return torch.func.vmap(lambda z: self.loss(z, f, regularization=regularization, **options))(x)
         policy = self.solve(x, regularization, **options).policy

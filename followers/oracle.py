@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
 from bocmdp_gym.arguments import WithArguments
-from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.options import check_count
+from bocmdp_gym.errors import LeaderParameterError, UnsupportedError
+from bocmdp_gym.options import as_array, check_count, check_flag, check_generator
 from bocmdp_gym.sampling import simulate
 from bocmdp_gym.validation import check_context, check_leader
 from followers.adapters import as_policy
@@ -55,6 +55,8 @@ class TrajectoryOracle(WithArguments):
         *,
         compiled: bool | None = None,
     ):
+        if compiled is not None:
+            compiled = check_flag("compiled", compiled)
         self.env: AnyEnv = TabularEnv(env) if isinstance(env, TabularBOCMDP) else env
         self.follower = check_follower_type(follower)
         one, self.core = make_single(self.env)
@@ -130,7 +132,14 @@ class TrajectoryOracle(WithArguments):
 
     def _checked(self, x: Any) -> Array:
         """x as a checked read-only array; the same object as long as x keeps its value."""
-        array = np.asarray(x.detach().numpy() if isinstance(x, Tensor) else x, dtype=np.float64)
+        if type(x) is np.ndarray and x.dtype == np.float64:
+            array: Array | None = x
+        elif isinstance(x, Tensor) and x.dtype == torch.float64 and x.device.type == "cpu":
+            array = x.detach().numpy()
+        else:
+            array = as_array(x)
+        if array is None:
+            raise LeaderParameterError(f"leader parameter {x!r} is not an array of real numbers.")
         key = array.tobytes()
         if key != self._key or array.shape != self.core.leader_space.shape:
             self._leader, self._key = check_leader(array, self.core.leader_space), key
@@ -158,6 +167,7 @@ class TrajectoryOracle(WithArguments):
         Raises:
             OptionError: it answered with something that cannot act.
         """
+        check_generator(rng)
         task = self.task(x, context)
         self.last_response = as_policy(self.follower.respond(task, rng), task.leader, task.context, action_space(self.env))
         return self.last_response
@@ -201,7 +211,8 @@ class TrajectoryOracle(WithArguments):
             ActionError: the policy did something that is no action.
             ObservationError: an observation or a reward that is not finite.
         """
-        check_count("env_steps", env_steps)
+        env_steps = check_count("env_steps", env_steps)
+        check_generator(rng)
         policy = as_policy(policy, space=action_space(self.env))
         if self.compiled and policy.table is not None:
             batch = self._simulate(policy, policy.table, env_steps, rng, start)

@@ -24,7 +24,7 @@ from safetensors.numpy import save as to_bytes
 from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import CheckpointError, RunInterruptedError
 from bocmdp_gym.files import write_atomically
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_folder, check_instance
 
 FORMAT = "bocmdp-gym checkpoint 1"
 _SEPARATOR = "\x1f"  # no name of a part contains it
@@ -45,7 +45,10 @@ class Checkpoints(WithArguments):
     """
 
     def __init__(self, folder: Path | str, every: int = 500, fingerprint: dict[str, Any] | None = None):
-        self.folder, self.every = Path(folder), check_count("the number of iterations between checkpoints", every)
+        self.folder = check_folder("folder", folder)
+        self.every = check_count("the number of iterations between checkpoints", every)
+        if fingerprint is not None:
+            check_instance("fingerprint", fingerprint, dict)
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint or {}, default=str))
         self.last: Path | None = None
         self.on_begin: Callable[[], None] | None = None  # called once a fresh run's settings are known to work

@@ -24,7 +24,7 @@ from followers import Follower
 from leaders.leaders import Leader
 from leaders.loop import optimize
 from leaders.result import Result
-from leaders.run import generator
+from leaders.run_arguments import check_options, generator
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ _OWN = {
 }
 
 
-@known_options(elsewhere=_OWN)
+@known_options(elsewhere=_OWN, onto=optimize)
 def multistart(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader,
@@ -95,6 +95,7 @@ def multistart(
     check_number("keep", keep, maximum=1.0, above=0.0)
     check_number("scale", scale, 0.0)
     began = perf_counter()
+    check_options(progress=progress)
     rng = generator(seed)
     core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)
     space = core.leader_space

@@ -96,12 +96,13 @@ class LeaderByName(Leader):
         values = {name: value for name, value in given.items() if value is not None or name in _UPDATE}
         names = tuple(self.kinds)
         chosen = values.pop("estimator", names[0]) if len(names) > 1 else names[0]
-        if chosen not in self.kinds:
+        if not isinstance(chosen, str) or chosen not in self.kinds:
             raise OptionError(f"unknown estimator {chosen!r}. {suggest(chosen, self.kinds)}")
         own = {name: p.name for name, p in estimator_options(self.kinds[chosen]).items()}
         regularization = values.pop("regularization", None)
         made = {own[name]: values.pop(name) for name in list(values) if name in own}
-        self._check_known(chosen, values)
+        theirs = {name for kind in self.kinds.values() for name in estimator_options(kind)}  # None says: another estimator's
+        self._check_known(chosen, values | {name: None for name in given if name not in theirs | _OWN | made.keys()})
         super().__init__(
             self.kinds[chosen](**made, regularization=regularization),
             Update(**{**self.changed, **values}),

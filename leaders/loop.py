@@ -24,6 +24,7 @@ from leaders.gradients import Loss
 from leaders.leaders import Leader
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
+from leaders.run_arguments import check_options
 
 #: Runs shorter than this show no progress bar.
 _QUIET_ITERATIONS = 50
@@ -86,6 +87,15 @@ def optimize(
     """
     _refuse_lists(leader, seed)
     check_count("evaluate_every", evaluate_every)
+    check_options(
+        loss=loss,
+        constraints=constraints,
+        oracle=oracle,
+        callback=callback,
+        checkpoints=checkpoints,
+        resume=resume,
+        progress=progress,
+    )
     if resume and checkpoints is None:
         raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
     options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)

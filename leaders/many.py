@@ -28,6 +28,7 @@ from leaders.leaders import Leader
 from leaders.loop import complete, is_quiet, one_torch_thread
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
+from leaders.run_arguments import check_options
 
 _ONE = {
     "seed": "a list of them is called seeds.",
@@ -81,6 +82,9 @@ def optimize_many(
         ConvergenceError: a gradient that is not finite, naming the iteration, the run and x.
     """
     check_count("evaluate_every", evaluate_every)
+    check_options(loss=loss, constraints=constraints, oracle=oracle, callback=callback, progress=progress)
+    if device is not None and not isinstance(device, str):
+        raise OptionError(f"device is {device!r}; expected the name of a device of torch, such as 'cuda', or None.")
     leaders, numbers = _one_per_run(leader, seeds)
     if device is not None and loss is not None:
         raise UnsupportedError("device= is for the leader's return, not for a general loss; leave one of them out.")

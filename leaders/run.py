@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import ConvergenceError, OptionError
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import as_integer, check_count, check_instance
 from bocmdp_gym.validation import check_leader
 from followers import Follower, TrajectoryOracle
 from leaders.checkpoints import Checkpoints
@@ -28,6 +28,7 @@ from leaders.gradients.estimate import WeightedContexts, weighted
 from leaders.history import History
 from leaders.leaders import Leader
 from leaders.result import Callback, Progress, Result, Stopped
+from leaders.run_arguments import check_kind, generator
 
 #: (env, follower) -> oracle.
 OracleFactory = Callable[[Any, Follower], TrajectoryOracle]
@@ -69,10 +70,11 @@ class LeaderRun:
         oracle: OracleFactory,
     ):
         self.iterations = check_count("iterations", iterations)
-        _check_kind("leader", leader, Leader, "HPGD()")
-        _check_kind("follower", follower, Follower, "SoftPolicyIteration(regularization=1e-3)")
+        check_kind("leader", leader, Leader, "HPGD()", (Follower,))
+        check_kind("follower", follower, Follower, "SoftPolicyIteration(regularization=1e-3)", (Leader,))
         self.rng = generator(seed)
         self.oracle, self.leader = oracle(env, follower), leader
+        check_instance("what oracle(env, follower) returned", self.oracle, TrajectoryOracle)
         loss, constraints = options["loss"], options["constraints"]
         leader.estimator.bind(self.oracle, loss)
         core = self.oracle.core
@@ -209,7 +211,7 @@ class LeaderRun:
         update = self.leader.update
         return {
             "iterations": self.iterations,
-            "seed": "a generator" if isinstance(seed, np.random.Generator) else int(seed),
+            "seed": int(seed) if as_integer(seed) is not None else "a generator",
             "contexts per iteration": contexts,
             "environment class": type(self.oracle.core).__name__,
             "dimension of x": len(self.x0),
@@ -257,25 +259,13 @@ class LeaderRun:
             self.constrained.load_state(state["constraints"])
 
 
-def generator(seed: Any) -> np.random.Generator:
-    """A generator from a seed; a generator as it is.
-
-    Raises:
-        OptionError: neither a whole number of at least 0 nor a generator.
-    """
-    try:
-        return np.random.default_rng(seed)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"seed is {seed!r}; expected a whole number, at least 0.") from error
-
-
 def _contexts_per_iteration(core: Any, contexts: int | Literal["all"]) -> tuple[int, WeightedContexts | None]:
     """How many contexts an iteration draws, or all of them.
 
     Raises:
         OptionError: neither a positive number nor "all", or all of infinitely many.
     """
-    if contexts == "all":
+    if isinstance(contexts, str) and contexts == "all":
         every = every_context(core)
         if every is None:
             raise OptionError(f'contexts="all" needs finitely many contexts; {type(core).__name__} has {core.context_space}.')
@@ -298,16 +288,3 @@ def _kept_iterates(last: int, rng: np.random.Generator) -> frozenset[int]:
         last = int(draw.integers(last))
         kept.add(last)
     return frozenset(kept)
-
-
-def _check_kind(name: str, value: Any, kind: type[Any], example: str) -> None:
-    """Refuse what is not of a kind: a class instead of an instance, or swapped arguments.
-
-    Raises:
-        OptionError: naming what was got.
-    """
-    if isinstance(value, kind):
-        return
-    got = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
-    hint = " Leader and follower seem to be swapped." if isinstance(value, (Leader, Follower)) else ""
-    raise OptionError(f"{name} is {got}; expected a {kind.__name__}, for example {example}.{hint}")

@@ -20,7 +20,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from bocmdp_gym.arguments import parameters_of
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
 from bocmdp_gym.hooks import context_observed
-from bocmdp_gym.options import check_choice, check_count, check_regularization
+from bocmdp_gym.options import check_choice, check_count, check_folder, check_regularization
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
@@ -103,7 +103,7 @@ class SB3Follower(Follower):
         self._log_interval = None if log_interval is None else check_count("log_interval", log_interval)
         self._n_envs = None if n_envs is None else check_count("n_envs", n_envs)
         self._make_env, self._vec_env_class = make_env, vec_env_class
-        self._log_dir = None if log_dir is None else Path(log_dir)
+        self._log_dir = None if log_dir is None else check_folder("log_dir", log_dir)
         self._temperature = None if softmax_temperature is None else check_regularization(softmax_temperature)
         self._check_settings()
         self.regularization = self._find_regularization()
@@ -120,7 +120,7 @@ class SB3Follower(Follower):
             if setting in _RESERVED:
                 raise OptionError(f"{setting} cannot be set: {_RESERVED[setting]}.")
             if setting not in known:
-                own = {p.name for p in parameters_of(SB3Follower) if p.kind is p.KEYWORD_ONLY}
+                own = {p.name for p in parameters_of(type(self)) if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
                 options = sorted((known | own) - set(_RESERVED))
                 raise UnknownOptionError(
                     f"{type(self).__name__} with {name} has no option {setting!r}. {suggest(setting, options)}"
