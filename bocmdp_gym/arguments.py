@@ -139,11 +139,14 @@ def same_arguments(first: WithArguments, second: WithArguments) -> bool:
     return first is second or (mine.keys() == theirs.keys() and all(_equal(mine[name], theirs[name]) for name in mine))
 
 
-def known_options(elsewhere: Mapping[str, str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def known_options(
+    elsewhere: Mapping[str, str] | None = None, onto: Callable[..., Any] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function: it refuses arguments that it does not have, with the nearest it has.
 
     Args:
         elsewhere: what to say of names that other functions have.
+        onto: the function that its ``**options`` go on to.
 
     Raises:
         UnknownOptionError: (when called) as `check_arguments`.
@@ -151,6 +154,10 @@ def known_options(elsewhere: Mapping[str, str] | None = None) -> Callable[[Calla
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         name, parameters = function.__name__, tuple(signature(function).parameters.values())
+        if onto is not None:
+            own = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}
+            further = (p.replace(kind=p.KEYWORD_ONLY) for p in signature(onto).parameters.values())
+            parameters = (*own.values(), *(p for p in further if p.name not in {**own, **(elsewhere or {})}))
 
         @wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:

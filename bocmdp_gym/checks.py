@@ -8,12 +8,15 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.env import Configurable, configurable
 from bocmdp_gym.errors import CheckError, ContextError, LeaderParameterError, OptionError
 from bocmdp_gym.hooks import Hooks
 from bocmdp_gym.memory import owned
+from bocmdp_gym.options import check_count
 
 
+@known_options()
 def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int = 50) -> None:
     """Check that ``env`` is configurable: spaces, persistence of x and context, reset options, infos, errors, reproducibility.
 
@@ -27,7 +30,9 @@ def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int 
     Raises:
         CheckError: naming the broken rule.
         NotConfigurableError: no layer has a leader parameter.
+        OptionError: a value out of range.
     """
+    seed, steps = check_count("seed", seed, 0), check_count("steps", steps)
     core = configurable(env)
     _require(isinstance(core, Configurable), "the layer with leader_space must have every member of bocmdp_gym.Configurable")
     space = core.leader_space

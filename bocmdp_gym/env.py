@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import ContextError, NotConfigurableError, OptionError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork
 from bocmdp_gym.hooks import Adapted, Hooks
@@ -230,6 +230,7 @@ def layer_rng(seed: int | None, stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream,)))
 
 
+@known_options()
 def configurable(env: gym.Env[Any, Any]) -> Any:
     """The outermost layer of ``env`` with a leader parameter: an environment of ours, or a leader wrapper, at any depth.
 

@@ -22,9 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import ModelError, UnsupportedError
 from bocmdp_gym.layers import is_transparent
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_instance
 from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, SuccessorTransitions
 from bocmdp_gym.validation import refuse_multi_agent
 
@@ -44,6 +45,7 @@ class GymnasiumTables(NamedTuple):
     termination: Tensor  # (1, S, A)
 
 
+@known_options()
 def gymnasium_tables(
     env: gym.Env[Any, Any], *, check_samples: int = CHECK_SAMPLES, check_rewards: bool = True
 ) -> GymnasiumTables:
@@ -65,6 +67,7 @@ def gymnasium_tables(
     """
     refuse_multi_agent(env)
     check_count("check_samples", check_samples, 0)
+    check_instance("env", env, gym.Env)
     base = env.unwrapped
     table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)
     if not isinstance(table, Mapping) or initial is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,28 @@ def check_instance(name: str, value: Any, kind: type) -> None:
     """
     if not isinstance(value, kind):
         raise OptionError(f"{name} is {value!r}; expected an instance of {kind.__name__}.")
+
+
+def check_folder(name: str, value: Any) -> Path:
+    """A path.
+
+    Raises:
+        OptionError: neither a path nor a text that is one.
+    """
+    if isinstance(value, (str, PurePath)) and str(value):
+        return Path(value)
+    raise OptionError(f"{name} is {value!r}; expected a path.")
+
+
+def check_generator(rng: Any) -> np.random.Generator:
+    """A generator of NumPy.
+
+    Raises:
+        OptionError: anything else.
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    raise OptionError(f"rng is {rng!r}; expected numpy.random.default_rng(seed).")
 
 
 def check_render_mode(value: Any, metadata: dict[str, Any]) -> str | None:

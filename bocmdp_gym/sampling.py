@@ -13,6 +13,7 @@ from bocmdp_gym.errors import OptionError, StateError
 from bocmdp_gym.kernels.alias import AliasTables, alias_tables, move_tables, policy_tables
 from bocmdp_gym.kernels.random import LOW, ONE, UNIT, next_bits, unit
 from bocmdp_gym.mdps import ContextArrays
+from bocmdp_gym.options import as_array
 
 Array = npt.NDArray[np.float64]
 #: Step buffers grow by this much where episodes have no time limit.
@@ -134,7 +135,10 @@ def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[n
     Raises:
         StateError: another shape, or a start outside the model.
     """
-    pairs = np.ascontiguousarray(starts, dtype=np.int64)
+    given = as_array(starts)
+    if given is None or not (np.abs(given) < 2**53).all() or (given != np.floor(given)).any():
+        raise StateError(f"starts are {starts!r}; expected integers (F, 2): start state and first action (-1: any).")
+    pairs = np.ascontiguousarray(given, dtype=np.int64)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
         raise StateError(f"starts have shape {pairs.shape}; expected (F, 2): start state and first action (-1: any).")
     n_states, n_actions = shape

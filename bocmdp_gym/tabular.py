@@ -34,11 +34,11 @@ from bocmdp_gym.losses import Loss, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
 from bocmdp_gym.memory import owned, owned_tensor
 from bocmdp_gym.model import BOCMDP
-from bocmdp_gym.options import as_array, check_count
+from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_function, check_instance
 from bocmdp_gym.parts import check_part
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
-from bocmdp_gym.solvers import check_method
+from bocmdp_gym.solvers.choice import METHODS
 from bocmdp_gym.transitions import (
     TransitionOperator,
     as_probabilities,
@@ -107,22 +107,25 @@ class TabularBOCMDP(BOCMDP):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._given = {name: _owned_part(name, value) if name in _PARTS else owned(value) for name, value in arguments.items()}
         self.leader_dim = check_count("leader_dim", leader_dim)
-        self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
+        if leader_space is not None:
+            check_instance("leader_space", leader_space, gym.spaces.Box)
+        unbounded = gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64) if leader_space is None else leader_space
+        self.leader_space = unbounded
         if self.leader_space.shape != (self.leader_dim,):
             raise ModelError(f"leader_space has shape {self.leader_space.shape}; expected ({self.leader_dim},).")
         self.discount = check_discount(discount)
         self.leader_discount = self.discount if leader_discount is None else check_discount(leader_discount, "leader_")
         self._functions: dict[str, Callable[[Any], Any]] = {}
-        self._parametrization = parametrization
+        self._parametrization = None if parametrization is None else check_function("parametrization", parametrization, "x")
         self._constants: dict[str, Any] = {}
         for name in _PARTS:
             part = self._given[name]
             if _is_function(part):
-                self._functions[name] = part
+                self._functions[name] = check_function(name, part, "x")
             else:
                 self._constants[name] = 0.0 if part is None and name == "termination" else part
         self.moving: Collection[str] = tuple(self._functions)
-        self._solver = check_method(solver)
+        self._solver = check_choice("solver", solver, METHODS)
         self._template: TransitionOperator | None = None
         self._shapes: dict[str, torch.Size] = {}  # full-rank shapes that were checked
         self.constant_arrays: dict[int, ContextArrays] = {}  # per context, where only rewards depend on x
@@ -141,7 +144,7 @@ class TabularBOCMDP(BOCMDP):
 
     def _discover_shapes(self, example: npt.ArrayLike | None, context_probabilities: npt.ArrayLike | None) -> None:
         low, high = self.leader_space.low, self.leader_space.high
-        x = self.check_leader(np.clip(np.zeros(self.leader_dim), low, high) if example is None else example)
+        x = self._check_one(np.clip(np.zeros(self.leader_dim), low, high) if example is None else example)
         self.example: Array = x.numpy().copy()
         z = self._parameters(x)
         raw = {name: _call(name, function, z) for name, function in self._functions.items()} | self._constants
@@ -249,6 +252,13 @@ class TabularBOCMDP(BOCMDP):
         look_at(_check_finite, x)
         return x
 
+    def _check_one(self, x: Any) -> Tensor:
+        """`check_leader` for a single x ``(d,)``."""
+        x = self.check_leader(x)
+        if x.ndim != 1:
+            raise LeaderParameterError(f"leader parameter has shape {tuple(x.shape)}; expected one x, ({self.leader_dim},).")
+        return x
+
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The contextual MDP that x configures: all arrays at this x, with their graph if x requires gradients."""
         return self.configure_checked(self.check_leader(x))
@@ -327,7 +337,7 @@ class TabularBOCMDP(BOCMDP):
 
         For methods that need all of them, such as adaptive model design; weighted sums are `ConfiguredMDPs.vjp`'s work.
         """
-        x = self.check_leader(x).detach()
+        x = self._check_one(x).detach()
         if not self._functions:
             return {}
         vjp: Any = torch.func.vjp
@@ -371,6 +381,7 @@ class TabularBOCMDP(BOCMDP):
 
         Differentiable in x, by `backward` or torch.func. With ``per_context``, F_xi: ``(..., C)``. Options go to `solve`.
         """
+        per_context = check_flag("per_context", per_context)
         mdps = self.configure(x)
         solution = mdps.solve(regularization, **options)
         returns = mdps.policy_return(solution.policy)
@@ -383,6 +394,7 @@ class TabularBOCMDP(BOCMDP):
             ModelError: f does not return one finite number.
         """
         x = self.check_leader(x)
+        check_function("the loss f", f, "x, policy, context")
         if x.ndim > 1:
             return torch.func.vmap(lambda z: self.loss(z, f, regularization=regularization, **options))(x)
         policy = self.solve(x, regularization, **options).policy

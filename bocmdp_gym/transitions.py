@@ -141,6 +141,7 @@ class DenseTransitions(TransitionOperator):
     """P as a full array, ``values`` ``(..., C or 1, S, A, S)``."""
 
     def __init__(self, values: Tensor):
+        values = _check_values(values)
         if values.ndim < 4 or values.shape[-1] != values.shape[-3]:
             raise ModelError(
                 f"transition has shape {tuple(values.shape)}; expected (C, S, A, S) with the last equal to the number "
@@ -179,6 +180,7 @@ class SuccessorTransitions(TransitionOperator):
     """
 
     def __init__(self, successors: npt.ArrayLike, values: Tensor):
+        values = _check_values(values)
         n_states = values.shape[-3] if values.ndim >= 3 else 0
         self._successors = _check_indices("successors", successors, n_states, "states").astype(np.int32)
         if self._successors.ndim == 3:
@@ -214,7 +216,12 @@ class SuccessorTransitions(TransitionOperator):
             ModelError: shapes that do not fit.
         """
         per_action = not sparse.issparse(matrices)
-        given = [sparse.csr_array(m) for m in (matrices if per_action else [matrices])]
+        parts = matrices if per_action else [matrices]
+        if not isinstance(parts, (list, tuple)) or not parts or not all(map(sparse.issparse, parts)):
+            raise ModelError(
+                f"matrices is {matrices!r}; expected a scipy.sparse matrix (S * A, S), or a list of A matrices (S, S)."
+            )
+        given = [sparse.csr_array(m, dtype=np.float64) for m in parts]
         n_states = given[0].shape[1]
         n_actions = len(given) if per_action else given[0].shape[0] // max(n_states, 1)
         expected = (n_states, n_states) if per_action else (n_states * n_actions, n_states)
@@ -361,6 +368,7 @@ class FactoredTransitions(TransitionOperator):
     """
 
     def __init__(self, values: Tensor, index: npt.ArrayLike):
+        values = _check_values(values)
         if values.ndim == 3:
             values = values.unsqueeze(0)
         if values.ndim < 4 or values.shape[-1] != values.shape[-3]:
@@ -407,6 +415,20 @@ def _every_state(n_states: int, n_actions: int) -> npt.NDArray[np.int32]:
     return np.tile(np.arange(n_states, dtype=np.int32), (1, n_states, n_actions, 1))
 
 
+def _check_values(values: Any) -> Tensor:
+    """Stored probabilities as a tensor.
+
+    Raises:
+        ModelError: these are no real numbers.
+    """
+    if isinstance(values, Tensor) and not values.is_complex() and values.dtype != torch.bool:
+        return values
+    array = None if isinstance(values, Tensor) else as_array(values)
+    if array is None:
+        raise ModelError(f"transition probabilities are {values!r}; expected a torch tensor of real numbers.")
+    return torch.from_numpy(array)
+
+
 def _check_indices(name: str, value: Any, n: int, kind: str) -> npt.NDArray[np.int64]:
     """Indices in 0..n-1 as int64, contiguous; ``kind``: what they are of.
 
@@ -433,7 +455,8 @@ def as_transitions(value: Any) -> TransitionOperator:
 
 def as_probabilities(value: Any) -> Tensor:
     """Distributions along the last axis as a float64 tensor; those given in float32 are freed of its rounding."""
-    given = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    kept = isinstance(value, np.ndarray) and value.dtype == np.float32
+    given = torch.from_numpy(np.array(value)) if kept else _check_values(value)
     values = given.to(torch.float64)
     if given.dtype != torch.float32:
         return values

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 
 from bocmdp_gym import TabularBOCMDP, TabularEnv
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.checks import _require
 from bocmdp_gym.optimum import WarmSolver
-from bocmdp_gym.options import check_number
+from bocmdp_gym.options import check_count, check_number
 from followers.adapters import as_policy, can_act
 from followers.base import Follower, check_follower_type
 from followers.evaluation import policy_values
@@ -99,6 +100,7 @@ def small_problems() -> list[Problem]:
     ]
 
 
+@known_options()
 def check_follower(
     follower: Follower,
     *,
@@ -130,6 +132,7 @@ def check_follower(
     if delta is not None:
         check_number("delta", delta, above=0.0)
     check_number("shortfall", shortfall, 0.0, 1.0)
+    seed = check_count("seed", seed, 0)
     problems = small_problems() if problems is None else problems
     before = _global_state()
     for problem in problems:

@@ -8,13 +8,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
 from bocmdp_gym.arguments import WithArguments
-from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.options import check_count
+from bocmdp_gym.errors import LeaderParameterError, UnsupportedError
+from bocmdp_gym.options import as_array, check_count, check_flag, check_generator
 from bocmdp_gym.sampling import simulate
 from bocmdp_gym.validation import check_context, check_leader
 from followers.adapters import as_policy
@@ -64,6 +65,8 @@ class TrajectoryOracle(WithArguments):
         *,
         compiled: bool | None = None,
     ):
+        if compiled is not None:
+            compiled = check_flag("compiled", compiled)
         self.env: AnyEnv = TabularEnv(env) if isinstance(env, TabularBOCMDP) else env
         self.follower = check_follower_type(follower)
         one, self.core = make_single(self.env)
@@ -147,7 +150,14 @@ class TrajectoryOracle(WithArguments):
         """x as a checked read-only array, the same object as long as x keeps its value; a new x ends what was configured."""
         if self._leader is not None and x is self._leader:
             return self._leader
-        array = np.asarray(x.detach().numpy() if isinstance(x, Tensor) else x, dtype=np.float64)
+        if type(x) is np.ndarray and x.dtype == np.float64:
+            array: Array | None = x
+        elif isinstance(x, Tensor) and x.dtype == torch.float64 and x.device.type == "cpu":
+            array = x.detach().numpy()
+        else:
+            array = as_array(x)
+        if array is None:
+            raise LeaderParameterError(f"leader parameter {x!r} is not an array of real numbers.")
         key = array.tobytes()
         if self._leader is None or key != self._key or array.shape != self._leader.shape:
             self._leader, self._key, self._mdps = check_leader(array, self.core.leader_space), key, None
@@ -178,6 +188,7 @@ class TrajectoryOracle(WithArguments):
         Raises:
             OptionError: it answered with something that cannot act.
         """
+        check_generator(rng)
         task = self.task(x, context)
         answer: Any = self.follower.respond(task, rng)
         if not isinstance(answer, Policy):
@@ -226,6 +237,7 @@ class TrajectoryOracle(WithArguments):
         """
         if type(env_steps) is not int or env_steps < 1:
             env_steps = check_count("env_steps", env_steps)
+        check_generator(rng)
         if not isinstance(policy, Policy):
             policy = as_policy(policy, space=self._action_space)
         if self.compiled and policy.table is not None:

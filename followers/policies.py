@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.arguments import Constructed
-from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.errors import ModelError, UnsupportedError
+from bocmdp_gym.options import as_array
 from followers.empirical import EmpiricalPolicy
 from followers.environments import rows
 
@@ -89,6 +90,9 @@ class TabularPolicy(Policy):
     metrics: Mapping[str, float] = field(default_factory=dict, kw_only=True)
     states_of: Callable[[Any], Any] | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        self.table = _check_table(self.table)
+
     def probabilities(self, observation: Any) -> Array:
         state = observation if self.states_of is None else self.states_of(observation)
         probabilities: Array = self.table[int(state)]
@@ -122,6 +126,7 @@ class InterpolatedPolicy(TabularPolicy):
     ):
         super().__init__(table, leader, context, value=value, metrics=metrics or {})
         self._core = core
+        table = self.table
         cumulative = table.cumsum(-1)
         cumulative /= cumulative[:, -1:]
         self._cumulative = (cumulative + np.arange(len(table))[:, None]).reshape(-1)  # row s rises from s to s + 1
@@ -145,3 +150,15 @@ class InterpolatedPolicy(TabularPolicy):
         index = np.searchsorted(self._cumulative, state + rng.random(len(states)), side="right")
         first, n_actions = state * self.table.shape[1], self.table.shape[1]
         return self._core.joint_action(np.clip(index - first, 0, n_actions - 1))
+
+
+def _check_table(table: Any) -> Array:
+    """A table of probabilities ``(S, A)`` as float64; that its rows are distributions is for who uses it to say.
+
+    Raises:
+        ModelError: another shape, or what are no finite numbers of at least 0.
+    """
+    array = table if isinstance(table, np.ndarray) and table.dtype == np.float64 else as_array(table)
+    if array is None or array.ndim != 2 or not array.size or not (array.min() >= 0.0 and array.max() < np.inf):
+        raise ModelError(f"the table of a policy is {table!r}; expected probabilities (S, A).")
+    return array

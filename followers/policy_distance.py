@@ -19,11 +19,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.arguments import Constructed
-from bocmdp_gym.errors import ContextError, ModelError
+from bocmdp_gym.arguments import Constructed, known_options
+from bocmdp_gym.errors import ContextError, LeaderParameterError, ModelError
 from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.optimum import WarmSolver
-from bocmdp_gym.options import check_regularization
+from bocmdp_gym.options import as_array, check_instance, check_regularization
 from followers.evaluation import entropy, visitation
 from followers.policies import Array, TabularPolicy
 
@@ -52,6 +52,7 @@ class Suboptimality(Constructed):
     value_gaps: tuple[float, ...]
 
 
+@known_options()
 def suboptimality(
     model: TabularBOCMDP | ConfiguredMDPs,
     policy: TabularPolicy | Tensor | npt.ArrayLike,
@@ -74,7 +75,14 @@ def suboptimality(
         LeaderParameterError, RegularizationError, ConvergenceError: as `TabularBOCMDP.solve`.
     """
     lam = check_regularization(regularization)
-    mdps = model if isinstance(model, ConfiguredMDPs) else model.configure(x)
+    if not isinstance(model, ConfiguredMDPs):
+        check_instance("model", model, TabularBOCMDP)
+        model = model.configure(x)
+    mdps = model
+    if mdps.x.ndim != 1:
+        raise LeaderParameterError(f"leader parameter has shape {tuple(mdps.x.shape)}; expected one x, (d,).")
+    if solver is not None:
+        check_instance("solver", solver, WarmSolver)
     solver = WarmSolver() if solver is None else solver
     contexts, tables = _tables(mdps, policy)
     rows = np.array([_measure(mdps, c, t, lam, solver) for c, t in zip(contexts, tables, strict=True)])
@@ -118,7 +126,10 @@ def _tables(mdps: ConfiguredMDPs, policy: TabularPolicy | Tensor | npt.ArrayLike
             raise ContextError(f"the policy answers context {policy.context}; expected one in 0..{model.n_contexts - 1}.")
         contexts, tables, expected = [policy.context], policy.table[None], (1, model.n_states, model.n_actions)
     else:
-        tables = np.asarray(policy.detach() if isinstance(policy, Tensor) else policy, dtype=np.float64)
+        given = as_array(policy)
+        if given is None:
+            raise ModelError(f"the policy is {policy!r}; expected a TabularPolicy, or probabilities (C, S, A).")
+        tables = given
         contexts, expected = list(range(model.n_contexts)), (model.n_contexts, model.n_states, model.n_actions)
     if tables.shape != expected:
         raise ModelError(f"the policy has shape {tables.shape}; expected {expected}, (contexts, states, actions).")

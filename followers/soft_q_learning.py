@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
 from bocmdp_gym.kernels.alias import alias_tables
-from bocmdp_gym.options import check_choice, check_count, check_number
+from bocmdp_gym.options import as_array, check_choice, check_count, check_number
 from bocmdp_gym.sampling import successor_tables
 from followers._soft_q_learning_kernels import soft_q_learning
 from followers.base import Task
@@ -168,7 +168,9 @@ def check_behaviour(behaviour: str | npt.ArrayLike) -> str | Array:
         if behaviour not in BEHAVIOURS:
             raise OptionError(f"unknown behaviour {behaviour!r}. {suggest(behaviour, BEHAVIOURS)} Or a table (S, A).")
         return behaviour
-    table = np.array(behaviour, dtype=np.float64)
+    table = as_array(behaviour)
+    if table is None:
+        raise OptionError(f"behaviour is {behaviour!r}; expected a name, or probabilities (S, A) or (C, S, A).")
     if table.ndim not in (2, 3) or not ((table >= 0.0).all() and (np.abs(table.sum(-1) - 1.0) <= 1e-8).all()):
         raise OptionError(
             f"behaviour is an array of shape {table.shape}; expected probabilities (S, A) or (C, S, A), rows that sum to 1."

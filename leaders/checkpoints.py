@@ -26,7 +26,7 @@ from typing import Any
 from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import CheckpointError, DamagedError, FolderError, RunInterruptedError
 from bocmdp_gym.files import owning, remove_scratch
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_folder, check_instance
 from bocmdp_gym.saved_state import count_entry, decode, encode, entry, loading, read_state, write_state
 from leaders.history import History
 from leaders.identity import differences
@@ -53,7 +53,10 @@ class Checkpoints(WithArguments):
     """
 
     def __init__(self, folder: Path | str, every: int = 500, fingerprint: dict[str, Any] | None = None):
-        self.folder, self.every = Path(folder), check_count("the number of iterations between checkpoints", every)
+        self.folder = check_folder("folder", folder)
+        self.every = check_count("the number of iterations between checkpoints", every)
+        if fingerprint is not None:
+            check_instance("fingerprint", fingerprint, dict)
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint or {}, default=str))
         self.identity: dict[str, Any] = {}  # of the run, which `leaders.optimize` sets
         self.last: Path | None = None

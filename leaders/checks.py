@@ -8,16 +8,20 @@ import gymnasium as gym
 import numpy as np
 
 from bocmdp_gym import TabularBOCMDP, configurable
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import CheckError
+from bocmdp_gym.options import check_count, check_number
 from followers import Follower, SoftPolicyIteration
 from leaders.compare import compare_gradients
 from leaders.gradients import Estimator, Loss
 from leaders.leaders import Leader
+from leaders.run_arguments import check_estimator
 
 #: Estimates that differ by less than this, relative to the gradient, count as deterministic.
 _DETERMINISTIC = 1e-8
 
 
+@known_options()
 def check_gradient(
     estimator: Estimator | Leader,
     env: gym.Env[Any, Any] | TabularBOCMDP | None = None,
@@ -50,6 +54,10 @@ def check_gradient(
     Raises:
         CheckError: naming the context, and by how much the estimate is off.
     """
+    check_estimator("estimator", estimator)
+    seed = check_count("seed", seed, 0)
+    for name, bound in (("tolerance", tolerance), ("standard_errors", standard_errors), ("bias", bias)):
+        check_number(name, bound, 0.0)
     env = gym.make("bocmdp/RandomMDP-v0", n_states=6, n_actions=3, discount=0.7) if env is None else env
     follower = SoftPolicyIteration(1.0) if follower is None else follower
     core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import OptionError, UnsupportedError
-from bocmdp_gym.options import check_count
-from bocmdp_gym.validation import check_context
+from bocmdp_gym.options import check_array, check_count, check_flag
+from bocmdp_gym.validation import check_context, check_leader
 from followers import Follower, TrajectoryOracle
 from leaders.gradients import Estimator, ExactEstimator, Loss
 from leaders.gradients.estimate import WeightedContexts, every_context
-from leaders.leaders import Leader, as_tensor
+from leaders.leaders import Leader
+from leaders.run_arguments import check_estimator, check_options
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class GradientComparison(Constructed):
         return "\n".join([*lines, f"{self.repeats} repeats; the exact gradient has norm {norm:.4g}."])
 
 
+@known_options()
 def compare_gradients(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     estimators: Mapping[str, Estimator | Leader],
@@ -125,11 +127,17 @@ def compare_gradients(
         ContextError: a context outside ``context_space``, or None where there are infinitely many.
     """
     check_count("repeats", repeats, 2)
+    seed, show = check_count("seed", seed, 0), check_flag("show", show)
+    check_options(loss=loss)
+    if not isinstance(estimators, Mapping):
+        raise OptionError(f"estimators is {estimators!r}; expected a dict by name, e.g. {{'exact': leaders.ExactGradient()}}.")
     if not estimators:
         raise OptionError("estimators is empty; expected at least one by name, e.g. {'exact': leaders.ExactGradient()}.")
-    named = {name: one.estimator if isinstance(one, Leader) else one for name, one in estimators.items()}
+    named = {name: check_estimator(f"estimator {name!r}", one) for name, one in estimators.items()}
     oracle = TrajectoryOracle(env, follower)
-    point = as_tensor(x)
+    point = torch.tensor(check_leader(x, oracle.core.leader_space))
+    if exact is not None:
+        exact = torch.from_numpy(check_array("exact", exact, (len(point),)))
     contexts = _contexts(oracle, context)
     if exact is None:
         if not isinstance(oracle.model, TabularBOCMDP):

@@ -34,7 +34,7 @@ from followers import Follower, TrajectoryOracle
 from leaders.contexts import every_context
 from leaders.gradients.exact import leader_values
 from leaders.plots import save
-from leaders.run import generator
+from leaders.run_arguments import generator
 from leaders.run_folder import SUMMARY
 from leaders.settings import RunSettings, settings_from_summary
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP, configurable
-from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count, check_number
 from followers import Follower
 from leaders.leaders import Leader
 from leaders.loop import optimize
 from leaders.result import Result
-from leaders.run import generator
+from leaders.run_arguments import check_options, generator
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ class MultistartResult(Constructed):
     seconds: float
 
 
+_OWN = {
+    "x0": "it makes starts of its own, around the environment's (scale=).",
+    "evaluate_every": "it looks at the end of each run.",
+    **dict.fromkeys(("checkpoints", "resume"), "its runs are short; there are no checkpoints."),
+}
+
+
+@known_options(elsewhere=_OWN, onto=optimize)
 def multistart(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader,
@@ -87,6 +95,7 @@ def multistart(
     check_number("keep", keep, maximum=1.0, above=0.0)
     check_number("scale", scale, 0.0)
     began = perf_counter()
+    check_options(progress=progress)
     rng = generator(seed)
     core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)
     space = core.leader_space

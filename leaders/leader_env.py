@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import OptionError, UnsupportedError
-from bocmdp_gym.options import check_choice, check_count, check_number
+from bocmdp_gym.options import as_array, check_choice, check_count, check_number
 from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
 from leaders.gradients.exact import policy_return
@@ -70,8 +70,7 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
     ):
         self.oracle = TrajectoryOracle(env, follower)
         space = self.oracle.core.leader_space
-        low, high = (space.low, space.high) if bounds is None else bounds
-        self.low, self.high = (np.broadcast_to(np.asarray(b, dtype=np.float64), space.shape).copy() for b in (low, high))
+        self.low, self.high = _bounds((space.low, space.high) if bounds is None else bounds, space.shape)
         if not (np.isfinite(self.low).all() and np.isfinite(self.high).all() and (self.low < self.high).all()):
             raise OptionError("bounds are not finite, or low >= high somewhere; expected bounds=(low, high), e.g. (-3.0, 3.0).")
         if (self.low < space.low).any() or (self.high > space.high).any():
@@ -147,3 +146,16 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         reward = self.value(x)
         truncated = self.mode == "step" and self._age >= self.horizon
         return self._position.astype(np.float32), reward, self.mode == "set", truncated, {"x": x}
+
+
+def _bounds(bounds: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Low and high of this shape.
+
+    Raises:
+        OptionError: not two numbers, or arrays that broadcast to it.
+    """
+    pair = tuple(map(as_array, bounds)) if isinstance(bounds, (tuple, list, np.ndarray)) and len(bounds) == 2 else (None, None)
+    low, high = pair
+    if low is None or high is None or any(one.ndim > 1 or one.shape not in ((), (1,), shape) for one in (low, high)):
+        raise OptionError(f"bounds is {bounds!r}; expected (low, high), each a number or an array of shape {shape}.")
+    return np.broadcast_to(low, shape).copy(), np.broadcast_to(high, shape).copy()

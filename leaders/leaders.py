@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bocmdp_gym.arguments import WithArguments, parameters_of
+from bocmdp_gym.arguments import WithArguments, known_options, parameters_of
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
@@ -98,12 +98,13 @@ class LeaderByName(Leader):
         values = {name: value for name, value in given.items() if value is not None or name in _UPDATE}
         names = tuple(self.kinds)
         chosen = values.pop("estimator", names[0]) if len(names) > 1 else names[0]
-        if chosen not in self.kinds:
+        if not isinstance(chosen, str) or chosen not in self.kinds:
             raise OptionError(f"unknown estimator {chosen!r}. {suggest(chosen, self.kinds)}")
         own = {name: p.name for name, p in estimator_options(self.kinds[chosen]).items()}
         regularization = values.pop("regularization", None)
         made = {own[name]: values.pop(name) for name in list(values) if name in own}
-        self._check_known(chosen, values)
+        theirs = {name for kind in self.kinds.values() for name in estimator_options(kind)}  # None says: another estimator's
+        self._check_known(chosen, values | {name: None for name in given if name not in theirs | _OWN | made.keys()})
         super().__init__(
             self.kinds[chosen](**made, regularization=regularization),
             Update(**{**self.changed, **values}),
@@ -251,6 +252,7 @@ class ZeroOrder(LeaderByName):
     changed = {"learning_rate": 0.1, "max_gradient_norm": 1.0}
 
 
+@known_options()
 def register_estimator(name: str, kind: type[Estimator]) -> None:
     """Give an estimator a name: ``HPGD(estimator=name)`` then makes it, and the command line offers it with its options.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from threading import Lock, local
-from typing import Any, Literal, Never
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -16,8 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import with_gradients
-from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
+from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
 from leaders.checkpoints import Checkpoints
@@ -26,11 +26,14 @@ from leaders.gradients import Loss
 from leaders.leaders import Leader
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
+from leaders.run_arguments import check_options
 
 #: Runs shorter than this show no progress bar.
 _QUIET_ITERATIONS = 50
+_MANY = dict.fromkeys(("device", "seeds", "leaders"), "it makes one run, and leaders.optimize_many makes many.")
 
 
+@known_options(elsewhere=_MANY)
 @with_gradients
 def optimize(
     env: gym.Env[Any, Any] | TabularBOCMDP,
@@ -50,7 +53,6 @@ def optimize(
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
     progress: bool | None = None,
-    **unknown: Never,
 ) -> Result:
     """Run a leader against a follower: draw xi ~ P_xi, estimate dF_xi/dx, move x; ``iterations`` times.
 
@@ -77,7 +79,6 @@ def optimize(
             interrupts at once) and SIGHUP then end it with a checkpoint.
         resume: continue from the newest checkpoint, if there is one.
         progress: show a progress bar; None: for runs of more than a few iterations.
-        unknown: nothing: any other keyword is refused, with the nearest known one.
 
     Returns:
         The run's `Result`.
@@ -89,8 +90,17 @@ def optimize(
         FolderInUseError: another process has a run in the folder of checkpoints.
         RunInterruptedError: a signal asked the run to stop, and it was saved.
     """
-    _refuse(unknown, leader, seed)
+    _refuse_lists(leader, seed)
     check_count("evaluate_every", evaluate_every)
+    check_options(
+        loss=loss,
+        constraints=constraints,
+        oracle=oracle,
+        callback=callback,
+        checkpoints=checkpoints,
+        resume=resume,
+        progress=progress,
+    )
     if resume and checkpoints is None:
         raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
     options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)
@@ -185,17 +195,12 @@ class _TorchThreads:
 one_torch_thread = _TorchThreads().one
 
 
-def _refuse(unknown: dict[str, Any], leader: Any, seed: Any) -> None:
-    """Refuse keywords that `optimize` does not have, and lists where it takes one.
+def _refuse_lists(leader: Any, seed: Any) -> None:
+    """Refuse lists where `optimize` takes one.
 
     Raises:
-        UnknownOptionError, OptionError: naming what to use instead.
+        OptionError: naming what to use instead.
     """
-    for name in unknown:
-        if name in ("device", "seeds", "leaders"):
-            raise UnknownOptionError(f"optimize makes one run and has no option {name!r}; leaders.optimize_many has.")
-        known = [p.name for p in inspect.signature(optimize).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        raise UnknownOptionError(f"optimize has no option {name!r}. {suggest(name, known)}")
     if isinstance(leader, Sequence):
         raise OptionError("leader is a list, and optimize makes one run; use leaders.optimize_many(env, [leader, ...], ...).")
     if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str):

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
@@ -28,8 +29,16 @@ from leaders.leaders import Leader
 from leaders.loop import closing_on_error, complete, is_quiet, one_torch_thread
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
+from leaders.run_arguments import check_options
+
+_ONE = {
+    "seed": "a list of them is called seeds.",
+    "leaders": "a list of them may be given for leader.",
+    **dict.fromkeys(("checkpoints", "resume"), "there are no checkpoints here; leaders.sweep keeps those of many runs."),
+}
 
 
+@known_options(elsewhere=_ONE)
 @with_gradients
 def optimize_many(
     env: gym.Env[Any, Any] | TabularBOCMDP,
@@ -75,6 +84,9 @@ def optimize_many(
         ConvergenceError: a gradient that is not finite, naming the iteration, the run and x.
     """
     check_count("evaluate_every", evaluate_every)
+    check_options(loss=loss, constraints=constraints, oracle=oracle, callback=callback, progress=progress)
+    if device is not None and not isinstance(device, str):
+        raise OptionError(f"device is {device!r}; expected the name of a device of torch, such as 'cuda', or None.")
     leaders, numbers = _one_per_run(leader, seeds)
     if device is not None and loss is not None:
         raise UnsupportedError("device= is for the leader's return, not for a general loss; leave one of them out.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import ConvergenceError, DamagedError, OptionError
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_instance
 from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, number_entry
 from bocmdp_gym.validation import check_leader
 from bocmdp_gym.version import __version__
@@ -32,6 +32,7 @@ from leaders.history import History
 from leaders.identity import describe, describe_oracle
 from leaders.leaders import Leader
 from leaders.result import Callback, Progress, Result, Stopped
+from leaders.run_arguments import check_kind, generator
 
 #: (env, follower) -> oracle.
 OracleFactory = Callable[[Any, Follower], TrajectoryOracle]
@@ -73,12 +74,13 @@ class LeaderRun:
         oracle: OracleFactory,
     ):
         self.iterations = check_count("iterations", iterations)
-        _check_kind("leader", leader, Leader, "HPGD()")
-        _check_kind("follower", follower, Follower, "SoftPolicyIteration(regularization=1e-3)")
+        check_kind("leader", leader, Leader, "HPGD()", (Follower,))
+        check_kind("follower", follower, Follower, "SoftPolicyIteration(regularization=1e-3)", (Leader,))
         self._oracle_factory, self._options = oracle, options
         self._seed = describe(seed)
         self.rng = generator(seed)
         self.oracle, self.leader = oracle(env, follower), leader
+        check_instance("what oracle(env, follower) returned", self.oracle, TrajectoryOracle)
         try:
             self._set_up(options)
         except BaseException:  # nobody else knows the oracle, and it may have started workers
@@ -289,25 +291,13 @@ class LeaderRun:
             self.constrained.load_state(entry(state, "constraints", dict))
 
 
-def generator(seed: Any) -> np.random.Generator:
-    """A generator from a seed; a generator as it is.
-
-    Raises:
-        OptionError: neither a whole number of at least 0 nor a generator.
-    """
-    try:
-        return np.random.default_rng(seed)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"seed is {seed!r}; expected a whole number, at least 0.") from error
-
-
 def _contexts_per_iteration(core: Any, contexts: int | Literal["all"]) -> tuple[int, WeightedContexts | None]:
     """How many contexts an iteration draws, or all of them.
 
     Raises:
         OptionError: neither a positive number nor "all", or all of infinitely many.
     """
-    if contexts == "all":
+    if isinstance(contexts, str) and contexts == "all":
         every = every_context(core)
         if every is None:
             raise OptionError(f'contexts="all" needs finitely many contexts; {type(core).__name__} has {core.context_space}.')
@@ -330,16 +320,3 @@ def _kept_iterates(last: int, rng: np.random.Generator) -> frozenset[int]:
         last = int(draw.integers(last))
         kept.add(last)
     return frozenset(kept)
-
-
-def _check_kind(name: str, value: Any, kind: type[Any], example: str) -> None:
-    """Refuse what is not of a kind: a class instead of an instance, or swapped arguments.
-
-    Raises:
-        OptionError: naming what was got.
-    """
-    if isinstance(value, kind):
-        return
-    got = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
-    hint = " Leader and follower seem to be swapped." if isinstance(value, (Leader, Follower)) else ""
-    raise OptionError(f"{name} is {got}; expected a {kind.__name__}, for example {example}.{hint}")

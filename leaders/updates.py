@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bocmdp_gym.arguments import WithArguments
+from bocmdp_gym.arguments import WithArguments, known_options
 from bocmdp_gym.errors import LeaderParameterError, OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import as_number, check_choice, check_number
 from bocmdp_gym.saved_state import count_entry
@@ -138,13 +138,15 @@ class Update(WithArguments):
             entry.update(saved)  # with the types they had: load_state_dict casts to that of x, and NAdam keeps float32
 
 
+@known_options()
 def project_to_simplex(x: Tensor, total: float = 1.0) -> Tensor:
     """The point nearest to x ``(d,)`` with non-negative entries that sum to ``total`` (Held, Wolfe and Crowder 1974).
 
     Raises:
         LeaderParameterError: ``total`` is not positive, or x is not one vector of finite numbers.
     """
-    if not 0 < as_number(total) < math.inf:
+    total = as_number(total)
+    if not 0 < total < 1e300:
         raise LeaderParameterError(f"the simplex has total {total!r}; expected a positive finite number.")
     if not isinstance(x, Tensor) or x.ndim != 1 or not len(x) or x.is_complex() or not bool(torch.isfinite(x).all()):
         raise LeaderParameterError(f"x is {x!r}; expected a vector of finite numbers (d,), a torch tensor.")

@@ -23,7 +23,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
 from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.hooks import context_observed
-from bocmdp_gym.options import check_choice, check_count, check_regularization
+from bocmdp_gym.options import check_choice, check_count, check_folder, check_regularization
 from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, read_state, write_state
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
@@ -120,7 +120,7 @@ class SB3Follower(Follower):
         self._log_interval = None if log_interval is None else check_count("log_interval", log_interval)
         self._n_envs = None if n_envs is None else check_count("n_envs", n_envs)
         self._make_env, self._vec_env_class = make_env, vec_env_class
-        self._log_dir = None if log_dir is None else Path(log_dir)
+        self._log_dir = None if log_dir is None else check_folder("log_dir", log_dir)
         self._temperature = None if softmax_temperature is None else check_regularization(softmax_temperature)
         self._check_settings()
         self.regularization = self._find_regularization()
@@ -142,7 +142,7 @@ class SB3Follower(Follower):
             if setting in _RESERVED:
                 raise OptionError(f"{setting} cannot be set: {_RESERVED[setting]}.")
             if setting not in known:
-                own = {p.name for p in parameters_of(SB3Follower) if p.kind is p.KEYWORD_ONLY}
+                own = {p.name for p in parameters_of(type(self)) if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
                 options = sorted((known | own) - set(_RESERVED))
                 raise UnknownOptionError(
                     f"{type(self).__name__} with {name} has no option {setting!r}. {suggest(setting, options)}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ContextError, OptionError
+from bocmdp_gym.options import as_integer
 
 Indices = npt.NDArray[np.int64]
 #: The contexts of one iteration, with their weights.
@@ -75,9 +76,10 @@ def check_groups(error_groups: int, name: str, size: int) -> int:
     Raises:
         OptionError: any other number.
     """
-    if error_groups == 0 or 2 <= error_groups <= size:
-        return int(error_groups)
-    raise OptionError(f"error_groups is {error_groups}; expected 0 (no standard error), or 2 to {name} ({size}).")
+    number = as_integer(error_groups)
+    if number is not None and (number == 0 or 2 <= number <= size):
+        return number
+    raise OptionError(f"error_groups is {error_groups!r}; expected 0 (no standard error), or 2 to {name} ({size}).")
 
 
 def split(total: int, groups: int) -> list[int]:

@@ -38,7 +38,7 @@ from bocmdp_gym.errors import OptionError
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ContextArrays
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_array, check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients import _geometric_kernels as kernels
 from leaders.gradients.base import Array, PolicyEstimator, add_scores, policy_table
@@ -157,7 +157,8 @@ class GeometricEstimator(PolicyEstimator):
         super().__init__(regularization)
         self.samples = check_count("samples", samples)
         self.error_groups = check_groups(error_groups, "samples", self.samples)
-        self.sampling_distribution = None if sampling_distribution is None else np.array(sampling_distribution, dtype=np.float64)
+        given = None if sampling_distribution is None else check_array("sampling_distribution", sampling_distribution, (None,))
+        self.sampling_distribution = given
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights
 from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_flag
 from followers import Policy, SoftPolicyIteration, TrajectoryOracle
 from leaders.gradients._monte_carlo_batch import MonteCarloBatch
 from leaders.gradients._monte_carlo_kernels import monte_carlo_weights as monte_carlo_weights_kernel
@@ -140,7 +140,7 @@ class MonteCarloEstimator(PolicyEstimator):
         super().__init__(regularization)
         self.env_steps = check_count("env_steps", env_steps)
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
-        self.bootstrap_truncated = bootstrap_truncated
+        self.bootstrap_truncated = check_flag("bootstrap_truncated", bootstrap_truncated)
 
     @classmethod
     def batched(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.losses import Loss
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_instance
 from followers import IterativeFollower, TrajectoryOracle
 from leaders.gradients.base import Estimator, PolicyEstimator
 from leaders.gradients.estimate import Estimate, combine_groups
@@ -55,6 +55,8 @@ class MultilevelEstimator(Estimator):
     ):
         super().__init__(regularization)
         self.levels, self.runs = check_count("levels", levels, 2), check_count("runs", runs)
+        if inner is not None:
+            check_instance("inner", inner, PolicyEstimator)
         self.inner = GeometricEstimator(samples, regularization=regularization) if inner is None else inner
         self.accepts_loss, self.needs_model = self.inner.accepts_loss, self.inner.needs_model
         weights = 0.5 ** np.arange(1, self.levels)

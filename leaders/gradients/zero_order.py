@@ -20,9 +20,9 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.autodiff import with_gradients
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.losses import Loss
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_flag, check_number
 from followers import Policy, TrajectoryOracle
 from followers.environments import check_unchanged
 from leaders.gradients.base import Array, Estimator, policy_table
@@ -67,12 +67,12 @@ class ZeroOrderEstimator(Estimator):
         regularization: float | None = None,
     ):
         super().__init__(regularization)
-        if not 0.0 < smoothing < np.inf:
-            raise OptionError(f"smoothing is {smoothing}; expected a positive number (the paper's C).")
-        self.smoothing, self.decay, self.two_sided = float(smoothing), decay, two_sided
+        self.smoothing = check_number("smoothing", smoothing, above=0.0, note=" (the paper's C)")
+        self.decay, self.two_sided = check_flag("decay", decay), check_flag("two_sided", two_sided)
         self.directions = check_count("directions", directions)
         self.env_steps = check_count("env_steps", env_steps)
-        self.exact, self.common_random_numbers = exact, common_random_numbers
+        self.exact = None if exact is None else check_flag("exact", exact)
+        self.common_random_numbers = check_flag("common_random_numbers", common_random_numbers)
         self._points = 0  # how many x were asked for
         self._last: bytes | None = None
 
