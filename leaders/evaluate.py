@@ -105,8 +105,7 @@ def evaluate(
     Raises:
         OptionError: ``env_steps`` or ``contexts`` is not a positive integer.
     """
-    check_count("env_steps", env_steps)
-    check_count("contexts", contexts)
+    env_steps, contexts = check_count("env_steps", env_steps), check_count("contexts", contexts)
     env = settings.make_env()
     drawn = _contexts(TrajectoryOracle(env, settings.make_follower()).core, contexts, generator(seed))
     after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)

@@ -20,7 +20,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from bocmdp_gym.arguments import parameters_of
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
 from bocmdp_gym.hooks import context_observed
-from bocmdp_gym.options import check_choice, check_count, check_folder, check_regularization
+from bocmdp_gym.options import check_choice, check_count, check_flag, check_folder, check_regularization
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
@@ -96,7 +96,8 @@ class SB3Follower(Follower):
     ):
         self.algorithm = find_algorithm(algorithm)
         self.total_timesteps = check_count("total_timesteps", total_timesteps)
-        self.warm_start, self.shared, self.replay = warm_start, shared, check_choice("replay", replay, REPLAY)
+        self.warm_start, self.shared = check_flag("warm_start", warm_start), check_flag("shared", shared)
+        self.replay = check_choice("replay", replay, REPLAY)
         self.settings, given = settings, settings.pop("gamma", discount)
         self.discount = None if given is None else check_discount(given)
         self._policy, self._callbacks = policy, as_callbacks(callback)
