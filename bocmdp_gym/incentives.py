@@ -134,7 +134,7 @@ class IncentiveProblem(Constructed):
         _check_indices("entries", self.entries, (s, a), s * a)
         if (check_array("costs", self.costs, (int(self.entries.max()) + 1,)) < 0).any():
             raise OptionError(f"costs are {self.costs.tolist()}; expected numbers of at least 0, one for each entry.")
-        check_count("start", self.start, 0, s - 1)
+        object.__setattr__(self, "start", check_count("start", self.start, 0, s - 1))
         check_number("budget", self.budget, 0.0)
         check_number("price", self.price, 0.0)
         check_flag("budget_on_paid", self.budget_on_paid)

@@ -20,7 +20,7 @@ import numpy as np
 
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ConvergenceError, OptionError
-from bocmdp_gym.options import check_count, check_number, check_regularization
+from bocmdp_gym.options import check_count, check_flag, check_number, check_regularization
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.evaluation import rounding
@@ -159,7 +159,7 @@ class IterativeFollower(Follower):
         self.iterations = None if iterations is None else check_count("iterations", iterations)
         self.tolerance = None if tolerance is None else check_number("tolerance", tolerance, above=0.0)
         self.max_iterations = check_count("max_iterations", max_iterations)
-        self.warm_start = warm_start
+        self.warm_start = check_flag("warm_start", warm_start)
         self.discount = None if discount is None else check_discount(discount)
         self._states: dict[int, Any] = {}
 

@@ -23,7 +23,7 @@ from scipy.sparse import coo_array
 
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.mdps import ContextArrays
-from bocmdp_gym.options import check_count, check_number
+from bocmdp_gym.options import check_count, check_flag, check_number
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.evaluation import PolicyValues, evaluate
@@ -66,7 +66,7 @@ class LinearProgramming(Follower):
     ):
         self.tolerance = check_number("tolerance", tolerance, above=0.0)
         self.max_iterations = None if max_iterations is None else check_count("max_iterations", max_iterations)
-        self.warm_start = warm_start
+        self.warm_start = check_flag("warm_start", warm_start)
         self.discount = None if discount is None else check_discount(discount)
         self._actions: dict[int, Actions] = {}
 

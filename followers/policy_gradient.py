@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.errors import DiscountError
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_flag
 from bocmdp_gym.sampling import successor_tables
 from followers._policy_gradient_kernels import policy_gradient
 from followers.base import Task
@@ -66,7 +66,7 @@ class VanillaPolicyGradient(IterativeFollower):
     ):
         super().__init__(regularization, iterations, tolerance, max_iterations, warm_start, discount)
         self.step_size = check_step_size(step_size, per_pair=False)
-        self.baseline = bool(baseline)
+        self.baseline = check_flag("baseline", baseline)
         self.batch_size = check_count("batch_size", batch_size)
         self.check_every = check_count("check_every", check_every)
 

@@ -66,7 +66,7 @@ def register(
     if budget is None and default_budget is not None:
         raise OptionError(f"default_budget is {default_budget}, and no budget is named; expected budget='iterations', say.")
     if default_budget is not None:
-        check_count("default_budget", default_budget)
+        default_budget = check_count("default_budget", default_budget)
     entry = FollowerEntry(make, budget, default_budget, fixed)
     if FOLLOWERS.get(name, entry) != entry:
         raise OptionError(f"another follower is called {name!r} already; choose another name.")

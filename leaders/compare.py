@@ -126,8 +126,7 @@ def compare_gradients(
         UnsupportedError: an estimator cannot work here, or there is no model to take the exact gradient from.
         ContextError: a context outside ``context_space``, or None where there are infinitely many.
     """
-    check_count("repeats", repeats, 2)
-    seed, show = check_count("seed", seed, 0), check_flag("show", show)
+    repeats, seed, show = check_count("repeats", repeats, 2), check_count("seed", seed, 0), check_flag("show", show)
     check_options(loss=loss)
     if not isinstance(estimators, Mapping):
         raise OptionError(f"estimators is {estimators!r}; expected a dict by name, e.g. {{'exact': leaders.ExactGradient()}}.")

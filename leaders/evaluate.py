@@ -116,8 +116,7 @@ def evaluate(
     Raises:
         OptionError: ``env_steps`` or ``contexts`` is not a positive integer.
     """
-    check_count("env_steps", env_steps)
-    check_count("contexts", contexts)
+    env_steps, contexts = check_count("env_steps", env_steps), check_count("contexts", contexts)
     env = settings.make_env()
     core = TrajectoryOracle(env, settings.make_follower()).core
     drawn, sampled = _contexts(core, contexts, generator(seed)), every_context(core) is None

@@ -90,8 +90,8 @@ def multistart(
     Raises:
         OptionError: a value out of range. UnsupportedError: the environment has no tabular model to compare starts with.
     """
-    for name, count in (("starts", starts), ("rounds", rounds), ("iterations", iterations)):
-        check_count(name, count)
+    starts, rounds = check_count("starts", starts), check_count("rounds", rounds)
+    iterations = check_count("iterations", iterations)
     check_number("keep", keep, maximum=1.0, above=0.0)
     check_number("scale", scale, 0.0)
     began = perf_counter()

@@ -91,10 +91,11 @@ def optimize(
         RunInterruptedError: a signal asked the run to stop, and it was saved.
     """
     _refuse_lists(leader, seed)
-    check_count("evaluate_every", evaluate_every)
+    evaluate_every = check_count("evaluate_every", evaluate_every)
     check_options(
         loss=loss,
         constraints=constraints,
+        constraint_penalty=constraint_penalty,
         oracle=oracle,
         callback=callback,
         checkpoints=checkpoints,

@@ -83,8 +83,15 @@ def optimize_many(
         OptionError, UnsupportedError, RegularizationError: settings that cannot work together, before anything runs.
         ConvergenceError: a gradient that is not finite, naming the iteration, the run and x.
     """
-    check_count("evaluate_every", evaluate_every)
-    check_options(loss=loss, constraints=constraints, oracle=oracle, callback=callback, progress=progress)
+    evaluate_every = check_count("evaluate_every", evaluate_every)
+    check_options(
+        loss=loss,
+        constraints=constraints,
+        constraint_penalty=constraint_penalty,
+        oracle=oracle,
+        callback=callback,
+        progress=progress,
+    )
     if device is not None and not isinstance(device, str):
         raise OptionError(f"device is {device!r}; expected the name of a device of torch, such as 'cuda', or None.")
     leaders, numbers = _one_per_run(leader, seeds)

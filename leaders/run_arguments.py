@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.options import check_flag, check_function, check_instance
+from bocmdp_gym.options import check_flag, check_function, check_instance, check_number
 from followers import TrajectoryOracle
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
@@ -34,6 +34,7 @@ def check_options(
     *,
     loss: Any = None,
     constraints: Any = (),
+    constraint_penalty: Any = 1.0,
     oracle: Any = TrajectoryOracle,
     callback: Any = None,
     checkpoints: Any = None,
@@ -49,6 +50,7 @@ def check_options(
         check_function("loss", loss, "x, policy, context")
     if not isinstance(constraints, Sequence) or not all(isinstance(one, Constraint) for one in constraints):
         raise OptionError(f"constraints is {constraints!r}; expected a list of leaders.Constraint.")
+    check_number("constraint_penalty", constraint_penalty, above=0.0)
     if not callable(oracle) or (isinstance(oracle, type) and not issubclass(oracle, TrajectoryOracle)):
         raise OptionError(f"oracle is {oracle!r}; expected TrajectoryOracle, or a function of (env, follower) that makes one.")
     if callback is not None:

@@ -23,7 +23,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
 from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.hooks import context_observed
-from bocmdp_gym.options import check_choice, check_count, check_folder, check_regularization
+from bocmdp_gym.options import check_choice, check_count, check_flag, check_folder, check_regularization
 from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, read_state, write_state
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
@@ -113,7 +113,8 @@ class SB3Follower(Follower):
     ):
         self.algorithm = find_algorithm(algorithm)
         self.total_timesteps = check_count("total_timesteps", total_timesteps)
-        self.warm_start, self.shared, self.replay = warm_start, shared, check_choice("replay", replay, REPLAY)
+        self.warm_start, self.shared = check_flag("warm_start", warm_start), check_flag("shared", shared)
+        self.replay = check_choice("replay", replay, REPLAY)
         self.settings, given = settings, settings.pop("gamma", discount)
         self.discount = None if given is None else check_discount(given)
         self._policy, self._callbacks = policy, as_callbacks(callback)

@@ -28,7 +28,7 @@ from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.losses import Loss
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import check_count, check_flag
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._transition_counts import TransitionCounts
 from leaders.gradients.base import Array, PolicyEstimator
@@ -58,7 +58,7 @@ class PooledEstimator(PolicyEstimator):
     def __init__(self, env_steps: int = 10_000, share_contexts: bool = False, regularization: float | None = None):
         super().__init__(regularization)
         self.env_steps = check_count("env_steps", env_steps)
-        self.share_contexts = share_contexts
+        self.share_contexts = check_flag("share_contexts", share_contexts)
         self._counts: TransitionCounts | None = None
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:

@@ -82,9 +82,9 @@ def run_tasks(
         FolderError: the folder cannot be written to.
     """
     check_choice("backend", backend, ("processes", "ray", "serial"))
-    check_count("retries", retries, 0)
+    retries = check_count("retries", retries, 0)
     if workers is not None:
-        check_count("workers", workers)
+        workers = check_count("workers", workers)
     if address is not None and backend != "ray":
         raise OptionError(f"address is {address!r}, and the backend {backend!r} has none; it belongs to backend='ray'.")
     folder = Path(folder).absolute()
