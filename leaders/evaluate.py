@@ -110,7 +110,7 @@ def evaluate(
         x, baseline: ``(d,)``.
         env_steps: fresh steps per context and x.
         contexts: how many contexts to draw where they are continuous; finitely many are all taken.
-        seed: of contexts and episodes, held out from the run's own.
+        seed: of contexts and episodes, which draw from generators of their own, held out from the run's.
         factors: on the follower's lambda, for the misjudged-lambda table.
 
     Raises:
@@ -119,7 +119,7 @@ def evaluate(
     env_steps, contexts = check_count("env_steps", env_steps), check_count("contexts", contexts)
     env = settings.make_env()
     core = TrajectoryOracle(env, settings.make_follower()).core
-    drawn, sampled = _contexts(core, contexts, generator(seed)), every_context(core) is None
+    drawn, sampled = _contexts(core, contexts, generator(seed + 3)), every_context(core) is None
     after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)
     before = _reports(env, settings.make_follower(), np.asarray(baseline), drawn, env_steps, seed + 1)
     misjudged = {}

@@ -81,6 +81,22 @@ def test_a_policy_acts_on_the_scale_it_was_trained_on(algorithm: str) -> None:
         np.testing.assert_array_equal(deepcopy(twin).probabilities(PLACES[0]), before)
 
 
+def test_parts_of_dictionaries_are_normalised_where_asked() -> None:
+    space = gym.spaces.Dict({"far": gym.spaces.Box(0.0, 2000.0, (1,), np.float32), "which": gym.spaces.Discrete(2, start=5)})
+    env = with_leader(Places(space, show=lambda place: {"far": PLACES[place], "which": np.int64(5)}))
+    follower = quick(
+        "DQN",
+        total_timesteps=1500,
+        learning_rate=5e-3,
+        learning_starts=100,
+        target_update_interval=100,
+        vec_env_class=lambda makers: VecNormalize(DummyVecEnv(makers), norm_reward=False, norm_obs_keys=["far"]),
+    )
+    policy = TrajectoryOracle(env, follower).respond([0.0], 0, rng(0))
+    for place in range(2):
+        assert policy.probabilities({"far": PLACES[place], "which": np.int64(5)})[place] == 1.0
+
+
 def test_each_learner_has_statistics_of_its_own() -> None:
     follower = quick("PPO", vec_env_class=normalised)
     oracle = TrajectoryOracle(Point(), follower)
