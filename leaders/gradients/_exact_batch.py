@@ -17,7 +17,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.kernels.bellman import adjoint, expectation
 from bocmdp_gym.soft_bellman import torch_linear_algebra
-from bocmdp_gym.solvers.banded import banded_factor, banded_factor_solve, banded_policy_iteration, banded_solve_transposed
+from bocmdp_gym.solvers.banded import banded_factor, banded_policy_iteration, banded_solve, banded_solve_transposed
 from leaders.gradients.batch import Array, BatchEstimator, CompiledBatch
 from leaders.gradients.estimate import Estimate, WeightedContexts
 
@@ -165,7 +165,7 @@ def exact_runs(
     visits = np.empty(n_s)
     pushed = np.empty(n_s)
     u = np.empty(n_s)
-    scratch = np.empty(n_s)
+    scratch = np.zeros(n_s)
     for i in range(rows.shape[0]):
         b = rows[i]
         residual, error, iteration = banded_policy_iteration(
@@ -191,7 +191,8 @@ def exact_runs(
             continue
         _scaled(pi, leader_continuation, k)
         _policy_sum(pi, leader_reward[b], rhs)
-        banded_factor_solve(k, succ, prob, position, band, lu, rhs, scratch, value)
+        banded_factor(k, succ, prob, position, band, lu, scratch)
+        banded_solve(lu, position, band, rhs, value)
         expectation(succ, prob, value, future)
         banded_solve_transposed(lu, position, band, initial, visits)
         total = 0.0
@@ -207,7 +208,7 @@ def exact_runs(
                 future[s, a] -= at_best
                 mean += pi[s, a] * future[s, a]
             for a in range(n_a):
-                w = visits[s] * pi[s, a] * (future[s, a] - mean) / lam
+                w = visits[s] * (pi[s, a] * (future[s, a] - mean)) / lam
                 w_reward[b, s, a] = w
                 future[s, a] = continuation[s, a] * w
                 w_leader[b, s, a] = visits[s] * pi[s, a]
