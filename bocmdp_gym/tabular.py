@@ -25,6 +25,7 @@ from scipy import sparse
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
 from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables
@@ -351,6 +352,7 @@ class TabularBOCMDP(BOCMDP):
 
     # ------------------------------------------------------------------------------------------------------ solving
 
+    @known_options()
     def solve(
         self,
         x: Any,
@@ -376,6 +378,7 @@ class TabularBOCMDP(BOCMDP):
             regularization, initial_value=initial_value, tolerance=tolerance, max_iterations=max_iterations
         )
 
+    @known_options(onto=solve)
     def leader_return(self, x: Any, regularization: float, *, per_context: bool = False, **options: Any) -> Tensor:
         """F(x) = E_xi E sum_t gamma_L^t rbar under the follower's optimum: a scalar, or ``(...,)`` for batched x.
 
@@ -387,6 +390,7 @@ class TabularBOCMDP(BOCMDP):
         returns = mdps.policy_return(solution.policy)
         return returns if per_context else self._mean(returns)
 
+    @known_options(onto=solve)
     def loss(self, x: Any, f: Loss, *, regularization: float, **options: Any) -> Tensor:
         """E_xi f(x, pi*_xi, xi) for a differentiable ``f(x, policy (S, A), context) -> scalar``; options go to `solve`.
 

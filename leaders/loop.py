@@ -30,7 +30,7 @@ from leaders.run_arguments import check_options
 
 #: Runs shorter than this show no progress bar.
 _QUIET_ITERATIONS = 50
-_MANY = dict.fromkeys(("device", "seeds", "leaders"), "it makes one run, and leaders.optimize_many makes many.")
+_MANY = dict.fromkeys(("device", "seeds", "leaders"), "it makes one run, and leaders.optimize_many has it.")
 
 
 @known_options(elsewhere=_MANY)
