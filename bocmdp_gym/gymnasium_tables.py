@@ -25,7 +25,7 @@ from torch import Tensor
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import ModelError, UnsupportedError
 from bocmdp_gym.layers import is_transparent
-from bocmdp_gym.options import check_count, check_instance
+from bocmdp_gym.options import check_count, check_flag, check_instance
 from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, SuccessorTransitions
 from bocmdp_gym.validation import refuse_multi_agent
 
@@ -67,6 +67,7 @@ def gymnasium_tables(
     """
     refuse_multi_agent(env)
     check_count("check_samples", check_samples, 0)
+    check_flag("check_rewards", check_rewards)
     check_instance("env", env, gym.Env)
     base = env.unwrapped
     table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)

@@ -235,7 +235,7 @@ class TrajectoryOracle(WithArguments):
             ActionError: the policy did something that is no action.
             ObservationError: an observation or a reward that is not finite.
         """
-        if type(env_steps) is not int or env_steps < 1:
+        if type(env_steps) is not int or not 1 <= env_steps < 2**31:
             env_steps = check_count("env_steps", env_steps)
         check_generator(rng)
         if not isinstance(policy, Policy):

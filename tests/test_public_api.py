@@ -25,6 +25,7 @@ import followers
 import leaders
 from bocmdp_gym import errors, wrappers
 from leaders import gradients, updates
+from leaders.gradients.registry import ESTIMATORS
 from tests.problems import random_model
 from tests.registries import restored
 
@@ -245,7 +246,7 @@ CASES: dict[str, Case] = {
         kind.__name__: Case(kind, dict)
         for kind in (gradients.ExactEstimator, gradients.AdaptiveModelDesignEstimator, gradients.ZeroOrderEstimator)
     },
-    **{kind.__name__: Case(kind, dict) for kind in gradients.ESTIMATORS.values()},
+    **{kind.__name__: Case(kind, dict) for kind in ESTIMATORS.values()},
 }  # fmt: skip
 
 
