@@ -33,7 +33,7 @@ from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, refuse_misuse, tensors_in
 from bocmdp_gym.losses import Loss, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
-from bocmdp_gym.memory import owned, owned_tensor
+from bocmdp_gym.memory import owned
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_function, check_instance
 from bocmdp_gym.parts import check_part
@@ -509,7 +509,7 @@ def _owned_part(name: str, part: Any) -> Any:
         return part
     if name == "transition":
         return as_transitions(part)  # which owns its numbers
-    return owned_tensor(part) if isinstance(part, Tensor) else np.array(part)
+    return part.copy() if sparse.issparse(part) else owned(part)
 
 
 def _check_finite(x: Tensor) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_reverse_passes_of_a_batch_are_those_of_its_entries() -> None:
     weights, contexts = _weights(model, np.random.default_rng(0), 4), np.array([2, 0, 1, 1])
     together = model.configure(xs.clone().requires_grad_()).vjp(weights, contexts)
     for i, context in enumerate(contexts):
-        one = Weights(**{name: weight[i] for name, weight in vars(weights).items()})
+        one = Weights(**{field.name: getattr(weights, field.name)[i] for field in fields(weights)})
         torch.testing.assert_close(together[i], model.configure(xs[i].clone().requires_grad_()).vjp(one, context))
 
 

@@ -118,7 +118,7 @@ def test_x_that_is_not_finite_is_named_inside_torch_func() -> None:
 def test_losses_that_are_not_finite_are_named() -> None:
     x = torch.tensor([2.0, 0.0], dtype=F64)
     with pytest.raises(errors.ModelError, match=r"f\(x, policy\) is \[nan\]"):
-        small_model().loss(x, lambda z, pi: torch.log(1.0 - z[0]) * pi.sum((-1, -2)), regularization=0.5)
+        small_model().loss(x, lambda z, pi, context: torch.log(1.0 - z[0]) * pi.sum(), regularization=0.5)
 
     def loss(z: Tensor, policy: Tensor, context: Any) -> Tensor:
         return torch.log(1.0 - z[0]) * policy.square().sum()
