@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.linear_solvers`` stores ``results/linear_solvers.json``, ``.csv`` and a plot. Timed, in seconds of
 processor time on one core, is soft policy iteration from V = 0 to the default tolerance with one plain and one transposed solve
-after it (an exact gradient without the model's functions), by every method of `bocmdp_gym.policy_solvers` that finishes in
+after it (an exact gradient without the model's functions), by every method of `bocmdp_gym.solvers` that finishes in
 reasonable time. The rival that needs no linear systems, modified soft policy iteration, does 20 Gauss-Seidel sweeps with the
 policy at hand, forwards and backwards in turn, after each soft Bellman backup; it has no solves to close with.
 """
@@ -18,8 +18,8 @@ from numba import njit
 from benchmarks.common import lu_seconds, plot_methods, store, store_table
 from benchmarks.grids import REGULARIZATION, grid_model
 from bocmdp_gym.kernels import bellman
-from bocmdp_gym.policy_solvers import METHODS, policy_solver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
+from bocmdp_gym.solvers import METHODS, policy_solver
 
 SIZES = (100, 256, 529, 1024, 2500, 10_000, 100_000)
 SWEEPS = 20
@@ -64,11 +64,11 @@ def exact_gradient(problem: Any, method: str) -> tuple[float, int]:
     succ, prob, reward, g = problem
     began = process_time()
     solver = policy_solver(succ, method=method)
-    _, pi, _, steps = solver.policy_iteration(reward, g, prob, REGULARIZATION, np.zeros(len(reward)), TOLERANCE, MAX_ITERATIONS)
-    solver.factor(pi * g, prob)
-    solver.solve(reward[:, 0].copy())
-    solver.solve_transposed(np.full(len(reward), 1.0 / len(reward)))
-    return process_time() - began, steps
+    found = solver.policy_iteration(reward, g, prob, REGULARIZATION, np.zeros(len(reward)), TOLERANCE, MAX_ITERATIONS)
+    system = solver.factor(found.policy * g, prob)
+    system.solve(reward[:, 0].copy())
+    system.solve_transposed(np.full(len(reward), 1.0 / len(reward)))
+    return process_time() - began, found.iterations
 
 
 def grid(states: int) -> Any:

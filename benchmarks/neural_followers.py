@@ -153,8 +153,8 @@ def optimal_table(mdps: Any, context: int, sweeps: int = 2000) -> Any:
 def plain_return(mdps: Any, context: int, table: Any) -> float:
     """The follower's exact expected discounted reward, without entropy."""
     arrays = mdps.arrays(context)
-    arrays.solver.factor(table * arrays.continuation, arrays.probabilities)
-    return float(arrays.initial @ arrays.solver.solve((table * arrays.reward).sum(-1)))
+    system = arrays.solver.factor(table * arrays.continuation, arrays.probabilities)
+    return float(arrays.initial @ system.solve((table * arrays.reward).sum(-1)))
 
 
 def returns() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from bocmdp_gym.env import Configurable, configurable
 from bocmdp_gym.errors import CheckError, ContextError, LeaderParameterError, OptionError
 from bocmdp_gym.hooks import Hooks
+from bocmdp_gym.memory import owned
 
 
 def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int = 50) -> None:
@@ -86,20 +87,32 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int, context: Any) -> list[t
     observation, info = env.reset(seed=seed)
     _require("context" in info, 'reset must put the context into info["context"]')
     _require(_equal(info["context"], context), "set_context must persist through resets")
-    record: list[tuple[Any, ...]] = [(observation,)]
+    record: list[tuple[Any, ...]] = [(owned(observation),)]
     for _ in range(steps):
-        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        action = env.action_space.sample()
+        given, before, kept = owned(action), observation, owned(observation)
+        observation, reward, terminated, truncated, info = env.step(action)
+        _require(
+            data_equivalence(before, kept),
+            "step must return a new observation: it overwrote the one returned before, which others may keep; return a copy",
+        )
+        _require(data_equivalence(action, given), "step must leave the action it is given alone")
         leader_reward: Any = info.get("leader_reward")
         _require(leader_reward is not None, 'step must put the leader\'s reward into info["leader_reward"]')
         _require(isinstance(leader_reward, (float, int, np.floating)), 'info["leader_reward"] must be a number')
         _require(bool(np.isfinite(leader_reward) and np.isfinite(float(reward))), "rewards must be finite")
         _require("context" in info, 'step must put the context into info["context"]')
         _require(_equal(info["context"], context), "the context must not change within an episode")
-        record.append((observation, float(reward), terminated, truncated, float(leader_reward)))
+        record.append((owned(observation), float(reward), terminated, truncated, float(leader_reward)))
         if terminated or truncated:
+            before, kept = observation, owned(observation)
             observation, info = env.reset()
+            _require(
+                data_equivalence(before, kept),
+                "reset must return a new observation: it overwrote the last one of the episode before; return a copy",
+            )
             _require(_equal(info["context"], context), "set_context must persist through resets")
-            record.append((observation,))
+            record.append((owned(observation),))
     return record
 
 

@@ -22,6 +22,7 @@ from bocmdp_gym.construction import Constructed
 from bocmdp_gym.errors import ContextError, NotConfigurableError, OptionError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork
 from bocmdp_gym.hooks import Adapted, Hooks
+from bocmdp_gym.memory import owned
 from bocmdp_gym.validation import check_context, check_context_probabilities, check_discount, check_leader, refuse_multi_agent
 
 RESET_OPTIONS = ("leader", "context", "state")
@@ -191,7 +192,7 @@ class ConfigurableEnv(_Configuration, Hooks, Constructed, gym.Env[Any, Any]):
         """Check the keywords, and keep the arguments for pickles."""
         self = super().__new__(cls, *args, **kwargs)
         limit_threads_after_fork()
-        self._arguments = (args, kwargs)
+        self._arguments = owned((args, kwargs))
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

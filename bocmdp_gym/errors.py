@@ -16,7 +16,10 @@ __all__ = [
     "CheckpointError",
     "ContextError",
     "ConvergenceError",
+    "DamagedError",
     "DiscountError",
+    "FolderError",
+    "FolderInUseError",
     "LayoutError",
     "LeaderParameterError",
     "ModelError",
@@ -102,11 +105,37 @@ class CheckError(BOCMDPError, AssertionError):
 
 
 class CheckpointError(BOCMDPError, RuntimeError):
-    """A checkpoint is missing, damaged, or belongs to another run; or it cannot be written."""
+    """A checkpoint (or a saved follower) is missing, damaged, or belongs to another run; or it cannot be written."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint, a saved follower or a result is not what was written: truncated, changed, or something else."""
+
+
+class FolderError(BOCMDPError, OSError):
+    """A file of a run or a sweep cannot be written or read: disk full, folder removed or read-only."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
+class FolderInUseError(FolderError):
+    """Another process works in the folder; the message says which."""
 
 
 class RunInterruptedError(BOCMDPError, RuntimeError):
-    """The run was asked to stop (SIGTERM); a checkpoint was written."""
+    """The run was asked to stop (SIGTERM, SIGINT or SIGHUP); a checkpoint was written.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message, signal)
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class WorkerError(BOCMDPError, RuntimeError):

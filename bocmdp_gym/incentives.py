@@ -122,7 +122,7 @@ class IncentiveProblem(Constructed):
     def __post_init__(self) -> None:
         """Check every part against the shapes of the successors."""
         for name in ("rewards", "principal", "successors", "ends", "probabilities", "entries", "costs"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name)))
+            object.__setattr__(self, name, np.array(getattr(self, name)))
         if np.ndim(self.successors) != 2:
             raise OptionError(f"successors has shape {np.shape(self.successors)}; expected (S, A).")
         (s, a), c = self.shape, len(check_array("probabilities", self.probabilities, (None,)))

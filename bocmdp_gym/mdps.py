@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
-from bocmdp_gym.errors import ModelError, UnsupportedError
+from bocmdp_gym.errors import LeaderParameterError, UnsupportedError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables
+from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.options import check_regularization
-from bocmdp_gym.policy_solvers import PolicySolver
+from bocmdp_gym.parts import check_part
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimum, soft_policy
-from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, TransitionOperator
+from bocmdp_gym.solvers import PolicySolver
+from bocmdp_gym.transitions import TransitionOperator
 
 Array = npt.NDArray[np.float64]
 
@@ -167,15 +168,14 @@ class ConfiguredMDPs:
         self._parts = parts
         self.transition: TransitionOperator = parts["transition"]
         self._arrays: dict[int, ContextArrays] = {}
-        if "transition" in model.moving and not is_functorch_wrapped_tensor(self.transition.values):
-            self.transition.validate()
-        if "initial" in model.moving and not is_functorch_wrapped_tensor(parts["initial"]):
-            _check_initial(parts["initial"].detach())
+        self._has_graph = x.requires_grad and torch.is_grad_enabled()
+        for name in model.moving:
+            check_part(name, parts[name])
 
     def to(self, device: torch.device | str) -> ConfiguredMDPs:
         """The same arrays on another device of torch, with their graph."""
         moved = object.__new__(ConfiguredMDPs)
-        moved.model, moved.x, moved._arrays = self.model, self.x, {}
+        moved.model, moved.x, moved._arrays, moved._has_graph = self.model, self.x, {}, self._has_graph
         moved._parts = {name: part.to(device) for name, part in self._parts.items() if name != "transition"}
         moved.transition = self.transition.with_values(self.transition.values.to(device))
         moved._parts["transition"] = moved.transition
@@ -217,18 +217,8 @@ class ConfiguredMDPs:
         Raises:
             ModelError: naming the array, state, action and context of the first fault.
         """
-        for name in ("reward", "leader_reward", "termination"):
-            values = getattr(self, name).detach()
-            bad = ~torch.isfinite(values)
-            if name == "termination":
-                bad |= (values < 0) | (values > 1)
-            if bool(bad.any()):
-                *_, c, s, a = (int(i) for i in bad.nonzero()[0])
-                expected = "a probability in [0, 1]" if name == "termination" else "a finite number"
-                value = float(values[tuple(bad.nonzero()[0])])
-                raise ModelError(f"{name} is {value} at state {s}, action {a}, context {c}; expected {expected}.")
-        self.transition.validate()
-        _check_initial(self.initial.detach())
+        for name, part in self._parts.items():
+            check_part(name, part)
 
     def arrays(self, context: int) -> ContextArrays:
         """One context's MDP as NumPy arrays (x without batch dimensions)."""
@@ -278,7 +268,7 @@ class ConfiguredMDPs:
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
         """The follower's optimum in every context; see `TabularBOCMDP.solve`."""
-        regularization = check_regularization(regularization)
+        regularization, tolerance = check_regularization(regularization), max(tolerance, FINEST)
         value, log_policy, statistics = soft_optimum(
             self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
         )
@@ -309,7 +299,15 @@ class ConfiguredMDPs:
         """One reverse pass: the weighted sums of one context, ``(d,)`` (`Weights`).
 
         For x ``(B, d)``, all at once: weights ``(B, ...)`` and contexts ``(B,)`` to ``(B, d)``.
+
+        Raises:
+            LeaderParameterError: the model was configured without a graph.
         """
+        if self.model.moving and not self._has_graph:
+            raise LeaderParameterError(
+                "this x carries no gradient, so there is nothing to differentiate; configure the model at x.requires_grad_(), "
+                "and not under torch.no_grad() or torch.inference_mode()."
+            )
         lead = self.x.ndim - 1
         outputs, cotangents = [], []
         for name, weight in vars(weights).items():
@@ -350,14 +348,3 @@ def _reverse_pass(outputs: list[Tensor], cotangents: list[Tensor], x: Tensor) ->
         tuple(outputs), tuple(cotangents), True, False, (x,), allow_unreachable=True, accumulate_grad=False
     )
     return torch.zeros_like(x) if gradient is None else gradient
-
-
-def _check_initial(initial: Tensor) -> None:
-    total = initial.sum(-1)
-    bad = ~((total - 1.0).abs() <= PROBABILITY_TOLERANCE) | (initial < -PROBABILITY_TOLERANCE).any(-1)
-    if bool(bad.any()):
-        where = tuple(int(i) for i in bad.nonzero()[0])
-        raise ModelError(
-            f"the initial distribution of context {where[-1]} sums to {float(total[where]):.12g}; expected non-negative "
-            "numbers that sum to 1."
-        )

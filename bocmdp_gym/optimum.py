@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, SolveStatistics, check_convergence
 
@@ -30,7 +31,7 @@ class WarmSolver:
     """
 
     def __init__(self, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS):
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self.tolerance, self.max_iterations = max(tolerance, FINEST), max_iterations
         self._values: dict[int, Array] = {}
 
     def reset(self) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.kernels.newton import EPSILON, ZEAL
-from bocmdp_gym.policy_solvers import PolicySolver
+from bocmdp_gym.solvers import PolicySolver
 from bocmdp_gym.transitions import TransitionOperator
 
 #: Accepted bound on the error of a policy; solves go on to a hundredth of it, or to rounding.
@@ -267,8 +267,8 @@ class PolicySolve(torch.autograd.Function):
             return torch.linalg.solve(system.mT if transposed else system, b.unsqueeze(-1)).squeeze(-1)
         out = torch.empty(torch.broadcast_shapes(k.shape[:-1], b.shape, values.shape[:-2]), dtype=b.dtype)
         for solver, (k_i, b_i), (out_i,), prob in _problems(operator, ((k, 1), (b, 0)), (out,)):
-            solver.factor(k_i, prob)
-            out_i[:] = solver.solve_transposed(b_i) if transposed else solver.solve(b_i)
+            system = solver.factor(k_i, prob)
+            out_i[:] = system.solve_transposed(b_i) if transposed else system.solve(b_i)
         return out
 
     @staticmethod

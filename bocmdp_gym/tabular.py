@@ -24,13 +24,18 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from bocmdp_gym.autodiff import look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
-from bocmdp_gym.gymnasium_tables import gymnasium_tables
+from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables
+from bocmdp_gym.leaks import call as _call
+from bocmdp_gym.leaks import check_leaks, tensors_in
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
+from bocmdp_gym.memory import owned, owned_tensor
 from bocmdp_gym.model import BOCMDP
-from bocmdp_gym.policy_solvers import check_method
+from bocmdp_gym.parts import check_part
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
+from bocmdp_gym.solvers import check_method
 from bocmdp_gym.transitions import (
     TransitionOperator,
     as_probabilities,
@@ -41,6 +46,7 @@ from bocmdp_gym.validation import check_context_probabilities, check_discount
 Array = npt.NDArray[np.float64]
 #: An array, or a differentiable function of x that returns one.
 Function = Callable[[Tensor], Any] | Any
+_PARTS = ("reward", "leader_reward", "transition", "initial", "termination")
 
 
 class TabularBOCMDP(BOCMDP):
@@ -64,7 +70,7 @@ class TabularBOCMDP(BOCMDP):
         leader_space: space of x; all of R^d if None.
         example: a valid x, to find the shapes with; the point of ``leader_space`` nearest to 0 if None.
         solver: method for the linear systems: "banded", "dense", "krylov", "sparse-lu", or "auto", the fastest for the model's
-            structure (see `bocmdp_gym.policy_solvers`).
+            structure (see `bocmdp_gym.solvers`).
 
     Raises:
         ModelError: shapes do not fit, rows of P or mu do not sum to 1, NaN in an array.
@@ -95,7 +101,10 @@ class TabularBOCMDP(BOCMDP):
         example: npt.ArrayLike | None = None,
         solver: str = "auto",
     ):
-        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._arguments = {
+            name: _owned_part(name, value) if name in _PARTS else owned(value) for name, value in arguments.items()
+        }
         self.leader_dim = int(leader_dim)
         self.leader_space = leader_space or gym.spaces.Box(-np.inf, np.inf, (self.leader_dim,), np.float64)
         if self.leader_space.shape != (self.leader_dim,):
@@ -105,13 +114,12 @@ class TabularBOCMDP(BOCMDP):
         self._functions: dict[str, Callable[[Any], Any]] = {}
         self._parametrization = parametrization
         self._constants: dict[str, Any] = {}
-        parts = {"reward": reward, "leader_reward": leader_reward, "transition": transition, "initial": initial}
-        parts["termination"] = 0.0 if termination is None else termination
-        for name, part in parts.items():
-            if callable(part) and not isinstance(part, Tensor):
+        for name in _PARTS:
+            part = self._arguments[name]
+            if _is_function(part):
                 self._functions[name] = part
             else:
-                self._constants[name] = part
+                self._constants[name] = 0.0 if part is None and name == "termination" else part
         self.moving: Collection[str] = tuple(self._functions)
         self._solver = check_method(solver)
         self._template: TransitionOperator | None = None
@@ -131,10 +139,8 @@ class TabularBOCMDP(BOCMDP):
         x = self.check_leader(np.clip(np.zeros(self.leader_dim), low, high) if example is None else example)
         self.example: Array = x.numpy().copy()
         z = self._parameters(x)
-        raw = {name: function(z) for name, function in self._functions.items()} | self._constants
+        raw = {name: _call(name, function, z) for name, function in self._functions.items()} | self._constants
         transition = as_transitions(raw["transition"])
-        if "transition" in self._constants:
-            self._constants["transition"] = transition
         self.n_states, self.n_actions = transition.n_states, transition.n_actions
         contexts = [transition.n_contexts]
         for name in ("reward", "leader_reward", "initial", "termination"):
@@ -145,6 +151,17 @@ class TabularBOCMDP(BOCMDP):
         for name in list(self._constants):
             self._constants[name] = self._canonical(name, self._constants[name])
         self.configure(x).validate()
+        if self._functions:
+            check_leaks(self._named_values, self.example, self.leader_space)
+
+    def _named_values(self, x: Tensor) -> dict[str, Any]:
+        """All that is computed from x, by name."""
+        z = self._parameters(x)
+        named = {} if self._parametrization is None else {"parametrization": tensors_in(z)}
+        for name, function in self._functions.items():
+            value = self._canonical(name, _call(name, function, z))
+            named[name] = value.values if isinstance(value, TransitionOperator) else value
+        return named
 
     def _canonical(self, name: str, value: Any) -> Any:
         """Check the shape of one part; tensors come back with their full rank, sizes 1 left to broadcast."""
@@ -212,11 +229,7 @@ class TabularBOCMDP(BOCMDP):
                 f"leader parameter has shape {tuple(x.shape)}; expected ({self.leader_dim},), or (..., {self.leader_dim}) "
                 "with leading batch dimensions."
             )
-        if not is_functorch_wrapped_tensor(x) and not bool(torch.isfinite(x).all()):  # inside torch.func the solver reports NaN
-            raise LeaderParameterError(
-                "leader parameter has entries that are not finite; if a leader produced them, lower its learning rate "
-                "or clip its gradient."
-            )
+        look_at(_check_finite, x)
         return x
 
     def configure(self, x: Any) -> ConfiguredMDPs:
@@ -229,7 +242,7 @@ class TabularBOCMDP(BOCMDP):
         if x.ndim == 1:
             z = self._parameters(x)
             for name, function in self._functions.items():
-                value = function(z)
+                value = _call(name, function, z)
                 checked = isinstance(value, Tensor) and value.shape == self._shapes.get(name) and value.dtype == torch.float64
                 parts[name] = value if checked else self._canonical(name, value)
         else:
@@ -243,16 +256,21 @@ class TabularBOCMDP(BOCMDP):
         return ConfiguredMDPs(self, x, parts)
 
     def _parameters(self, x: Tensor) -> Any:
-        return x if self._parametrization is None else self._parametrization(x)
+        return x if self._parametrization is None else _call("parametrization", self._parametrization, x)
 
     def _configure_batch(self, x: Tensor) -> dict[str, Any]:
         """Evaluate the functions under vmap over the leading dimensions of x."""
         lead = x.shape[:-1]
         stacked = torch.func.vmap(self._moving_values)(x.reshape(-1, self.leader_dim)) if self._functions else ()
         parts: dict[str, Any] = {n: t.unflatten(0, lead) for n, t in zip(self._functions, stacked, strict=True)}
-        if "transition" in parts and self._template is not None:
-            parts["transition"] = self._template.with_values(parts["transition"])
+        if "transition" in parts:
+            parts["transition"] = self._operator(parts["transition"])
         return parts
+
+    def _operator(self, values: Tensor) -> TransitionOperator:
+        """The transition operator with these stored numbers."""
+        assert self._template is not None  # construction has made it
+        return self._template.with_values(values)
 
     def replace(self, **changes: Any) -> TabularBOCMDP:
         """The same model with other constructor arguments."""
@@ -260,12 +278,16 @@ class TabularBOCMDP(BOCMDP):
 
     def part(self, name: str, z: Any) -> Any:
         """One part as the functions see it: "reward", "leader_reward", ... at z = x, or at z = parametrization(x)."""
-        return self._canonical(name, self._functions[name](z)) if name in self._functions else self._constants[name]
+        if name not in self._functions:
+            return self._constants[name]
+        value = self._canonical(name, _call(name, self._functions[name], z))
+        check_part(name, value)
+        return value
 
     def _moving_values(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parts that depend on x, as tensors (the stored values of P)."""
         z = self._parameters(x)
-        values = (self._canonical(name, function(z)) for name, function in self._functions.items())
+        values = (self._canonical(name, _call(name, function, z)) for name, function in self._functions.items())
         return tuple(v.values if isinstance(v, TransitionOperator) else v for v in values)
 
     def jacobians(self, x: Any) -> dict[str, Tensor]:
@@ -276,6 +298,8 @@ class TabularBOCMDP(BOCMDP):
         x = self.check_leader(x).detach()
         vjp: Any = torch.func.vjp
         values, pullback = vjp(self._moving_values, x)
+        for name, value in zip(self._functions, values, strict=True):
+            check_part(name, self._operator(value) if name == "transition" else value)
         # the pullback is linear, and its own pullback is the Jacobian: d products, and no need of forward-mode derivatives
         _, pushforward = vjp(pullback, tuple(torch.zeros_like(value) for value in values))
         (columns,) = torch.func.vmap(pushforward)((torch.eye(self.leader_dim, dtype=x.dtype),))
@@ -322,7 +346,7 @@ class TabularBOCMDP(BOCMDP):
         """E_xi f(x, pi*_xi) for a differentiable ``f(x, policy (C, S, A)) -> (C,)``; options go to `solve`.
 
         Raises:
-            ModelError: f does not return one number per context.
+            ModelError: f does not return one number per context, or numbers that are not finite.
         """
         x = self.check_leader(x)
         if x.ndim > 1:
@@ -332,6 +356,7 @@ class TabularBOCMDP(BOCMDP):
             raise ModelError(
                 f"f(x, policy) returned shape {tuple(values.shape)}; expected ({self.n_contexts},), one per context."
             )
+        look_at(_check_losses, values)
         return self._mean(values)
 
     def _mean(self, values: Tensor) -> Tensor:
@@ -356,7 +381,7 @@ class TabularBOCMDP(BOCMDP):
         """log P_{x, xi}(s'|s, a) for ``(N,)`` transitions; None if P is constant."""
         if "transition" not in self._functions:
             return None
-        operator = self._canonical("transition", self._functions["transition"](self._parameters(x)))
+        operator = self.part("transition", self._parameters(x))
         context = 0 if operator.n_contexts == 1 else context
         s, a = torch.as_tensor(observations).long(), torch.as_tensor(actions).long()
         a = a if operator.index is None else torch.from_numpy(operator.index)[a]
@@ -368,7 +393,7 @@ class TabularBOCMDP(BOCMDP):
         """log mu_{x, xi}(s) for ``(N,)`` states; None if mu is constant."""
         if "initial" not in self._functions:
             return None
-        mu = self._canonical("initial", self._functions["initial"](self._parameters(x)))
+        mu = self.part("initial", self._parameters(x))
         return mu[0 if len(mu) == 1 else context, torch.as_tensor(observations).long()].log()
 
     @classmethod
@@ -380,6 +405,7 @@ class TabularBOCMDP(BOCMDP):
         leader_reward: Function | None = None,
         leader_dim: int | None = None,
         discount: float = 0.99,
+        check_samples: int = CHECK_SAMPLES,
         **options: Any,
     ) -> TabularBOCMDP:
         """A model from an environment that publishes its tables (FrozenLake, Taxi, CliffWalking: ``env.unwrapped.P``).
@@ -387,17 +413,20 @@ class TabularBOCMDP(BOCMDP):
         Gymnasium's tables end an episode on arrival; here the same episodes end after acting (see `gymnasium_tables`).
 
         Args:
-            env: the environment, wrapped or not.
+            env: the environment; wrappers around it must leave the problem alone (time limits and records do).
             reward: the follower's reward ``(C, S, A)`` or a function of x; the environment's own if None.
             leader_reward: the leader's; the environment's own reward if None.
             leader_dim: as for the constructor; if None, that of ``leader_space`` or ``example`` where given, else 1.
+            check_samples: seeded steps of a copy of the environment that its tables are held against; 0: none.
             discount, options: as for the constructor.
 
         Raises:
-            UnsupportedError: the environment publishes no tables.
+            UnsupportedError: the environment publishes no tables, or has a wrapper around it that changes the problem.
+            ModelError: tables that are malformed, or not what the environment plays.
             ModelError: a function fails at the x of dimension 1 that was assumed without ``leader_dim``.
         """
-        tables = gymnasium_tables(env)
+        replaced = reward is not None and leader_reward is not None
+        tables = gymnasium_tables(env, check_samples=check_samples, check_rewards=not replaced)
         arguments: dict[str, Any] = {
             "reward": tables.reward if reward is None else reward,
             "leader_reward": tables.reward if leader_reward is None else leader_reward,
@@ -421,3 +450,29 @@ class TabularBOCMDP(BOCMDP):
             raise ModelError(
                 f"x was taken to have dimension 1, and a function of it failed: {error} Give leader_dim=."
             ) from error
+
+
+def _is_function(part: Any) -> bool:
+    return callable(part) and not isinstance(part, Tensor)
+
+
+def _owned_part(name: str, part: Any) -> Any:
+    """A part that its giver cannot change later: functions as they are, everything else copied."""
+    if part is None or _is_function(part):
+        return part
+    if name == "transition":
+        return as_transitions(part)  # which owns its numbers
+    return owned_tensor(part) if isinstance(part, Tensor) else np.array(part)
+
+
+def _check_finite(x: Tensor) -> None:
+    if not bool(torch.isfinite(x).all()):
+        raise LeaderParameterError(
+            "leader parameter has entries that are not finite; if a leader produced them, lower its learning rate "
+            "or clip its gradient."
+        )
+
+
+def _check_losses(values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError(f"f(x, policy) is {values.tolist()} in the contexts; expected finite numbers. Check it at this x.")

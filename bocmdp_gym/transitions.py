@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,13 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from bocmdp_gym.autodiff import look_at
 from bocmdp_gym.errors import ModelError
 from bocmdp_gym.kernels import bellman
-from bocmdp_gym.policy_solvers import PolicySolver, policy_solver
+from bocmdp_gym.memory import owned_tensor
+from bocmdp_gym.solvers import PolicySolver, policy_solver
 
 #: How far a row of P (or an initial distribution) may be from summing to 1.
 PROBABILITY_TOLERANCE = 1e-8
@@ -110,7 +113,7 @@ class TransitionOperator(ABC):
         return self._solvers[context]
 
     def with_solver(self, method: str) -> TransitionOperator:
-        """The same kernel, its linear systems solved by ``method`` (see `policy_solvers.policy_solver`)."""
+        """The same kernel, its linear systems solved by ``method`` (see `bocmdp_gym.solvers.choice`)."""
         other = self.with_values(self.values)
         other._solver_method, other._solvers = method, {}
         return other
@@ -131,7 +134,7 @@ class TransitionOperator(ABC):
         Raises:
             ModelError: naming state, action and context of the first bad row.
         """
-        _check_rows(self.values.detach(), "action" if self.index is None else "move")
+        look_at(partial(_check_rows, second="action" if self.index is None else "move"), self.values)
 
 
 class DenseTransitions(TransitionOperator):
@@ -143,7 +146,7 @@ class DenseTransitions(TransitionOperator):
                 f"transition has shape {tuple(values.shape)}; expected (C, S, A, S) with the last equal to the number "
                 "of states. For sparse kernels pass SuccessorTransitions(successors, probabilities)."
             )
-        self.values = values
+        self.values = owned_tensor(values)
         self._solvers = {}
 
     def with_values(self, values: Tensor) -> DenseTransitions:
@@ -176,7 +179,7 @@ class SuccessorTransitions(TransitionOperator):
     """
 
     def __init__(self, successors: npt.ArrayLike, values: Tensor):
-        self._successors = np.ascontiguousarray(np.asarray(successors), dtype=np.int32)
+        self._successors = np.array(successors, dtype=np.int32, order="C")
         if self._successors.ndim == 3:
             self._successors = self._successors[None]
         if values.ndim == 3:
@@ -196,7 +199,7 @@ class SuccessorTransitions(TransitionOperator):
                 f"successors reach from {self._successors.min()} to {self._successors.max()}; expected states in "
                 f"0..{values.shape[-3] - 1}."
             )
-        self.values = values
+        self.values = owned_tensor(values)
         self._solvers = {}
         self._indices: dict[torch.device, Tensor] = {}
         self._entries: Tensor | None = None
@@ -279,8 +282,7 @@ class SuccessorTransitions(TransitionOperator):
     def _is_compiled(self, *operands: Tensor) -> bool:
         tensors = (self.values, *operands)
         return self.values.numel() >= COMPILED_SIZE and all(
-            t.device.type == "cpu" and t.dtype == torch.float64 and not torch._C._functorch.is_functorch_wrapped_tensor(t)
-            for t in tensors
+            t.device.type == "cpu" and t.dtype == torch.float64 and not is_functorch_wrapped_tensor(t) for t in tensors
         )
 
     def _gather(self, v: Tensor) -> Tensor:
@@ -377,8 +379,8 @@ class FactoredTransitions(TransitionOperator):
             )
         if given.min() < 0 or given.max() >= values.shape[-2]:
             raise ModelError(f"index reaches from {given.min()} to {given.max()}; expected moves in 0..{values.shape[-2] - 1}.")
-        self.values = values
-        self.index = np.ascontiguousarray(given, dtype=np.int64)
+        self.values = owned_tensor(values)
+        self.index = np.array(given, dtype=np.int64)
         self._moves = torch.from_numpy(self.index).to(values.device)
         self._solvers = {}
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP
 from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import DiscountError, OptionError, UnsupportedError
-from followers.environments import AnyEnv, Layers, configure, inspect_layers, model_of, observations_of_states, single
+from followers.environments import AnyEnv, Layers, configure, inspect_layers, model_of, observations_of_states
 from followers.policies import Array, InterpolatedPolicy, Policy, TabularPolicy
 
 
@@ -37,7 +37,7 @@ class Task:
         self.leader, self.context, self.discount = leader, context, core.discount
         self.core = core
         self._env, self._configure = env, configure
-        self._layers = inspect_layers(single(env), core) if layers is None else layers
+        self._layers = inspect_layers(env, core) if layers is None else layers
 
     @property
     def env(self) -> AnyEnv:

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from bocmdp_gym import TabularEnv
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.memory import owned
 from bocmdp_gym.options import check_count, check_regularization
 from followers.adapters import Agent
 from followers.base import Follower, Task
@@ -229,7 +230,9 @@ class CallableFollower(Follower):
 
 
 class _Counted(gym.Wrapper[Any, Any, Any, Any]):
-    """Counts the steps of an agent's training."""
+    """Counts the steps of an agent's training, and hands out observations of its own: agents may keep them."""
+
+    transparent = True
 
     def __init__(self, env: gym.Env[Any, Any]):
         super().__init__(env)
@@ -237,11 +240,16 @@ class _Counted(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> Any:
         self.steps += 1
-        return super().step(action)
+        return owned(super().step(action))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return owned(super().reset(seed=seed, options=options))
 
 
 class _CountedCopies(VectorWrapper[Any, Any, Any, Any, Any]):
     """The same for copies, whose autoreset rows are no steps."""
+
+    transparent = True
 
     def __init__(self, env: VectorEnv[Any, Any, Any]):
         super().__init__(env)
@@ -250,11 +258,11 @@ class _CountedCopies(VectorWrapper[Any, Any, Any, Any, Any]):
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         self._resetting[:] = False
-        return super().reset(seed=seed, options=options)
+        return owned(super().reset(seed=seed, options=options))
 
     def step(self, actions: Any) -> Any:
         observations, rewards, terminations, truncations, infos = super().step(actions)
         self.steps += int((~self._resetting).sum())
         if AutoresetMode(self.metadata["autoreset_mode"]) == AutoresetMode.NEXT_STEP:
             self._resetting = (terminations | truncations) & ~self._resetting
-        return observations, rewards, terminations, truncations, infos
+        return owned((observations, rewards, terminations, truncations, infos))

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import (
     DtypeObservation,
     FlattenObservation,
-    OrderEnforcing,
-    PassiveEnvChecker,
     RescaleObservation,
     ReshapeObservation,
     TimeLimit,
 )
 
-from bocmdp_gym import BOCMDP, TabularEnv, configurable
-from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationError
+from bocmdp_gym import BOCMDP, Configurable, TabularEnv, configurable
+from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationError, UnsupportedError
+from bocmdp_gym.layers import defined_by, is_transparent
 from bocmdp_gym.vector_env import NativeVectorEnv
 from bocmdp_gym.wrappers import ObserveContext
 
 #: A Gymnasium environment, or a vector environment of copies of one.
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
-#: Wrappers that leave dynamics and observations alone.
-TRANSPARENT = (PassiveEnvChecker, OrderEnforcing, TimeLimit)
 #: Wrappers that show the same thing differently: what they show is a function of what they are shown (and of the context).
 _SHOWING = (DtypeObservation, FlattenObservation, ObserveContext, RescaleObservation, ReshapeObservation)
 
@@ -70,30 +68,95 @@ class Layers(NamedTuple):
 
     Attributes:
         horizon: steps after which an episode is cut, None for never.
-        plain: none of them changes dynamics, rewards or observations.
+        plain: none of them changes dynamics, rewards, actions or observations.
         showing: those that show states differently, innermost first; None where one does more than that.
+        changing: the name of a layer that does more, and so changes the problem; None where none does.
     """
 
     horizon: int | None
     plain: bool
     showing: list[Any] | None
+    changing: str | None
 
 
-def inspect_layers(env: gym.Env[Any, Any], core: Any) -> Layers:
-    """Look at every layer of ``env`` around ``core``."""
-    horizon = core.horizon
-    showing: list[Any] | None = []
+def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None) -> Layers:
+    """Look at every layer around ``core``: what is asked of them, planners, leaders and evaluators ask here.
+
+    A wrapper that this library does not know, and that has a ``step`` or ``reset`` of its own, may do anything; one that only
+    watches says so by a class attribute ``transparent = True``.
+
+    Args:
+        env: the environment, or the vector environment.
+        core: its configurable layer (of one copy).
+        one: the environment that stands for each copy, where it was made already.
+    """
+    changing: str | None = None
+    copies: list[Any] = [env]
+    if isinstance(env, VectorEnv):
+        layer: Any = env
+        while isinstance(layer, VectorWrapper):
+            changing = changing or (None if is_transparent(layer) else type(layer).__name__)
+            layer = layer.env
+        copies = list(layer.envs) if isinstance(layer, SyncVectorEnv) else [single(env) if one is None else one]
+    horizons: list[int | None] = [core.horizon]
+    showing: list[Any] = []
+    for i, copy in enumerate(copies):
+        for layer in _around(copy):
+            if isinstance(layer, TimeLimit):
+                horizons.append(layer._max_episode_steps)
+            if _is_showing(layer):
+                if i == 0:
+                    showing.insert(0, layer)
+            elif not is_transparent(layer):
+                changing = changing or type(layer).__name__
+    horizon = min((h for h in horizons if h is not None), default=None)
+    layers = Layers(horizon, changing is None and not showing, showing if changing is None else None, changing)
+    if layers.showing and isinstance(core, TabularEnv):
+        space: Any = core.context_space
+        rows = observations_of_states(core, layers, int(space.start))
+        if rows is not None and len(np.unique(rows.reshape(len(rows), -1), axis=0)) < len(rows):
+            return Layers(horizon, False, None, " > ".join(type(layer).__name__ for layer in reversed(showing)))
+    return layers
+
+
+def _around(env: gym.Env[Any, Any]) -> Iterator[Any]:
+    """The layers around the configurable one, outermost first."""
     layer: Any = env
-    while layer is not core.layer:
-        if isinstance(layer, TimeLimit):
-            limit = layer._max_episode_steps
-            horizon = limit if horizon is None else min(horizon, limit)
-        if showing is not None and isinstance(layer, _SHOWING):
-            showing.insert(0, layer)
-        elif not isinstance(layer, TRANSPARENT):
-            showing = None
+    while not isinstance(layer, Configurable) and isinstance(layer, gym.Wrapper):
+        yield layer
         layer = layer.env
-    return Layers(horizon, showing == [], showing)
+
+
+def _is_showing(layer: Any) -> bool:
+    if not isinstance(layer, _SHOWING):
+        return False
+    methods = {name: defined_by(layer, name) for name in ("observation", "step", "reset")}
+    own = (*_SHOWING, gym.wrappers.TransformObservation)
+    return all(cls in own or (name != "observation" and cls is gym.ObservationWrapper) for name, cls in methods.items())
+
+
+def check_unchanged(who: str, layers: Layers, core: Any, *, plain: bool = False) -> None:
+    """Refuse layers that make of the core's model another problem than the follower's.
+
+    Args:
+        who: reads the model.
+        layers: around ``core``.
+        core: the configurable layer.
+        plain: whether the model is a function of the observations themselves, so that they must not be shown differently.
+
+    Raises:
+        UnsupportedError: naming the layer.
+    """
+    changing = layers.changing
+    if changing is None and plain and layers.showing:
+        changing = type(layers.showing[-1]).__name__
+    if changing is not None:
+        raise UnsupportedError(
+            f"{who} reads the model of {type(core).__name__}, and {changing} around it may change what the follower sees, does "
+            "or is paid, so it would answer another problem; put that wrapper inside the leader's wrapper, leave it out, or use "
+            "a learning follower with ZeroOrder(exact=False). A wrapper of your own that only watches says so by a class "
+            "attribute transparent = True."
+        )
 
 
 def observations_of_states(core: Any, layers: Layers, context: Any) -> npt.NDArray[Any] | None:
@@ -128,10 +191,12 @@ def model_of(core: Any) -> BOCMDP | None:
 
 
 def rows(observations: Any) -> list[Any]:
-    """Stacked observations (an array, or a dictionary of arrays) one by one; later changes of the stack leave them alone."""
+    """Stacked observations (arrays, also in dicts and tuples) one by one; later changes of the stack leave them alone."""
     if isinstance(observations, dict):
         parts = {name: rows(part) for name, part in observations.items()}
         return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+    if isinstance(observations, tuple):
+        return list(zip(*map(rows, observations), strict=True))
     return [np.array(row) if isinstance(row, np.ndarray) else row for row in observations]
 
 
@@ -167,10 +232,17 @@ def check_observation(observation: Any, where: str) -> None:
     Raises:
         ObservationError: NaN or infinite; ``where`` says whose it is.
     """
-    parts = observation.values() if isinstance(observation, dict) else (observation,)
-    for part in parts:
+    for part in _parts(observation):
         if isinstance(part, np.ndarray) and part.dtype.kind == "f" and not np.isfinite(part).all():
             raise ObservationError(
                 f"the observation {where} is {observation!r}; expected finite numbers. The environment is at fault: check its "
                 "dynamics at this leader parameter."
             )
+
+
+def _parts(observation: Any) -> Iterator[Any]:
+    if isinstance(observation, (dict, tuple)):
+        for part in observation.values() if isinstance(observation, dict) else observation:
+            yield from _parts(part)
+    else:
+        yield observation

@@ -33,9 +33,9 @@ def policy_values(arrays: ContextArrays, policy: Array, regularization: float) -
 def evaluate(
     arrays: ContextArrays, policy: Array, reward: Array, continuation: Array, regularization: float = 0.0
 ) -> PolicyValues:
-    """V^pi and Q^pi for any reward r and continuation g ``(S, A)``; leaves ``arrays.solver`` factored for pi g."""
-    arrays.solver.factor(policy * continuation, arrays.stored_probabilities)
-    value = arrays.solver.solve((policy * reward).sum(-1) + regularization * entropy(policy))
+    """V^pi and Q^pi for any reward r and continuation g ``(S, A)``."""
+    system = arrays.solver.factor(policy * continuation, arrays.stored_probabilities)
+    value = system.solve((policy * reward).sum(-1) + regularization * entropy(policy))
     return PolicyValues(value, reward + continuation * arrays.expectation(value))
 
 
@@ -63,8 +63,8 @@ def q_values(arrays: ContextArrays, value: Array) -> Array:
 
 def visitation(arrays: ContextArrays, policy: Array) -> Array:
     """Discounted visits of a policy ``(S, A)`` by state: d^pi = M_pi^-T mu, ``(S,)``."""
-    arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
-    return arrays.solver.solve_transposed(arrays.initial)
+    system = arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
+    return system.solve_transposed(arrays.initial)
 
 
 def entropy(policy: Array) -> Array:

@@ -13,13 +13,22 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from bocmdp_gym.sampling import simulate
 from bocmdp_gym.validation import check_context, check_leader
 from followers.adapters import as_policy
 from followers.base import Follower, Task, check_follower_type
-from followers.environments import AnyEnv, action_space, inspect_layers, make_single, model_of, observations_of_states
+from followers.environments import (
+    AnyEnv,
+    action_space,
+    check_unchanged,
+    inspect_layers,
+    make_single,
+    model_of,
+    observations_of_states,
+)
 from followers.policies import Array, Policy, TabularPolicy
 from followers.rollout import play, play_copies
 
@@ -37,13 +46,15 @@ class TrajectoryOracle:
     Attributes:
         env, core, follower: the environment, its configurable layer (of one copy), the follower.
         model: the core's `BOCMDP`, None if it has none.
+        layers: what the wrappers around the core do.
         idle_steps: steps that copies of a vector environment made while others finished their last episode.
         last_response: the policy `respond` returned last, None before.
 
     Raises:
         NotConfigurableError: no layer of ``env`` has a leader parameter.
         OptionError: ``follower`` is no `Follower`.
-        UnsupportedError: the follower plans with a tabular model and there is none, or cannot answer in this environment.
+        UnsupportedError: the follower plans with a tabular model and there is none, or wrappers around it change the problem; or
+            the follower cannot answer in this environment.
         DiscountError: the follower was given another discount than the environment's.
     """
 
@@ -59,12 +70,14 @@ class TrajectoryOracle:
         one, self.core = make_single(self.env)
         self.model: BOCMDP | None = model_of(self.core)
         follower.bind(self.env, self.core)
+        self.layers = inspect_layers(self.env, self.core, one)
+        if follower.plans:
+            check_unchanged(type(follower).__name__, self.layers, self.core, plain=self.core.interpolates)
         self._env_steps = self.idle_steps = 0
         self.last_response: Policy | None = None
-        self._layers = inspect_layers(one, self.core)
         unwrapped = not isinstance(self.env, VectorEnv) or self.env is self.env.unwrapped
-        self._plain = self._layers.plain and unwrapped
-        simulable = isinstance(self.core, TabularEnv) and self._layers.showing is not None and unwrapped
+        self._plain = self.layers.plain and unwrapped
+        simulable = isinstance(self.core, TabularEnv) and self.layers.showing is not None and unwrapped
         if compiled and not simulable:
             raise UnsupportedError(
                 "the compiled sampler plays the tabular model itself, so it cannot see what outer wrappers do; "
@@ -75,6 +88,9 @@ class TrajectoryOracle:
         self._mdps_leader: Array | None = None
         self._key: bytes | None = None
         follower.reset()
+
+    def close(self) -> None:
+        """End what runs elsewhere on the oracle's behalf: nothing here, the workers of an oracle that has some."""
 
     @property
     def env_steps(self) -> int:
@@ -105,7 +121,7 @@ class TrajectoryOracle:
     @property
     def horizon(self) -> int | None:
         """Steps after which an episode is cut; None: never."""
-        return self._layers.horizon
+        return self.layers.horizon
 
     @property
     def exposes_states(self) -> bool:
@@ -113,6 +129,7 @@ class TrajectoryOracle:
         readable = self._plain or self.compiled or not isinstance(self.env, VectorEnv)
         return isinstance(self.core, TabularEnv) and readable
 
+    @with_gradients
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The model's arrays at x, differentiable in x; kept until another x is asked for.
 
@@ -149,8 +166,9 @@ class TrajectoryOracle:
         context = check_context(context, self.core.context_space)
         tabular = isinstance(self.model, TabularBOCMDP)
         configure = (lambda: self.configure(array)) if tabular else None
-        return Task(self.env, self.core, array, context, configure, self._layers)
+        return Task(self.env, self.core, array, context, configure, self.layers)
 
+    @with_gradients
     def respond(self, x: Any, context: Any, rng: np.random.Generator) -> Policy:
         """The follower's policy at (x, context).
 
@@ -222,11 +240,11 @@ class TrajectoryOracle:
     ) -> Trajectories:
         """The compiled path."""
         arrays = self.configure(policy.leader).arrays(policy.context)
-        run = simulate(arrays, table, env_steps, rng, horizon=self._layers.horizon, starts=start)
+        run = simulate(arrays, table, env_steps, rng, horizon=self.layers.horizon, starts=start)
         if self._plain:
             observe = self.core.observe
         else:
-            shown = observations_of_states(self.core, self._layers, policy.context)
+            shown = observations_of_states(self.core, self.layers, policy.context)
             assert shown is not None
             observe = shown.__getitem__
         return Trajectories(

@@ -91,7 +91,7 @@ class TabularPolicy(Policy):
         metrics: Mapping[str, float] | None = None,
         states_of: Callable[[Any], Any] | None = None,
     ):
-        self.table, self.leader, self.context = table, leader, context
+        self.table, self.leader, self.context = np.array(table), leader, context
         self.value, self.metrics = value, metrics or {}
         self._states_of = states_of
 

@@ -1,9 +1,16 @@
-"""A connection to Ray (the extra ``distributed``): to a cluster by its address, or to one of our own on this machine."""
+"""A connection to Ray (the extra ``distributed``): to a cluster by its address, or to one of our own on this machine.
+
+Whoever reaches a Ray cluster can run code on it. One of our own listens on the loopback interface alone, asks for a token, and
+has no dashboard; what a cluster somewhere else does is for who runs it to say (docs/many_runs.md).
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bocmdp_gym.errors import OptionError, UnsupportedError
@@ -34,6 +41,8 @@ class RayCluster:
 
     def __init__(self, workers: int | None = None, address: str | None = None):
         os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+        if address is None and "ray" not in sys.modules:  # Ray reads it when it is imported
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a random one, which Ray keeps in the user's home
         try:
             import ray
         except ImportError as error:
@@ -46,7 +55,9 @@ class RayCluster:
         if self._ours:
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
             if address is None:
-                ray.init(address="local", num_cpus=workers, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+                quiet |= {"include_dashboard": False, "dashboard_host": "127.0.0.1", "object_store_memory": _OBJECT_STORE}
+                with _on_loopback(ray):
+                    ray.init(address="local", num_cpus=workers, **quiet)
             else:
                 try:
                     ray.init(address=address, **quiet)
@@ -58,3 +69,19 @@ class RayCluster:
         """Disconnect; a cluster of our own stops."""
         if self._ours:
             self.ray.shutdown()
+
+
+@contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Have a cluster that is started meanwhile listen on the loopback interface alone.
+
+    Ray binds to all interfaces unless a node's address is that of the loopback, and gives it that address only where it takes
+    this machine for one that cannot be part of a cluster, as it does by itself on macOS and Windows.
+    """
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before

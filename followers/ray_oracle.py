@@ -31,7 +31,7 @@ class RayOracle(TrajectoryOracle):
     """A `TrajectoryOracle` whose follower answers in worker processes, several contexts at a time.
 
     ``leaders.optimize(..., oracle=functools.partial(RayOracle, workers=4), contexts="all")`` asks it for the responses of an
-    iteration all at once. Close it (or use it as a context manager) to stop the workers.
+    iteration all at once. Close it (or use it as a context manager) to stop the workers; a run that raises closes it itself.
 
     Args:
         env, follower: as for `TrajectoryOracle`; both are copied into every worker, so they must survive pickling.
@@ -65,7 +65,11 @@ class RayOracle(TrajectoryOracle):
         self._cluster = RayCluster(workers, address)
         known = self.core.context_probabilities
         size = workers or min(self._cluster.size, self._cluster.size if known is None else len(known))
-        remote.start_workers(self._cluster, self.env, size)
+        try:
+            remote.start_workers(self._cluster, self.env, size)
+        except BaseException:  # something that cannot be pickled, say
+            self._cluster.close()
+            raise
         self._ahead: dict[Any, list[_Asked]] = {}
 
     def respond_ahead(self, x: Any, contexts: Sequence[Any], rngs: Sequence[np.random.Generator]) -> None:

@@ -20,6 +20,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from bocmdp_gym import TabularEnv, Trajectories
 from bocmdp_gym.errors import ObservationError, StateError
+from bocmdp_gym.memory import owned
 from bocmdp_gym.sampling import check_starts
 from followers.environments import check_action, check_observation, configure, rows
 from followers.policies import Policy
@@ -110,20 +111,21 @@ def play(
             options = {"state": state}
         episode = _Episode((len(episodes), 0))
         observation, _ = env.reset(seed=seed, options=options)
-        seed = None
+        seen, seed = owned(observation), None
         check_observation(observation, f"at the start of episode {len(episodes)}")
         while True:
             action = check_action(policy.act(observation, rng) if first is None else first, env.action_space)
             first = None
             if tabular:
                 episode.states.append(core.state)
-            seen = observation
+            acted = owned(action)
             observation, reward, terminated, truncated, info = env.step(action)
-            episode.step(seen, action, float(reward), float(info["leader_reward"]))
+            episode.step(seen, acted, float(reward), float(info["leader_reward"]))
+            seen = owned(observation)
             check_observation(observation, f"after step {len(episode.rewards) - 1} of episode {len(episodes)}")
             if terminated or truncated:
                 break
-        episode.end(bool(terminated), observation)
+        episode.end(bool(terminated), seen)
         if tabular:
             episode.final_state = core.state
         steps += len(episode.rewards)
@@ -163,17 +165,20 @@ def play_copies(
     steps = idle = time = 0
     observations, _ = envs.reset(seed=int(rng.integers(2**31)))
     check_observation(observations, "at the first reset")
+    seen = rows(observations)
+    finals: list[Any] = [None] * n
     while any(running):
-        actions = [check_action(action, space) for action in policy.act_batch(observations, rng)]
+        actions = [owned(check_action(action, space)) for action in policy.act_batch(observations, rng)]
         empty: Any = create_empty_array(space, n=n)
         stacked = concatenate(space, actions, empty)
-        seen = observations
+        before = seen
         observations, rewards, terminations, truncations, infos = envs.step(stacked)
         check_observation(observations, f"after step {time} of the copies")
+        seen = rows(observations)
         time += 1
         ended = terminations | truncations
         started = 0  # episodes that begin now: they will take at least one step each
-        for i, row in enumerate(rows(seen)):
+        for i, row in enumerate(before):
             episode = running[i]
             if resetting[i]:  # the autoreset row
                 resetting[i] = False
@@ -189,8 +194,11 @@ def play_copies(
                 continue
             resetting[i] = mode == AutoresetMode.NEXT_STEP
             if episode is not None:
-                final = infos["final_obs"][i] if last else rows(observations)[i]
-                episode.end(bool(terminations[i]), final)
+                final = infos["final_obs"][i] if last else seen[i]
+                if last:
+                    _check_fresh(final, finals[i])
+                    finals[i] = final
+                episode.end(bool(terminations[i]), owned(final))
                 finished.append(episode)
                 running[i] = None
                 pending = sum(1 for other in running if other is not None and not other.rewards) + started
@@ -198,12 +206,26 @@ def play_copies(
                     running[i] = _Episode((time, i))
         if mode == AutoresetMode.DISABLED and ended.any():
             observations, _ = envs.reset(options={"reset_mask": ended})
+            seen = rows(observations)
     finished.sort(key=lambda episode: episode.order)
     batch = _assemble(finished, policy, False)
     if plain and isinstance(core, TabularEnv):
         states, final = (core.states_of(o).astype(np.int32) for o in (batch.observations, batch.final_observations))
         batch = replace(batch, states=states, final_states=final)
     return Play(batch, idle)
+
+
+def _check_fresh(final: Any, earlier: Any) -> None:
+    """Refuse a last observation that is the same array as an episode's before: the reset in the same step has overwritten it.
+
+    Raises:
+        ObservationError: it is.
+    """
+    if isinstance(final, np.ndarray) and final.ndim and final is earlier:
+        raise ObservationError(
+            "the environment returns one array again and again, and in autoreset mode 'SameStep' the reset overwrites an "
+            "episode's last observation before it can be read; return a new array from step and reset, or use another mode."
+        )
 
 
 def _start_pairs(start: Any, core: Any) -> list[tuple[Any, Any]]:
@@ -221,7 +243,7 @@ def _assemble(episodes: list[_Episode], policy: Policy, tabular: bool) -> Trajec
     """Episodes laid end to end."""
 
     def joined(name: str, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
-        return np.asarray([value for episode in episodes for value in getattr(episode, name)], dtype=dtype)
+        return _array([value for episode in episodes for value in getattr(episode, name)], dtype)
 
     return Trajectories(
         observations=joined("observations"),
@@ -230,9 +252,18 @@ def _assemble(episodes: list[_Episode], policy: Policy, tabular: bool) -> Trajec
         leader_rewards=joined("leader_rewards", np.float64),
         ends=np.cumsum([len(episode.rewards) for episode in episodes]).astype(np.int64),
         terminated=np.array([episode.terminated for episode in episodes], dtype=np.bool_),
-        final_observations=np.asarray([episode.final_observation for episode in episodes]),
+        final_observations=_array([episode.final_observation for episode in episodes]),
         leader=policy.leader,
         context=policy.context,
         states=joined("states", np.int32) if tabular else None,
         final_states=np.array([episode.final_state for episode in episodes], dtype=np.int32) if tabular else None,
     )
+
+
+def _array(values: list[Any], dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+    """Values as an array; tuples, of parts that may differ in shape, stay tuples."""
+    if values and isinstance(values[0], tuple):
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+        return array
+    return np.asarray(values, dtype=dtype)

@@ -1,34 +1,41 @@
 """Checkpoints: a run can be killed at any moment and resumed as if nothing had happened.
 
-A checkpoint is one safetensors file: arrays as tensors, everything else as JSON in its metadata, with a checksum over both.
-Nothing is pickled. Files are written whole or not at all, so a file under its final name is complete.
+A folder of checkpoints holds
+
+iteration-*.safetensors  the state of the run, without its history: whole or not at all, the last few of them
+history.blocks           the history, to which every checkpoint adds a block: what is written grows with the run, no faster
+.lock                    who works in the folder
+
+Each checkpoint says how much of the history it belongs to; what follows, of a run that was killed, is void. Every file has
+checksums, and nothing is pickled (`bocmdp_gym.saved_state`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
-
-from bocmdp_gym.errors import CheckpointError, RunInterruptedError
-from bocmdp_gym.files import write_atomically
+from bocmdp_gym.errors import CheckpointError, DamagedError, FolderError, RunInterruptedError
+from bocmdp_gym.files import owning, remove_scratch
 from bocmdp_gym.options import check_count
+from bocmdp_gym.saved_state import count_entry, decode, encode, entry, loading, read_state, write_state
+from leaders.history import History
+from leaders.identity import differences
 
-FORMAT = "bocmdp-gym checkpoint 1"
-_SEPARATOR = "\x1f"  # no name of a part contains it
 #: Older checkpoints are removed once there are more than this.
 KEEP = 3
+HISTORY = "history.blocks"
+_FIX = "delete it to continue from the one before"
+#: Signals that ask a run to stop; one that is ignored (nohup, a shell's background jobs) stays so.
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class Checkpoints:
@@ -37,7 +44,8 @@ class Checkpoints:
     Args:
         folder: where they live; made if absent.
         every: iterations between checkpoints; one is also written before the first iteration.
-        fingerprint: settings that must be equal for a checkpoint to be resumed, as JSON-able values.
+        fingerprint: settings that must be equal for a checkpoint to be resumed, as JSON-able values; those of the run itself
+            (environment, leader, follower, seed, ...) are compared in any case.
 
     Raises:
         OptionError: ``every`` below 1.
@@ -46,9 +54,20 @@ class Checkpoints:
     def __init__(self, folder: Path | str, every: int = 500, fingerprint: dict[str, Any] | None = None):
         self.folder, self.every = Path(folder), check_count("the number of iterations between checkpoints", every)
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint or {}, default=str))
+        self.identity: dict[str, Any] = {}  # of the run, which `leaders.optimize` sets
         self.last: Path | None = None
         self.on_begin: Callable[[], None] | None = None  # called once a fresh run's settings are known to work
-        self._asked_to_stop = False
+        self._asked_to_stop: int | None = None
+        self._written = _Written()
+
+    def owned(self) -> AbstractContextManager[None]:
+        """Own the folder: a run does, from before it looks for checkpoints until it ends.
+
+        Raises:
+            FolderInUseError: another run does.
+            FolderError: the folder cannot be written to.
+        """
+        return owning(self.folder, "the folder of checkpoints")
 
     def any(self) -> bool:
         """Whether the folder holds checkpoints."""
@@ -67,127 +86,160 @@ class Checkpoints:
                 f"{self.folder} holds the checkpoints of an earlier run, up to {self._paths()[-1].name}; resume it, empty the "
                 "folder, or choose another."
             )
+        remove_scratch(self.folder)
+        self.last, self._written = None, _Written()
 
     def due(self, done: int) -> bool:
         """Whether to write one after ``done`` iterations."""
-        return self._asked_to_stop or done % self.every == 0
+        return self._asked_to_stop is not None or done % self.every == 0
 
-    def save(self, done: int, state: dict[str, Any]) -> Path:
+    def save(self, done: int, state: dict[str, Any], history: History | None = None) -> Path:
         """Write the checkpoint of a run that has done ``done`` iterations; prune old ones.
+
+        Args:
+            done: how many.
+            state: of the run.
+            history: of the run, of which only what is new is written.
 
         Raises:
             CheckpointError: it cannot be written (disk full, folder read-only); earlier checkpoints are untouched.
         """
         path = self.folder / f"iteration-{done:09d}.safetensors"
         try:
-            write_atomically(path, _encode(state, self.fingerprint))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            written = self._written if history is None else self._append(history)
+            said = {"fingerprint": self.fingerprint, "identity": self.identity}
+            write_state(path, {"state": state, "history": written.state(), **said})
         except OSError as error:
+            reason = error.__cause__ if isinstance(error, FolderError) and isinstance(error.__cause__, OSError) else error
             kept = f"the last good checkpoint is {self.last}" if self.last else "there is no earlier checkpoint"
-            raise CheckpointError(f"cannot write the checkpoint {path}: {error.strerror or error}; {kept}.") from error
-        self.last = path
+            raise CheckpointError(f"cannot write the checkpoint {path}: {reason.strerror or reason}; {kept}.") from error
+        self.last, self._written = path, written
         for old in self._paths()[:-KEEP]:
             old.unlink(missing_ok=True)
         return path
 
     def latest(self) -> dict[str, Any] | None:
-        """The state in the newest checkpoint; None if there is none.
+        """The state in the newest checkpoint, its history under "history"; None if there is none.
 
         Raises:
             CheckpointError: the newest is damaged, or of a run with other settings. It is never skipped silently.
         """
+        remove_scratch(self.folder)
         paths = self._paths()
         if not paths:
             return None
         self.last = paths[-1]
-        state, fingerprint = _decode(self.last)
-        different = {k for k in self.fingerprint.keys() | fingerprint.keys() if self.fingerprint.get(k) != fingerprint.get(k)}
+        try:
+            content = read_state(self.last)
+            with loading(str(self.last)):
+                fingerprint, identity = entry(content, "fingerprint", dict), entry(content, "identity", dict)
+                state, written = entry(content, "state", dict), _Written.of(entry(content, "history", dict))
+        except CheckpointError as error:
+            raise type(error)(f"{error} To mend it, {_FIX}.") from error
+        different = differences(fingerprint, self.fingerprint) or differences(identity, self.identity)
         if different:
-            shown = "; ".join(f"{k} was {fingerprint.get(k)!r}, is {self.fingerprint.get(k)!r}" for k in sorted(different))
             raise CheckpointError(
-                f"{self.last} belongs to a run with other settings: {shown}. Use another folder, or equal settings."
+                f"{self.last} belongs to a run with other settings: {different}. Use another folder, or equal settings."
             )
-        return state
+        history = self._read(written)
+        self._written = written
+        return {**state, "history": history} if len(history) > 0 else state
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("iteration-*.safetensors"))
 
+    def _append(self, history: History) -> _Written:
+        """Add the rows of the history that are not in its file yet, after those that are."""
+        before = self._written
+        if len(history) == before.rows:
+            return before
+        block = encode({"rows": before.rows, "before": before.digest, "columns": history.state(before.rows)})
+        with open(self.folder / HISTORY, "r+b" if before.rows else "wb") as file:
+            file.seek(before.size)
+            file.truncate()  # of a killed run, or of one that was resumed from an earlier checkpoint
+            file.write(len(block).to_bytes(8, "little"))
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        return _Written(len(history), before.size + 8 + len(block), hashlib.sha256(block).hexdigest())
+
+    def _read(self, written: _Written) -> History:
+        """As much of the history as a checkpoint belongs to."""
+        history, path = History(), self.folder / HISTORY
+        if not written.rows:
+            return history
+        try:
+            content = path.read_bytes()[: written.size]
+        except OSError as error:
+            raise DamagedError(f"cannot read {path}, the history of {self.last}: {error.strerror or error}.") from error
+        position, digest = 0, ""
+        try:
+            while position < written.size:
+                start = position + 8
+                position = start + int.from_bytes(content[position:start], "little")
+                block = content[start:position]
+                found = decode(block, f"{path}, block of row {len(history)}")
+                with loading(f"{path}, block of row {len(history)}"):
+                    if (count_entry(found, "rows"), entry(found, "before", str)) != (len(history), digest):
+                        raise DamagedError(f"{path}: blocks are missing at row {len(history)}.")
+                    history.extend_from_state(entry(found, "columns", dict))
+                digest = hashlib.sha256(block).hexdigest()
+            if (position, len(history), digest) != (written.size, written.rows, written.digest):
+                raise DamagedError(f"{path} ends at row {len(history)} of {written.rows}, or is of another run.")
+        except DamagedError as error:
+            raise DamagedError(f"{error} {self.last} needs it whole; start the run again in an empty folder.") from error
+        return history
+
     @contextmanager
-    def stop_on_sigterm(self) -> Iterator[None]:
-        """Turn SIGTERM into a checkpoint and a `RunInterruptedError` at the end of the running iteration."""
+    def stop_on_signals(self) -> Iterator[None]:
+        """Turn SIGTERM, SIGINT and SIGHUP into a checkpoint and a `RunInterruptedError` at the end of the running iteration.
+
+        A second SIGINT is a `KeyboardInterrupt` at once.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def remember(signum: int, frame: FrameType | None) -> None:
-            del signum, frame
-            self._asked_to_stop = True
+            del frame
+            if self._asked_to_stop == signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._asked_to_stop = signum
 
-        previous = signal.signal(signal.SIGTERM, remember)
+        self._asked_to_stop = None
+        ours = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, remember) for number in ours}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def stop_if_asked(self) -> None:
-        """Raise `RunInterruptedError` if SIGTERM came; call it after `save`."""
-        if self._asked_to_stop:
-            raise RunInterruptedError(f"the run was asked to stop; resume it from {self.last}.")
+        """Raise `RunInterruptedError` if a signal came; call it after `save`."""
+        if self._asked_to_stop is not None:
+            name = signal.Signals(self._asked_to_stop).name
+            raise RunInterruptedError(f"the run was asked to stop ({name}); resume it from {self.last}.", self._asked_to_stop)
 
 
-def _encode(state: dict[str, Any], fingerprint: dict[str, Any]) -> bytes:
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    plain: dict[str, Any] = {}
-    _flatten(state, "", arrays, plain)
-    text = json.dumps({"state": plain, "fingerprint": fingerprint})
-    return to_bytes(arrays, {"format": FORMAT, "json": text, "sha256": _checksum(arrays, text)})
+class _Written:
+    """How much of a history is on disk.
 
+    Attributes:
+        rows: iterations.
+        size: bytes.
+        digest: of the last block.
+    """
 
-def _decode(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    fix = "delete it to continue from the one before"
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or truncated ({error}); {fix}.") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of this library (format {metadata.get('format')!r}); {fix}.")
-    if _checksum(arrays, metadata["json"]) != metadata.get("sha256"):
-        raise CheckpointError(f"{path} is damaged: its checksum does not match; {fix}.")
-    content = json.loads(metadata["json"])
-    return _unflatten(arrays, content["state"]), content["fingerprint"]
+    def __init__(self, rows: int = 0, size: int = 0, digest: str = ""):
+        self.rows, self.size, self.digest = rows, size, digest
 
+    def state(self) -> dict[str, Any]:
+        """As a checkpoint has it."""
+        return {"rows": self.rows, "size": self.size, "digest": self.digest}
 
-def _checksum(arrays: dict[str, np.ndarray[Any, Any]], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(str((arrays[name].dtype.str, arrays[name].shape)).encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
-
-
-def _flatten(value: Any, name: str, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            kind = "i" if isinstance(key, (int, np.integer)) else "s"
-            _flatten(part, f"{name}{_SEPARATOR}{kind}{key}" if name else f"{kind}{key}", arrays, plain)
-    elif isinstance(value, torch.Tensor):
-        arrays[name] = value.detach().cpu().numpy().copy()
-    elif isinstance(value, np.ndarray):
-        arrays[name] = np.array(value)
-    elif isinstance(value, (np.integer, np.floating, np.bool_)):
-        plain[name] = value.item()
-    else:
-        plain[name] = value
-
-
-def _unflatten(arrays: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
-    state: dict[Any, Any] = {}
-    for name, value in (*arrays.items(), *plain.items()):
-        keys = [int(part[1:]) if part[0] == "i" else part[1:] for part in name.split(_SEPARATOR)]
-        inner = state
-        for key in keys[:-1]:
-            inner = inner.setdefault(key, {})
-        inner[keys[-1]] = value
-    return state
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> _Written:
+        """From `state`."""
+        return cls(count_entry(state, "rows"), count_entry(state, "size"), entry(state, "digest", str))

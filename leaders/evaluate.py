@@ -29,7 +29,7 @@ from scipy.stats import t
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from bocmdp_gym.files import write_atomically
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import as_array, check_count
 from followers import Follower, TrajectoryOracle
 from leaders.contexts import every_context
 from leaders.gradients.exact import leader_values
@@ -200,7 +200,8 @@ def _reports(
         own = batch.discounted_returns(oracle.core.discount)
         exact, value = None, float(own.mean())
         table = policy.table
-        if isinstance(oracle.model, TabularBOCMDP) and table is not None:
+        unchanged = oracle.layers.changing is None  # else the model is that of another problem
+        if isinstance(oracle.model, TabularBOCMDP) and table is not None and unchanged:
             exact, value = _exact_values(oracle, x, context, table, follower.regularization or 0.0)
         reports.append(
             ContextReport(
@@ -221,8 +222,8 @@ def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, re
     arrays = oracle.configure(x).arrays(context)
     leader = leader_values(arrays, table).leader_return
     entropy = -np.where(table > 0, table * np.log(np.maximum(table, 1e-300)), 0.0).sum(-1)
-    arrays.solver.factor(table * arrays.continuation, arrays.stored_probabilities)
-    value = arrays.solver.solve((table * arrays.reward).sum(-1) + regularization * entropy)
+    system = arrays.solver.factor(table * arrays.continuation, arrays.stored_probabilities)
+    value = system.solve((table * arrays.reward).sum(-1) + regularization * entropy)
     return leader, float(arrays.initial @ value)
 
 
@@ -280,30 +281,44 @@ class EvaluateSettings:
     """Contexts to draw where they are continuous; finitely many are all taken."""
     seed: int = 1_000_003
     """Seed of fresh contexts and episodes; keep it different from the run's."""
+    module: str | None = None
+    """The module of yours that the run needs; one that the run's summary alone names is never imported."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 for a run that cannot be evaluated."""
+    """The command line. Returns the exit status: 0, or 2 for a run that cannot be evaluated or files that cannot be written."""
     chosen = tyro.cli(EvaluateSettings, args=arguments, prog="python -m leaders.evaluate", description=__doc__)
     try:
         path = chosen.run / SUMMARY
-        try:
-            summary = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise OptionError(f"{path} does not exist; expected the folder of a finished run.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise OptionError(f"{path} is damaged ({error}); run the training again.") from error
-        settings = settings_from_summary(summary)
-        evaluation = evaluate(
-            settings, summary["x"], summary["x0"], env_steps=chosen.env_steps, contexts=chosen.contexts, seed=chosen.seed
-        )
-    except BOCMDPError as error:
+        summary = _read(path)
+        settings = settings_from_summary(summary, chosen.module)
+        x, x0 = as_array(summary["x"]), as_array(summary["x0"])
+        if x is None or x0 is None:
+            raise OptionError(f"{path}: x or x0 is not a list of numbers; run the training again.")
+        evaluation = evaluate(settings, x, x0, env_steps=chosen.env_steps, contexts=chosen.contexts, seed=chosen.seed)
+        print(report(evaluation))
+        write_atomically(chosen.run / "evaluation.json", json.dumps(asdict(evaluation), indent=2) + "\n")
+        save(picture(evaluation), chosen.run / "evaluation.png")
+    except (BOCMDPError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    write_atomically(chosen.run / "evaluation.json", json.dumps(asdict(evaluation), indent=2) + "\n")
-    save(picture(evaluation), chosen.run / "evaluation.png")
-    print(report(evaluation))
     return 0
+
+
+def _read(path: Path) -> Any:
+    """A summary, as JSON.
+
+    Raises:
+        OptionError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise OptionError(f"{path} does not exist; expected the folder of a finished run.") from None
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror or error}; expected the folder of a finished run.") from error
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{path} is damaged ({error}); run the training again.") from error
 
 
 if __name__ == "__main__":

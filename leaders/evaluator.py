@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from bocmdp_gym.optimum import WarmSolver
 from followers import Policy, TrajectoryOracle, suboptimality
 from leaders.gradients import Loss
 from leaders.gradients.exact import leader_values
+from leaders.gradients.needs import evaluate_loss
 
 
 class Evaluator:
@@ -36,7 +38,7 @@ class Evaluator:
             if self._loss is None:
                 value = leader_values(mdps.arrays(context), policy).leader_return
             else:
-                value = -float(self._loss(x.detach(), torch.from_numpy(policy), context))
+                value = -float(evaluate_loss(self._loss, x.detach(), torch.from_numpy(policy), context))
             total += probability * value
         return total
 
@@ -56,3 +58,17 @@ class Evaluator:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self._solver.load_state(state)
+
+
+def evaluator(oracle: TrajectoryOracle, regularization: float, loss: Loss | None = None) -> Evaluator | None:
+    """An evaluator, if its exact number is that of the problem played; else None, with a warning that says why."""
+    if oracle.layers.changing is None:
+        return Evaluator(oracle, regularization, loss)
+    warnings.warn(
+        f"{oracle.layers.changing} may change what the follower sees, does or is paid, so the model of "
+        f"{type(oracle.core).__name__} is that of another problem; the exact leader_return and the "
+        "follower's suboptimality are left out.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return None

@@ -2,48 +2,214 @@
 
 from __future__ import annotations
 
-from typing import Any
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.errors import DamagedError
 
-class History(list[dict[str, Any]]):
+
+class History(Sequence[dict[str, Any]]):
     """One record per iteration, read by row or by column.
 
     ``history[3]`` is the record of iteration 3 (a dict), ``history["leader_return"]`` a column ``(T,)`` with NaN where an
-    iteration has no such number, ``history.columns`` their names. Every column is explained in `COLUMNS`.
+    iteration has no such number, ``history.columns`` their names. Every column is explained in `COLUMNS`. Columns are kept as
+    arrays of numbers, about 9 bytes each per iteration.
+
+    Args:
+        records: the first rows.
     """
 
-    def __getitem__(self, key: Any) -> Any:
-        if not isinstance(key, str):
-            return super().__getitem__(key)
-        if self and key not in self.columns:
-            raise KeyError(f"{key!r}; columns are {self.columns}")
-        return self._column(key)
+    def __init__(self, records: Iterable[dict[str, Any]] = ()):
+        self._columns: dict[str, _Column] = {}
+        self._stored = 0  # rows in the columns; one more is the last record itself, which callbacks may still add to
+        self._last: dict[str, Any] | None = None
+        for record in records:
+            self.append(record)
 
-    def _column(self, name: str) -> npt.NDArray[Any]:
-        return np.array([record.get(name, np.nan) for record in self])
+    def append(self, record: dict[str, Any]) -> None:
+        """Add the record of an iteration."""
+        self._settle()
+        self._last = record
+
+    def __len__(self) -> int:
+        return self._stored + (self._last is not None)
+
+    @overload
+    def __getitem__(self, key: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[dict[str, Any]]: ...
+
+    @overload
+    def __getitem__(self, key: str) -> npt.NDArray[Any]: ...
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            if len(self) > 0 and key not in self.columns:
+                raise KeyError(f"{key!r}; columns are {self.columns}")
+            return self._column(key, 0)
+        if isinstance(key, slice):
+            return [self._row(i) for i in range(*key.indices(len(self)))]
+        index = key.__index__()
+        index += len(self) if index < 0 else 0
+        if not 0 <= index < len(self):
+            raise IndexError(f"the history has {len(self)} iterations, and no number {key}")
+        return self._row(index)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self._row(i) for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (History, list)):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"History({len(self)} iterations of {', '.join(self.columns)})"
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns."""
-        names: dict[str, None] = {}
-        for record in self:
-            names.update(dict.fromkeys(record))
-        return list(names)
+        """Names of all columns, in the order in which they first appeared."""
+        return list(dict.fromkeys((*self._columns, *(self._last or ()))))
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the columns."""
-        return {name: self._column(name) for name in self.columns}
+    def state(self, start: int = 0) -> dict[str, Any]:
+        """What a checkpoint keeps: the columns, from row ``start`` on; those without a number there are left out."""
+        if start >= len(self):
+            return {}
+        present = [name for name in self.columns if self._has(name, start)]
+        return {name: self._column(name, start) for name in present}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        names, columns = list(state), [state[name].tolist() for name in state]
-        self[:] = [
-            {name: value for name, value in zip(names, row, strict=True) if value == value}  # NaN: had no such number
-            for row in zip(*columns, strict=True)
-        ]
+        self._columns, self._stored, self._last = {}, 0, None
+        self.extend_from_state(state)
+
+    def extend_from_state(self, state: dict[str, Any]) -> None:
+        """Add the rows of a `state`.
+
+        Raises:
+            DamagedError: its columns are not of one length.
+        """
+        self._settle()
+        lengths = {len(column) for column in state.values()}
+        if len(lengths) > 1:
+            raise DamagedError(f"columns of the history have lengths {sorted(lengths)}; expected one.")
+        length = lengths.pop() if lengths else 0
+        for name, column in state.items():
+            self._columns.setdefault(name, _Column(self._stored)).extend(column)
+        self._stored += length
+        for column in self._columns.values():
+            column.fill(self._stored)
+
+    def _settle(self) -> None:
+        """Move the last record into the columns."""
+        if self._last is None:
+            return
+        columns = self._columns
+        for name, value in self._last.items():
+            if name not in columns:
+                columns[name] = _Column(self._stored)
+            columns[name].append(value)
+        self._stored += 1
+        if len(self._last) < len(columns):
+            for column in columns.values():
+                column.fill(self._stored)
+        self._last = None
+
+    def _row(self, index: int) -> dict[str, Any]:
+        if index == self._stored and self._last is not None:
+            return self._last
+        return {name: column.values[index] for name, column in self._columns.items() if column.present[index]}
+
+    def _has(self, name: str, start: int) -> bool:
+        """Whether a column has a value from row ``start`` on."""
+        column = self._columns.get(name)
+        return (column is not None and 1 in column.present[start:]) or name in (self._last or {})
+
+    def _column(self, name: str, start: int) -> npt.NDArray[Any]:
+        column = self._columns.get(name) or _Column(self._stored)
+        values = column.read(start)
+        if self._last is None:
+            return values
+        last = self._last.get(name, np.nan)
+        if not len(values):
+            return np.array([last])
+        return np.append(values, last) if values.ndim == 1 and np.ndim(last) == 0 else np.array([*values, last])
+
+
+class _Column:
+    """The values of one column, as compact as their type allows.
+
+    Attributes:
+        values: one per row, anything where there is none.
+        present: 1 for each row that has a value.
+    """
+
+    def __init__(self, length: int):
+        self.values: Any = None  # the first value decides how
+        self.typecode: str | None = None
+        self.present = bytearray()
+        self.fill(length)
+
+    def append(self, value: Any) -> None:
+        """Add a row that has a value."""
+        typecode = _typecode(value)
+        if typecode != self.typecode:
+            self._make_room(typecode)
+        self.values.append(value)
+        self.present.append(1)
+
+    def _make_room(self, typecode: str) -> None:
+        """Let the column hold values of another type than before."""
+        if self.values is None:
+            self.values = array(typecode, bytes(8 * len(self.present))) if typecode else [None] * len(self.present)
+            self.typecode = typecode
+        elif typecode and self.typecode:  # whole numbers among others
+            self.values, self.typecode = array("d", self.values), "d"
+        elif self.typecode:
+            self.values, self.typecode = self.values.tolist(), ""
+
+    def fill(self, length: int) -> None:
+        """Add rows without a value until there are ``length``."""
+        missing = length - len(self.present)
+        if missing > 0:
+            self.present.extend(bytes(missing))
+            if isinstance(self.values, array):
+                self.values.frombytes(bytes(missing * self.values.itemsize))
+            elif self.values is not None:
+                self.values.extend([None] * missing)
+
+    def extend(self, values: npt.NDArray[Any]) -> None:
+        """Add a row for every one of an array's; NaN: it has no value."""
+        for value in values.tolist():
+            if isinstance(value, float) and value != value:
+                self.fill(len(self.present) + 1)
+            else:
+                self.append(value)
+
+    def read(self, start: int) -> npt.NDArray[Any]:
+        """The rows from ``start`` on, NaN where there is no value."""
+        present = np.frombuffer(bytes(self.present[start:]), dtype=bool)
+        if isinstance(self.values, array):
+            values = np.array(self.values[start:], dtype=np.float64 if self.values.typecode == "d" else np.int64)
+            return values if present.all() else np.where(present, values, np.nan)
+        rows = [None] * len(present) if self.values is None else self.values[start:]
+        return np.array([row if here else np.nan for row, here in zip(rows, present, strict=True)])
+
+
+def _typecode(value: Any) -> str:
+    """How a value can be stored: as a whole number or as another in 8 bytes; "" for what is neither."""
+    if type(value) is float or isinstance(value, np.floating):
+        return "d"
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return "q"
+    return ""
 
 
 #: What each column of the history (and each logged metric) means.

@@ -12,6 +12,7 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_choice, check_count, check_number
 from followers import Follower, TrajectoryOracle
+from followers.environments import check_unchanged
 from leaders.gradients.exact import policy_return
 
 Array = npt.NDArray[np.float64]
@@ -48,8 +49,8 @@ class LeaderEnv(gym.Env[Any, Any]):
 
     Raises:
         OptionError: bounds that are not finite, empty or outside ``leader_space``; an unknown mode or value.
-        UnsupportedError: exact values asked of a problem without a tabular model, or (by `value`) of a follower whose policies
-            expose no probabilities.
+        UnsupportedError: exact values asked of a problem without a tabular model, or of one that wrappers change, or (by
+            `value`) of a follower whose policies expose no probabilities.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -83,6 +84,8 @@ class LeaderEnv(gym.Env[Any, Any]):
                 f"exact values need a tabular model, and {type(self.oracle.core).__name__} has none; use value='sampled'."
             )
         self._is_exact = value == "exact"
+        if self._is_exact:
+            check_unchanged("LeaderEnv(value='exact')", self.oracle.layers, self.oracle.core)
         self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.observation_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.follower_solves = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock, local
 from typing import Any, Literal, Never
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
@@ -29,6 +31,7 @@ from leaders.run import LeaderRun, OracleFactory, RunOptions
 _QUIET_ITERATIONS = 50
 
 
+@with_gradients
 def optimize(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader,
@@ -70,7 +73,8 @@ def optimize(
         evaluate_every: how often the exact leader return is computed (tabular models) and ``callback`` is called.
         callback: called with a `Progress` every ``evaluate_every`` iterations and after the last; if it returns True, the run
             stops there, and its result says so.
-        checkpoints: where and how often to save the run; SIGTERM then ends it with a checkpoint.
+        checkpoints: where and how often to save the run, which owns the folder meanwhile; SIGTERM, SIGINT (Ctrl-C; a second one
+            interrupts at once) and SIGHUP then end it with a checkpoint.
         resume: continue from the newest checkpoint, if there is one.
         progress: show a progress bar; None: for runs of more than a few iterations.
         unknown: nothing: any other keyword is refused, with the nearest known one.
@@ -80,23 +84,37 @@ def optimize(
 
     Raises:
         OptionError, UnsupportedError, RegularizationError: settings that cannot work together, before anything runs.
-        CheckpointError: the newest checkpoint is damaged or of another run, or one cannot be written.
+        CheckpointError: the newest checkpoint is damaged or of another run (what differs is named), or one cannot be written.
         ConvergenceError: a gradient that is not finite, naming the iteration, x and the last good checkpoint.
-        RunInterruptedError: SIGTERM came, and the run was saved.
+        FolderInUseError: another process has a run in the folder of checkpoints.
+        RunInterruptedError: a signal asked the run to stop, and it was saved.
     """
     _refuse(unknown, leader, seed)
     check_count("evaluate_every", evaluate_every)
     if resume and checkpoints is None:
         raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
     options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)
-    run = LeaderRun(env, leader, follower, iterations, seed, options, oracle)
-    if checkpoints is not None:
-        checkpoints.fingerprint |= run.identity(seed, contexts)
-        if not resume:
-            checkpoints.begin()
-        elif (saved := checkpoints.latest()) is not None:
-            run.load_state(saved)
-    return complete(run, evaluate_every, callback, progress, checkpoints)
+    with nullcontext() if checkpoints is None else checkpoints.owned():
+        run = LeaderRun(env, leader, follower, iterations, seed, options, oracle)
+        with closing_on_error([run]):
+            if checkpoints is not None:
+                checkpoints.identity = run.identity(evaluate_every)
+                if not resume:
+                    checkpoints.begin()
+                elif (saved := checkpoints.latest()) is not None:
+                    run.load_state(saved)
+            return complete(run, evaluate_every, callback, progress, checkpoints)
+
+
+@contextmanager
+def closing_on_error(runs: list[LeaderRun]) -> Iterator[None]:
+    """Close the oracles of runs, and end their workers, if the block raises; otherwise they are the caller's."""
+    try:
+        yield
+    except BaseException:
+        for run in runs:
+            run.oracle.close()
+        raise
 
 
 def complete(
@@ -108,11 +126,11 @@ def complete(
     index: int = 0,
 ) -> Result:
     """Make all iterations that a run has left; ``index`` is its number among many, the rest as for `optimize`."""
-    stoppable = nullcontext() if checkpoints is None else checkpoints.stop_on_sigterm()
+    stoppable = nullcontext() if checkpoints is None else checkpoints.stop_on_signals()
     quiet = is_quiet(run.iterations, progress)
     with one_torch_thread(), stoppable, tqdm(total=run.iterations, initial=run.done, unit="it", disable=quiet) as bar:
         if checkpoints is not None and checkpoints.last is None:
-            checkpoints.save(run.done, run.state())
+            checkpoints.save(run.done, run.state(), run.history)
         while not run.finished:
             due = run.done % evaluate_every == 0 or run.done == run.iterations - 1
             record = run.iterate(due, checkpoints)
@@ -122,7 +140,7 @@ def complete(
                 if callback is not None:
                     run.report(callback, index)
             if checkpoints is not None and (checkpoints.due(run.done) or run.stopped):
-                checkpoints.save(run.done, run.state())
+                checkpoints.save(run.done, run.state(), run.history)
                 checkpoints.stop_if_asked()
             bar.update()
     return run.result()
@@ -133,15 +151,38 @@ def is_quiet(iterations: int, progress: bool | None) -> bool:
     return iterations < _QUIET_ITERATIONS if progress is None else not progress
 
 
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """The loop's tensors are small: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+class _TorchThreads:
+    """How many threads torch works with: each thread has its own number, and begins with the one that any set last."""
+
+    def __init__(self) -> None:
+        self._lock, self._runs, self._before, self._here = Lock(), 0, 1, local()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One, for as long as a run lasts: its tensors are small, so threads would only wait for each other.
+
+        Afterwards it is what it was before the first of the runs that overlap.
+        """
+        if getattr(self._here, "inside", False):  # a run that another one's callback makes
+            yield
+            return
+        self._here.inside = True
+        with self._lock:
+            threads = torch.get_num_threads()  # asked in every thread: the first time, it takes over what others set last
+            if self._runs == 0:
+                self._before = threads
+            self._runs += 1
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            self._here.inside = False
+            with self._lock:
+                self._runs -= 1
+                torch.set_num_threads(self._before)
+
+
+one_torch_thread = _TorchThreads().one
 
 
 def _refuse(unknown: dict[str, Any], leader: Any, seed: Any) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
@@ -24,11 +25,12 @@ from leaders.gradients import Loss
 from leaders.gradients.batch import BatchEstimator
 from leaders.gradients.estimate import WeightedContexts
 from leaders.leaders import Leader
-from leaders.loop import complete, is_quiet, one_torch_thread
+from leaders.loop import closing_on_error, complete, is_quiet, one_torch_thread
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 
 
+@with_gradients
 def optimize_many(
     env: gym.Env[Any, Any] | TabularBOCMDP,
     leader: Leader | Sequence[Leader],
@@ -80,17 +82,21 @@ def optimize_many(
         raise UnsupportedError("device= solves the follower's problem itself and asks no other oracle; leave one of them out.")
     options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)
 
-    def start(i: int) -> LeaderRun:
-        return LeaderRun(env, leaders[i], _copy(follower), iterations, numbers[i], options, oracle)
+    runs: list[LeaderRun] = []
 
-    first, batch = start(0), None
-    if loss is None and oracle is TrajectoryOracle:
-        batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
-    others = range(1, len(leaders))
-    if batch is not None:
-        return _complete_at_once([first, *map(start, others)], batch, evaluate_every, callback, progress)
-    finish = partial(complete, evaluate_every=evaluate_every, callback=callback, progress=progress)
-    return [finish(first), *(finish(start(i), index=i) for i in others)]
+    def start(i: int) -> LeaderRun:
+        runs.append(LeaderRun(env, leaders[i], _copy(follower), iterations, numbers[i], options, oracle))
+        return runs[-1]
+
+    with closing_on_error(runs):
+        first, batch = start(0), None
+        if loss is None and oracle is TrajectoryOracle:
+            batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
+        others = range(1, len(leaders))
+        if batch is not None:
+            return _complete_at_once([first, *map(start, others)], batch, evaluate_every, callback, progress)
+        finish = partial(complete, evaluate_every=evaluate_every, callback=callback, progress=progress)
+        return [finish(first), *(finish(start(i), index=i) for i in others)]
 
 
 def _one_per_run(leader: Any, seeds: Any) -> tuple[list[Leader], list[Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocmdp_gym.files import write_atomically
 from leaders.history import History
 
 if TYPE_CHECKING:
@@ -40,5 +42,11 @@ def learning_curve(history: History, title: str = "") -> Figure:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure to ``path``."""
-    figure.savefig(path, dpi=130)
+    """Write a figure to ``path``, whole or not at all.
+
+    Raises:
+        FolderError: it cannot be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, dpi=130, format="png")
+    write_atomically(path, content.getvalue())

@@ -15,17 +15,21 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.errors import ConvergenceError, OptionError
+from bocmdp_gym.errors import ConvergenceError, DamagedError, OptionError
 from bocmdp_gym.options import check_count
+from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, number_entry
 from bocmdp_gym.validation import check_leader
+from bocmdp_gym.version import __version__
 from followers import Follower, TrajectoryOracle
+from followers.environments import check_unchanged
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.contexts import every_context
-from leaders.evaluator import Evaluator
+from leaders.evaluator import Evaluator, evaluator
 from leaders.gradients import Estimate, Loss, PolicyEstimator
 from leaders.gradients.estimate import WeightedContexts, weighted
 from leaders.history import History
+from leaders.identity import describe, describe_oracle
 from leaders.leaders import Leader
 from leaders.result import Callback, Progress, Result, Stopped
 
@@ -71,9 +75,18 @@ class LeaderRun:
         self.iterations = check_count("iterations", iterations)
         _check_kind("leader", leader, Leader, "HPGD()")
         _check_kind("follower", follower, Follower, "SoftPolicyIteration(regularization=1e-3)")
+        self._oracle_factory, self._options = oracle, options
+        self._seed = describe(seed)
         self.rng = generator(seed)
         self.oracle, self.leader = oracle(env, follower), leader
-        loss, constraints = options["loss"], options["constraints"]
+        try:
+            self._set_up(options)
+        except BaseException:  # nobody else knows the oracle, and it may have started workers
+            self.oracle.close()
+            raise
+
+    def _set_up(self, options: RunOptions) -> None:
+        leader, loss, constraints = self.leader, options["loss"], options["constraints"]
         leader.estimator.bind(self.oracle, loss)
         core = self.oracle.core
         self._number, self._every = _contexts_per_iteration(core, options["contexts"])
@@ -93,12 +106,13 @@ class LeaderRun:
         regularization = leader.estimator.regularization
         self.constrained: AugmentedLagrangian | None = None
         if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
-            self.evaluator = Evaluator(self.oracle, regularization, loss)
+            self.evaluator = evaluator(self.oracle, regularization, loss)
         if constraints:
             if loss is not None or regularization is None:
                 raise OptionError(
                     "constraints need the leader's return as objective and a regularization; write them into the loss."
                 )
+            check_unchanged("a constraint", self.oracle.layers, self.oracle.core)
             self.constrained = AugmentedLagrangian(self.oracle.model, constraints, regularization, options["constraint_penalty"])
 
     @property
@@ -204,24 +218,24 @@ class LeaderRun:
             oracle=self.oracle,
         )
 
-    def identity(self, seed: Any, contexts: Any) -> dict[str, Any]:
-        """What must be equal for a checkpoint to belong to this run, as JSON-able values."""
-        update = self.leader.update
-        return {
-            "iterations": self.iterations,
-            "seed": "a generator" if isinstance(seed, np.random.Generator) else int(seed),
-            "contexts per iteration": contexts,
-            "environment class": type(self.oracle.core).__name__,
-            "dimension of x": len(self.x0),
-            "estimator": type(self.leader.estimator).__name__,
-            "regularization of the leader": self.leader.estimator.regularization,
-            "optimizer": update.optimizer_name,
-            "step size": update.learning_rate,
-            "follower class": type(self.oracle.follower).__name__,
-        }
+    def identity(self, evaluate_every: int) -> dict[str, Any]:
+        """Everything that changes the run's numbers, as JSON-able values: equal for a checkpoint to belong to this run."""
+        return describe(
+            {
+                **describe_oracle(self.oracle),
+                "oracle": self._oracle_factory,
+                "estimator": self.leader.estimator,
+                "update": self.leader.update,
+                **self._options,
+                "seed": self._seed,
+                "iterations": self.iterations,
+                "evaluate_every": evaluate_every,
+                "library version": __version__,
+            }
+        )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """What a checkpoint keeps, besides the history."""
         return {
             "done": self.done,
             "x": self.x,
@@ -231,7 +245,6 @@ class LeaderRun:
             "rng": json.dumps(self.rng.bit_generator.state),
             "env_steps": self.oracle.env_steps,
             "seconds": self.seconds,
-            "history": self.history.state(),
             "update": self.leader.update.state(),
             "estimator": self.leader.estimator.state(),
             "follower": self.oracle.follower.state(),
@@ -240,21 +253,36 @@ class LeaderRun:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-        self.done, self._kept = state["done"], frozenset(state["kept"].tolist())
-        self.x0, self.x_random = torch.from_numpy(state["x0"]), torch.from_numpy(state["x_random"])
-        self.x = self.leader.update.start(torch.from_numpy(state["x"]), self.iterations, self.oracle.core.leader_space)
-        self.leader.update.load_state(state["update"])
-        self.rng.bit_generator.state = json.loads(state["rng"])
-        self.oracle.restore(state["env_steps"])
-        self._before = state["seconds"]
-        self.history.load_state(state["history"])
-        self.leader.estimator.load_state(state["estimator"])
-        self.oracle.follower.load_state(state["follower"])
+        """Continue from `state`, and the history under "history".
+
+        Raises:
+            DamagedError: the state is not that of a run like this: entries missing, of another type or size, or impossible.
+        """
+        with loading("the checkpoint"):
+            self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        d = (len(self.x0),)
+        self.done = count_entry(state, "done", self.iterations)
+        self.x0, self.x_random = (torch.from_numpy(array_entry(state, name, d)) for name in ("x0", "x_random"))
+        self._kept = frozenset(array_entry(state, "kept", (-1,), "i").tolist())
+        x = torch.from_numpy(array_entry(state, "x", d))
+        self.x = self.leader.update.start(x, self.iterations, self.oracle.core.leader_space)
+        self.leader.update.load_state(entry(state, "update", dict))
+        if state["update"]["done"] != self.done:
+            raise DamagedError(f"the update made {state['update']['done']} steps, and the run {self.done} iterations.")
+        self.rng.bit_generator.state = json.loads(entry(state, "rng", str))
+        self.oracle.restore(count_entry(state, "env_steps"))
+        self._before = number_entry(state, "seconds")
+        self.history = state.get("history", History())
+        if len(self.history) != self.done:
+            raise DamagedError(f"the history has {len(self.history)} rows, and the run had made {self.done} iterations.")
+        self.leader.estimator.load_state(entry(state, "estimator", dict))
+        self.oracle.follower.load_state(entry(state, "follower", dict))
         if self.evaluator is not None:
-            self.evaluator.load_state(state["evaluator"])
+            self.evaluator.load_state(entry(state, "evaluator", dict))
         if self.constrained is not None:
-            self.constrained.load_state(state["constraints"])
+            self.constrained.load_state(entry(state, "constraints", dict))
 
 
 def generator(seed: Any) -> np.random.Generator:

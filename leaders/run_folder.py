@@ -13,9 +13,8 @@ from __future__ import annotations
 import io
 import json
 import platform
-import shutil
 import sys
-from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,73 +23,92 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.files import write_atomically
+from bocmdp_gym.files import LOCK, owning, remove_scratch, write_atomically, writing
 from leaders.checkpoints import Checkpoints
 from leaders.history import History
+from leaders.run_log import EVENTS, CSVLog, EventsLog
 from leaders.settings import RunSettings
 
-if TYPE_CHECKING:  # Stable-Baselines3 and TensorBoard take seconds to import: only runs that are logged do
+if TYPE_CHECKING:  # Stable-Baselines3 takes seconds to import: only runs that are logged do
     from stable_baselines3.common.logger import Logger
 
-SUMMARY = "summary.json"
-_OURS = (SUMMARY, "progress.csv", "history.npz", "learning_curve.png", "checkpoints")
+SUMMARY, HISTORY = "summary.json", "history.npz"
+_OURS = (SUMMARY, "progress.csv", HISTORY, "learning_curve.png", "checkpoints")
 
 
 class RunFolder:
-    """Opens a run folder and writes into it.
+    """Opens a run folder, owns it until `close`, and writes into it.
 
     Raises:
-        OptionError: the folder holds a run already, or cannot be written to.
+        OptionError: the folder holds a run already.
+        FolderInUseError: another process has a run in the folder.
+        FolderError: it cannot be written to.
     """
 
     def __init__(self, settings: RunSettings):
         self.path = settings.folder()
-        try:
-            old = any((self.path / name).exists() for name in _OURS)
-            if old and not (settings.resume or settings.overwrite):
-                raise OptionError(f"{self.path} already holds a run; --resume it, --overwrite it, or choose another --out.")
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise OptionError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out.") from error
         self._settings = settings
-        self._files: Logger | None = None
+        self._logs: tuple[CSVLog, EventsLog] | None = None
         self._screen: Logger | None = None
         self._next_print = 0
         self.checkpoints = Checkpoints(self.path / "checkpoints", settings.checkpoint_every, settings.fingerprint())
         if settings.overwrite and not settings.resume:
             self.checkpoints.on_begin = self._clear  # an old run is removed only when the new one is known to work
+        with ExitStack() as opened:
+            opened.enter_context(owning(self.path, "the run folder"))
+            old = any((self.path / name).exists() for name in _OURS)
+            if old and not (settings.resume or settings.overwrite):
+                raise OptionError(f"{self.path} already holds a run; --resume it, --overwrite it, or choose another --out.")
+            for name in (*_OURS, "*.png", EVENTS):
+                remove_scratch(self.path, name)
+            self._open = opened.pop_all()
 
-    def _open_files(self, earlier: Iterable[dict[str, Any]]) -> Logger:
-        """Start the logs, and repeat what a resumed run had logged up to its checkpoint (its later rows are void)."""
-        for old in self.path.glob("events.out.tfevents.*"):
-            old.unlink()
-        files = _file_logger(self.path)
-        for record in earlier:
-            if record["iteration"] % self._settings.evaluate_every == 0:
-                _dump(files, record)
-        return files
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def _clear(self) -> None:
         """Remove an old run's files, and nothing else."""
-        for entry in self.path.iterdir():
-            if entry.name == "checkpoints":
-                shutil.rmtree(entry)
-            elif entry.name in _OURS or entry.suffix == ".png" or entry.name.startswith("events.out.tfevents"):
-                entry.unlink()
+        with writing(self.path):
+            for entry in [*self.path.iterdir(), *self.checkpoints.folder.glob("*")]:
+                checkpoint = entry.parent == self.checkpoints.folder and entry.name != LOCK  # the lock is ours
+                if checkpoint or entry.name.startswith(EVENTS) or entry.suffix == ".png" or entry.name in _OURS[:-1]:
+                    entry.unlink()
 
     def log(self, record: dict[str, Any], history: History) -> None:
-        """Log one evaluation: always to the files, ten times per run to the screen."""
-        if self._files is None:
-            self._files = self._open_files(list(history)[:-1])
-        _dump(self._files, record)
+        """Log one evaluation: always to the files, ten times per run to the screen.
+
+        A resumed run first repeats what it had logged up to its checkpoint; its later rows are void.
+
+        Raises:
+            FolderError: a file was removed, or cannot be written.
+        """
+        if self._logs is None:
+            self._logs = self._start_logs([history[i] for i in range(len(history) - 1) if i % self._settings.evaluate_every == 0])
+        for log in self._logs:
+            log.write(record)
         last = record["iteration"] == self._settings.iterations - 1
         if record["iteration"] >= self._next_print or last:
             self._next_print = record["iteration"] + max(1, self._settings.iterations // 10)
             self._screen = self._screen or _screen_logger()
-            _dump(self._screen, record)
+            for name, value in record.items():
+                self._screen.record(name, value)
+            self._screen.dump(int(record["iteration"]))
+
+    def _start_logs(self, records: list[dict[str, Any]]) -> tuple[CSVLog, EventsLog]:
+        return CSVLog(self.path / "progress.csv", records), EventsLog(self.path, records)
+
+    def finish_logs(self, history: History) -> None:
+        """Write the logs again where a finished run has none: it was resumed with nothing left to do, or they were removed.
+
+        Raises:
+            FolderError: they cannot be written.
+        """
+        if not (self.path / "progress.csv").exists() or not list(self.path.glob(f"{EVENTS}.*")):
+            last = len(history) - 1
+            self._start_logs([history[i] for i in range(last + 1) if i % self._settings.evaluate_every == 0 or i == last])
 
     def write_summary(self, found: dict[str, Any]) -> None:
         """Write summary.json."""
@@ -106,14 +124,15 @@ class RunFolder:
     def write_history(self, history: History) -> None:
         """Write history.npz."""
         content = io.BytesIO()
-        np.savez_compressed(content, **{name: history[name] for name in history.columns})
-        write_atomically(self.path / "history.npz", content.getvalue())
+        columns: dict[str, Any] = {name: history[name] for name in history.columns}
+        np.savez_compressed(content, **columns)
+        write_atomically(self.path / HISTORY, content.getvalue())
 
     def close(self) -> None:
-        """Close the logs."""
-        for logger in (self._files, self._screen):
-            if logger is not None:
-                logger.close()
+        """Let others have the folder."""
+        if self._screen is not None:
+            self._screen.close()
+        self._open.close()
 
 
 def versions() -> dict[str, str]:
@@ -144,31 +163,3 @@ def _screen_logger() -> Logger:
     from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
     return Logger(None, [HumanOutputFormat(sys.stdout)])
-
-
-def _file_logger(folder: Path) -> Logger:
-    """Writes progress.csv and TensorBoard's events."""
-    from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
-
-    class OrderedCSV(CSVOutputFormat):
-        """A CSV whose columns come in the order they were first logged, the same in every process."""
-
-        def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-            new = [key for key in key_values if key not in self.keys]
-            if new:
-                self.keys.extend(new)
-                self.file.seek(0)
-                rows = self.file.readlines()[1:]
-                self.file.seek(0)
-                self.file.write(",".join(self.keys) + "\n")
-                for row in rows:
-                    self.file.write(row[:-1] + self.separator * len(new) + "\n")
-            super().write(key_values, key_excluded, step)
-
-    return Logger(str(folder), [OrderedCSV(str(folder / "progress.csv")), TensorBoardOutputFormat(str(folder))])
-
-
-def _dump(logger: Logger, record: dict[str, Any]) -> None:
-    for name, value in record.items():
-        logger.record(name, value)
-    logger.dump(int(record["iteration"]))

@@ -19,31 +19,31 @@ What to run is said in a file (TOML or JSON), by options, or by both; options wi
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
+import signal
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
-from bocmdp_gym.errors import BOCMDPError, OptionError, suggest
+from bocmdp_gym.errors import BOCMDPError, OptionError, RunInterruptedError, suggest
+from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.options import check_count
-from leaders.run_folder import SUMMARY
-from leaders.settings import RunSettings, settings_from_summary, settings_from_values
-from leaders.sweep_table import write_tables
+from leaders.settings import RunSettings, settings_from_values
+from leaders.settings.values import module_of, refuse_unnamed_modules
+from leaders.sweep_table import TABLES, write_tables
+from leaders.sweep_tasks import check_environments, run_task, task_of
 from leaders.tasks import Backend, Outcomes, run_tasks
-from leaders.train import train
+from leaders.tasks.results import RESULT
 
 #: Settings that say where and how a run is kept, not what it is: the sweep decides on them.
 _OURS = ("out", "overwrite", "resume", "progress")
-#: The mean of the sampled returns is taken over this share of the iterations, the last ones.
-_LAST = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,32 +109,7 @@ class Sweep:
             runs.append(settings_from_values(values.pop("environment"), values))
         for settings in runs:
             settings.make_leader()
-        for settings in {json.dumps([s.env_id, s.env_options()], default=str): s for s in runs}.values():
-            settings.make_env().close()
         return runs
-
-
-def task_of(settings: RunSettings) -> tuple[str, dict[str, Any]]:
-    """The key and the task of a run: the same for equal settings, whatever else a sweep holds."""
-    task = json.loads(json.dumps(settings.fingerprint() | {"checkpoint_every": settings.checkpoint_every}, default=str))
-    digest = hashlib.sha256(json.dumps(settings.fingerprint(), sort_keys=True, default=str).encode()).hexdigest()
-    return f"{settings.name}-{settings.leader}-{settings.seed}-{digest[:10]}", task
-
-
-def run_task(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One run in its folder; one that is finished there is only read, one that was interrupted continues."""
-    values = dict(task)
-    settings = replace(settings_from_values(values.pop("environment"), values), out=folder, resume=True, progress=False)
-    path = folder / SUMMARY
-    if not path.exists():
-        train(settings)
-    summary = json.loads(path.read_text())
-    if settings_from_summary(summary).fingerprint() != settings.fingerprint():
-        raise OptionError(f"{path} is of a run with other settings; use another folder, or delete this one.")
-    with np.load(folder / "history.npz") as history:
-        sampled = history["sampled_return"][-max(1, round(_LAST * settings.iterations)) :]
-    found = {name: summary[name] for name in ("leader_return", "env_steps", "seconds")}
-    return found | {"sampled_return": float(sampled.mean())}
 
 
 def sweep(
@@ -155,13 +130,20 @@ def sweep(
         backend, workers, retries, progress, address: see `leaders.tasks.run_tasks`.
 
     Raises:
-        BOCMDPError: settings that cannot work, before anything runs.
+        BOCMDPError: settings that cannot work, or a folder in use, before anything runs.
     """
     out = Path(out)
-    tasks = dict(task_of(settings) for settings in plan.runs())
-    outcomes = run_tasks(tasks, run_task, out, backend, workers, retries, progress, address)
-    write_tables(tasks, outcomes, out)
-    return outcomes
+    runs = [(*task_of(settings), settings) for settings in plan.runs()]
+    check_environments([settings for key, _, settings in runs if not (out / key / RESULT).exists()], backend, workers)
+    tasks = {key: task for key, task, _ in runs}
+    finish = partial(_finish, tasks=tasks, folder=out)
+    return run_tasks(tasks, run_task, out, backend, workers, retries, progress, address, finish)
+
+
+def _finish(outcomes: Outcomes, tasks: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    for name in TABLES:
+        remove_scratch(folder, name)
+    write_tables(tasks, outcomes, folder)
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -226,17 +208,37 @@ class SweepSettings:
             OptionError: as `read_plan` and `Sweep`, or an option that is not of the form NAME=VALUE.
         """
         values = {} if self.file is None else read_plan(self.file)
+        given = dict(_named(text, "set") for text in self.set)
+        _refuse_modules(values, None if "module" not in given else str(_value(given["module"])))
         for name in ("environments", "leaders", "followers"):
             if getattr(self, name) is not None:
                 values[name] = list(getattr(self, name))
         if self.seeds is not None:
             values["seeds"] = list(range(check_count("seeds", self.seeds)))
-        given = dict(_named(text, "set") for text in self.set)
         grid = {name: _listed(text) for name, text in (_named(text, "grid") for text in self.grid)}
         values["settings"] = {n: v for n, v in values.get("settings", {}).items() if n not in grid}
         values["settings"] |= {name: _value(text) for name, text in given.items()}
         values["grid"] = {n: v for n, v in values.get("grid", {}).items() if n not in given} | grid
         return Sweep(**values)
+
+
+def _refuse_modules(plan: Mapping[str, Any], module: str | None) -> None:
+    """Refuse a plan's file that has something imported which the command line does not name.
+
+    Raises:
+        OptionError: naming it.
+    """
+    tables = [plan.get("settings"), *(plan.get("cases") or ()), *_points(plan.get("grid"))]
+    for table in tables:
+        if isinstance(table, Mapping):
+            refuse_unnamed_modules(table, module, "the sweep's file", f"--set module={module_of(table)}")
+
+
+def _points(grid: Any) -> list[dict[str, Any]]:
+    """Every value of a grid, under its name."""
+    if not isinstance(grid, Mapping):
+        return []
+    return [{name: value} for name, values in grid.items() if isinstance(values, (list, tuple)) for value in values]
 
 
 def _named(text: str, option: str) -> tuple[str, str]:
@@ -265,18 +267,21 @@ def _listed(text: str) -> list[Any]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line.
 
-    Returns the exit status: 0, 1 if runs failed, 2 for settings that cannot work, 130 after Ctrl-C.
+    Returns the exit status: 0, 1 if runs failed, 2 for settings that cannot work or files that cannot be written, and 128 plus
+    its number after a signal (130: Ctrl-C).
     """
     chosen = tyro.cli(SweepSettings, args=arguments, prog="python -m leaders.sweep", description=__doc__)
     running = {name: getattr(chosen, name) for name in ("backend", "address", "workers", "retries", "progress")}
     try:
         outcomes = sweep(chosen.plan(), chosen.out, **running)
-    except BOCMDPError as error:
+    except (KeyboardInterrupt, RunInterruptedError) as error:
+        print(f"interrupted; the same command continues from what is in {chosen.out}/", file=sys.stderr)
+        return 128 + (error.signal if isinstance(error, RunInterruptedError) else signal.SIGINT)
+    except (BOCMDPError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command continues from what is in {chosen.out}/", file=sys.stderr)
-        return 130
+    for key, damage in outcomes.damaged.items():
+        print(f"{key} was run again: {damage}", file=sys.stderr)
     print((chosen.out / "results.md").read_text(), end="")
     finished, ran = len(outcomes.results), len(outcomes.ran)
     total = finished + len(outcomes.failures)

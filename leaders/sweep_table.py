@@ -14,6 +14,8 @@ import numpy as np
 from bocmdp_gym.files import write_atomically
 from leaders.tasks import Outcomes
 
+#: The files.
+TABLES = ("results.csv", "results.md", "runs.csv")
 #: What a run reports, and its heading.
 _MEASURED = {
     "leader_return": "leader's return",

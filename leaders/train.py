@@ -23,15 +23,14 @@ def train(settings: RunSettings) -> Result:
     """One run, with everything it leaves in its folder (`leaders.run_folder`).
 
     Raises:
-        BOCMDPError: settings that cannot work, before anything runs.
+        BOCMDPError: settings that cannot work, or a folder in use, before anything runs; files that cannot be written.
     """
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
     constraints = [Constraint(**constraint) for constraint in configurable(env).constraints()]
-    run = RunFolder(settings)
-    if settings.resume:
-        found = "continuing from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
-        print(f"{run.path}: {found}", file=sys.stderr)
-    try:
+    with RunFolder(settings) as run:
+        if settings.resume:
+            found = "continuing from its newest checkpoint" if run.checkpoints.any() else "no checkpoint there, so starting"
+            print(f"{run.path}: {found}", file=sys.stderr)
         result = optimize(
             env,
             leader,
@@ -46,26 +45,25 @@ def train(settings: RunSettings) -> Result:
             resume=settings.resume,
             progress=settings.progress,
         )
-    finally:
-        run.close()
-    run.write_history(result.history)
-    title = f"{settings.name}: {settings.leader} against {settings.follower}"
-    save(learning_curve(result.history, title), run.path / "learning_curve.png")
-    core, model, regularization = result.oracle.core, result.oracle.model, leader.estimator.regularization
-    if core.result_name is not None and isinstance(model, TabularBOCMDP) and regularization is not None:
-        policies = model.solve(result.x, regularization).policy.numpy()
-        save(core.result_figure(result.x.numpy(), policies), run.path / f"{core.result_name}.png")
-    run.write_summary(
-        {
-            "leader_return": result.leader_return,
-            "x": result.x.tolist(),
-            "x0": result.x0.tolist(),
-            "x_random": result.x_random.tolist(),
-            "iterations": result.iterations,
-            "env_steps": result.env_steps,
-            "seconds": result.seconds,
-        }
-    )
+        run.finish_logs(result.history)
+        run.write_history(result.history)
+        title = f"{settings.name}: {settings.leader} against {settings.follower}"
+        save(learning_curve(result.history, title), run.path / "learning_curve.png")
+        core, model, regularization = result.oracle.core, result.oracle.model, leader.estimator.regularization
+        if core.result_name is not None and isinstance(model, TabularBOCMDP) and regularization is not None:
+            policies = model.solve(result.x, regularization).policy.numpy()
+            save(core.result_figure(result.x.numpy(), policies), run.path / f"{core.result_name}.png")
+        run.write_summary(
+            {
+                "leader_return": result.leader_return,
+                "x": result.x.tolist(),
+                "x0": result.x0.tolist(),
+                "x_random": result.x_random.tolist(),
+                "iterations": result.iterations,
+                "env_steps": result.env_steps,
+                "seconds": result.seconds,
+            }
+        )
     env.close()
     final = "" if result.leader_return is None else f"leader's return {result.leader_return:.4f} "
     start = result.history["leader_return"][0] if "leader_return" in result.history.columns else np.nan
@@ -88,15 +86,22 @@ def parse(arguments: list[str] | None = None) -> RunSettings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, 2 for settings that cannot work, 143 after SIGTERM."""
+    """The command line.
+
+    Returns the exit status: 0, 2 for settings that cannot work or files that cannot be written, and 128 plus its number after a
+    signal (143: SIGTERM, 130: SIGINT, 129: SIGHUP).
+    """
     try:
         train(parse(arguments))
     except RunInterruptedError as error:
         print(error, file=sys.stderr)
-        return 143
-    except BOCMDPError as error:
+        return 128 + error.signal
+    except (BOCMDPError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume continues from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import LeaderParameterError, OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import check_choice, check_number
+from bocmdp_gym.saved_state import count_entry
 
 #: A torch optimiser class, or any function (parameters, lr=...) -> optimiser.
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
@@ -31,7 +33,7 @@ SCHEDULES: dict[ScheduleName, Schedule] = {
 }
 
 
-class Update:
+class Update(WithArguments):
     """Gradient ascent with any torch optimiser, a learning-rate schedule, clipping by norm, and a projection.
 
     Args:
@@ -132,7 +134,7 @@ class Update:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state`; call it after `start`."""
         assert self._optimizer is not None
-        self._done = int(state["done"])
+        self._done = count_entry(state, "done")
         buffers = {
             index: {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in entry.items()}
             for index, entry in (state.get("optimizer") or {}).items()

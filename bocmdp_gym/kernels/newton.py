@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 
 EPSILON = 2.0**-52
+#: What double precision can say of a probability: finer tolerances ask for no more.
+FINEST = 1e-14
 #: An iteration continues until the error is this part of the tolerance, unless rounding stops it before.
 ZEAL = 0.01
 

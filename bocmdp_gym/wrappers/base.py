@@ -15,6 +15,7 @@ from bocmdp_gym.env import LEADER_STREAM, RESET_OPTIONS, ConfigurableEnv, _Confi
 from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork
 from bocmdp_gym.hooks import Hooks
+from bocmdp_gym.memory import owned
 from bocmdp_gym.validation import check_wrappable
 from bocmdp_gym.wrappers.context import contextual_layer
 from bocmdp_gym.wrappers.functions import PointFunction, as_batch, as_context, evaluate
@@ -118,8 +119,9 @@ class LeaderWrapper(ConfigurableWrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; see `bocmdp_gym.ConfigurableEnv.reset`."""
-        self._observation, info = super().reset(seed=seed, options=options)
-        return self._observation, info
+        observation, info = super().reset(seed=seed, options=options)
+        self._observation = owned(observation)
+        return observation, info
 
     def _act(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """The environment's own step, with its reward as a float.
@@ -134,7 +136,7 @@ class LeaderWrapper(ConfigurableWrapper):
                 f"{type(self.unwrapped).__name__} rewards with shape {np.shape(reward)}; {type(self).__name__} needs an "
                 "environment whose reward is one number for one follower."
             )
-        self._observation = observation
+        self._observation = owned(observation)
         return observation, float(np.reshape(reward, -1)[0]), bool(terminated), bool(truncated), dict(info)
 
     def _evaluate(self, name: str, function: PointFunction, observation: Any, action: Any) -> float:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bocmdp_gym.construction import Constructed
 from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, layer_rng
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
+from bocmdp_gym.memory import owned
 from bocmdp_gym.options import check_flag, check_function, check_instance
 from bocmdp_gym.validation import check_context, check_context_probabilities, check_wrappable
 from bocmdp_gym.wrappers.attributes import AttributeLayer, Attributes
@@ -83,7 +84,7 @@ class ContextWrapper(AttributeLayer, _Contextual, Constructed, gym.Wrapper[Any, 
             raise OptionError(f"contexts is {contexts!r}; expected a list of values.")
         if space is not None:
             check_instance("space", space, gym.spaces.Box)
-        self._values = None if contexts is None else list(contexts)
+        self._values = None if contexts is None else owned(list(contexts))
         self._sample = None if sample is None else check_function("sample", sample, "rng")
         self._apply = None if apply is None else check_function("apply", apply, "env.unwrapped, value")
         if names is None and update is not None:

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bocmdp_gym.autodiff import gradients_enabled
 from bocmdp_gym.errors import ModelError
+from bocmdp_gym.leaks import check_leaks
 
 #: A function (x (d,), observations (N, ...), actions (N, ...), context) -> (N,), in torch.
 PointFunction = Callable[[Tensor, Any, Any, Any], Tensor]
@@ -46,28 +48,46 @@ def evaluate(name: str, function: PointFunction, x: Tensor, observations: Any, a
     return value.to(torch.float64)
 
 
-def probe(name: str, function: PointFunction, env: gym.Env[Any, Any], x: npt.NDArray[np.float64], context: Any) -> Tensor:
-    """Call a leader's function once, on sampled points, so that its mistakes show before anything runs.
+def probe(
+    name: str,
+    function: PointFunction,
+    env: gym.Env[Any, Any],
+    x: npt.NDArray[np.float64],
+    context: Any,
+    space: gym.spaces.Box | None = None,
+) -> Tensor:
+    """Call a leader's function on sampled points, so that its mistakes show before anything runs.
+
+    With the ``space`` of x, it is to be differentiated, and must not leave torch.
 
     Values need not be finite there: sampled observations may lie where no episode goes.
 
     Raises:
-        ModelError: a result of a wrong type or shape.
+        ModelError: a result of a wrong type or shape, or one that leaves torch on its way from x.
     """
-    spaces = [gym.vector.utils.batch_space(space, _PROBES) for space in (env.observation_space, env.action_space)]
-    for space in spaces:
-        space.seed(0)
-    observations, actions = (as_batch(space.sample()) for space in spaces)
+    batches = [gym.vector.utils.batch_space(one, _PROBES) for one in (env.observation_space, env.action_space)]
+    for batch in batches:
+        batch.seed(0)
+    observations, actions = (as_batch(batch.sample()) for batch in batches)
 
     def finite(*arguments: Any) -> Any:
         value = function(*arguments)
         return torch.nan_to_num(value) if isinstance(value, Tensor) else value
 
-    return evaluate(name, finite, torch.tensor(x, requires_grad=True), observations, actions, as_context(context), _PROBES)
+    def at(z: Tensor) -> Tensor:
+        return evaluate(name, finite, z, observations, actions, as_context(context), _PROBES)
+
+    with gradients_enabled():
+        value = at(torch.tensor(x, requires_grad=True))
+    if space is not None:
+        check_leaks(lambda z: {name: at(z)}, x, space)
+    return value
 
 
 def as_batch(points: Any) -> Any:
     """Observations or actions as tensors with a leading batch dimension; dicts and tuples entry by entry."""
+    if isinstance(points, (list, np.ndarray)) and len(points) and isinstance(points[0], tuple):
+        return tuple(as_batch([point[i] for point in points]) for i in range(len(points[0])))
     if isinstance(points, (list, tuple, np.ndarray)) and len(points) and isinstance(points[0], dict):
         return {key: as_batch([point[key] for point in points]) for key in points[0]}
     if isinstance(points, dict):

@@ -78,12 +78,12 @@ class LeaderReward(LeaderWrapper, gym.utils.RecordConstructorArgs):
         self._bonus, self._leader_reward = bonus, leader_reward
         self._start = self._leader
         context = self.sample_context(np.random.default_rng(0))
-        if not probe("bonus", bonus, env, self._start, context).requires_grad:
+        if not probe("bonus", bonus, env, self._start, context, space).requires_grad:
             raise ModelError(
                 "bonus does not depend on x through torch operations, so its gradient would be zero everywhere; compute it from "
                 "x without .item(), .numpy() or torch.tensor(x)."
             )
-        probe("leader_reward", leader_reward, env, self._start, context)
+        probe("leader_reward", leader_reward, env, self._start, context, space)
         self.model = RewardModel(self, bonus, leader_reward)
 
     def initial_leader(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:

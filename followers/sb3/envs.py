@@ -10,20 +10,15 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers import (
-    Autoreset,
-    HumanRendering,
-    NormalizeObservation,
-    RecordEpisodeStatistics,
-    RecordVideo,
-    RenderCollection,
-)
-from stable_baselines3.common.monitor import Monitor
+from gymnasium.wrappers import Autoreset, NormalizeObservation
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
 from bocmdp_gym import TabularEnv, TabularVectorEnv, configurable
 from bocmdp_gym.errors import BOCMDPError, ObservationError, OptionError, UnsupportedError
-from followers.environments import TRANSPARENT, AnyEnv, check_observation, inspect_layers
+from bocmdp_gym.layers import is_transparent
+from bocmdp_gym.memory import owned
+from followers.environments import AnyEnv, check_observation, inspect_layers
+from followers.sb3.monitor import Monitor
 from followers.sb3.views import FromZero, counted_from_zero, from_zero, to_zero
 
 
@@ -53,14 +48,14 @@ class GymnasiumVecEnv(VecEnv):
     def reset(self) -> Any:
         seed: Any = None if all(s is None for s in self._seeds) else list(self._seeds)
         self._reset_seeds()
-        observations, _ = self.envs.reset(seed=seed)
+        observations, _ = owned(self.envs.reset(seed=seed))
         return to_zero(self._seen, observations)
 
     def step_async(self, actions: Any) -> None:
         self._actions = from_zero(self._done, actions)
 
     def step_wait(self) -> Any:
-        observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
+        observations, rewards, terminations, truncations, infos = owned(self.envs.step(self._actions))
         ended = terminations | truncations
         rows: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         for i in np.flatnonzero(ended).tolist():
@@ -70,7 +65,7 @@ class GymnasiumVecEnv(VecEnv):
                 "terminal_observation": to_zero(self._seen, final),
             }
         if self._mode == AutoresetMode.DISABLED and ended.any():
-            observations, _ = self.envs.reset(options={"reset_mask": ended})
+            observations, _ = owned(self.envs.reset(options={"reset_mask": ended}))
         return to_zero(self._seen, observations), np.asarray(rewards, dtype=np.float32), ended, rows
 
     def close(self) -> None:
@@ -226,10 +221,6 @@ def _maker(env: gym.Env[Any, Any], core: Any, make_env: Callable[[], gym.Env[Any
     return make
 
 
-#: Layers that leave alone what is seen, done and paid.
-_HARMLESS = (*TRANSPARENT, Autoreset, HumanRendering, Monitor, RecordEpisodeStatistics, RecordVideo, RenderCollection)
-
-
 def _chain(env: gym.Env[Any, Any]) -> list[gym.Env[Any, Any]]:
     """All layers, outermost first."""
     layers = [env]
@@ -254,7 +245,7 @@ class _Likeness(NamedTuple):
             if isinstance(layer, NormalizeObservation):
                 frozen = None if layer.update_running_mean else [layer.obs_rms.mean.tolist(), layer.obs_rms.var.tolist()]
                 layers.append(f"NormalizeObservation{'' if frozen is None else frozen}")
-            elif not isinstance(layer, _HARMLESS):
+            elif not isinstance(layer, Autoreset) and not is_transparent(layer):
                 layers.append(type(layer).__name__)
         return cls(env.observation_space, env.action_space, core.leader_space, core.discount, layers)
 

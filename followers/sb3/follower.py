@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -21,8 +20,10 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from bocmdp_gym.arguments import parameters_of
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
+from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.hooks import context_observed
 from bocmdp_gym.options import check_choice, check_count, check_regularization
+from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, read_state, write_state
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
@@ -32,7 +33,7 @@ from followers.sb3.envs import training_envs
 from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, begin_schedules, scheduled
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
 from followers.sb3.replay import check_relabelling
-from followers.sb3.state import read, restore, state_of, statistics_in, write
+from followers.sb3.state import check_state, restore, state_of, statistics_in
 from followers.sb3.views import Statistics, check_observation_space, normalizer_of, view_of
 
 _RESERVED = {
@@ -41,6 +42,8 @@ _RESERVED = {
     "tensorboard_log": "use log_dir, which keeps one log across all outer iterations",
 }
 REPLAY = ("drop", "relabel")
+#: What `SB3Follower.save` writes into its folder.
+_FILE = "follower.safetensors"
 
 
 class SB3Follower(Follower):
@@ -186,7 +189,7 @@ class SB3Follower(Follower):
             )
         if self.replay == "relabel" and issubclass(self.algorithm, OffPolicyAlgorithm):
             check_relabelling(core)
-            if not inspect_layers(one, core).plain:
+            if not inspect_layers(env, core, one).plain:
                 raise UnsupportedError(
                     "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
                 )
@@ -375,39 +378,42 @@ class SB3Follower(Follower):
 
         Raises:
             OptionError: another algorithm's learners; or, at the next response, ones with other networks.
+            DamagedError: entries are missing, or are not what they should be.
         """
-        if state["algorithm"] != self.algorithm.__name__:
+        name = entry(state, "algorithm", str)
+        if name != self.algorithm.__name__:
             raise OptionError(
-                f"these are learners of {state['algorithm']} and this follower trains {self.algorithm.__name__}; load them with "
-                "the settings they were saved with."
+                f"these are learners of {name} and this follower trains {self.algorithm.__name__}; load them with the settings "
+                "they were saved with."
             )
+        log_steps = entry(state, "log_steps", dict)
+        steps = {log: count_entry(log_steps, log) for log in log_steps}
+        saved: dict[Any, Saved] = {}
+        for learner in entry(state, "learners", dict).values():
+            context = entry(learner, "context", (int, type(None)))
+            leader = None if entry(learner, "leader", (np.ndarray, type(None))) is None else array_entry(learner, "leader", (-1,))
+            saved[context] = Saved(leader=leader, state=check_state(learner))
+        training_steps = count_entry(state, "training_steps")
         self.reset()
-        self.training_steps, self._saved_log_steps = state["training_steps"], dict(state["log_steps"])
-        for entry in state["learners"].values():
-            entry = dict(entry)
-            self._saved[entry.pop("context")] = Saved(leader=entry.pop("leader"), state=entry)
+        self.training_steps, self._saved_log_steps, self._saved = training_steps, steps, saved
 
     def save(self, path: str | Path) -> None:
-        """Write `state` into the folder ``path``: safetensors, npz and JSON, nothing pickled."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        record, learners = self.state(), []
-        for index, learner in record.pop("learners").items():
-            write(learner, folder / f"learner_{index}")
-            leader = learner["leader"]
-            learners.append({"context": learner["context"], "leader": None if leader is None else leader.tolist()})
-        (folder / "follower.json").write_text(json.dumps({**record, "learners": learners}, indent=2))
+        """Write `state` into the folder ``path``, whole or not at all, with a checksum; nothing is pickled.
+
+        Raises:
+            FolderError: it cannot be written.
+        """
+        remove_scratch(Path(path), _FILE)
+        write_state(Path(path) / _FILE, self.state())
 
     def load(self, path: str | Path) -> None:
         """Continue from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
 
         Raises:
+            CheckpointError: there is nothing; as `DamagedError`, it is damaged, or not what `save` writes.
             OptionError: as `load_state`.
         """
-        folder = Path(path)
-        record = json.loads((folder / "follower.json").read_text())
-        learners = {}
-        for index, entry in enumerate(record["learners"]):
-            leader = None if entry["leader"] is None else np.array(entry["leader"])
-            learners[index] = {"context": entry["context"], "leader": leader, **read(folder / f"learner_{index}")}
-        self.load_state({**record, "learners": learners})
+        file = Path(path) / _FILE
+        state = read_state(file)
+        with loading(str(file)):
+            self.load_state(state)

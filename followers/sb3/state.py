@@ -1,24 +1,22 @@
 """A learner's whole state as plain data: what a checkpoint keeps, and what files hold.
 
 `state_of` takes it out of an algorithm and `restore` puts it into a freshly built one; between the two lie nested dictionaries of
-arrays and JSON-able values. In a folder, networks and optimisers are safetensors, the replay buffer is npz, the rest JSON.
-Nothing is pickled: the algorithm itself is rebuilt from the follower's settings.
+arrays and JSON-able values (`bocmdp_gym.saved_state`). Nothing is pickled: the algorithm itself is rebuilt from the follower's
+settings.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load_file, save_file
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
-from bocmdp_gym.errors import OptionError
+from bocmdp_gym.errors import DamagedError, OptionError
+from bocmdp_gym.saved_state import array_entry, count_entry, entry, number_entry
 from followers.sb3.views import Statistics
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -71,13 +69,13 @@ def restore(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     try:
         model.set_parameters(_parameters(model, state), exact_match=True)
         _fill_buffer(model, state["buffer"])
-    except (KeyError, RuntimeError, ValueError) as error:
+        for name, array in _part(state["tensors"], _VARIABLE).items():
+            recursive_getattr(model, name).data.copy_(torch.as_tensor(array))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(
             f"the saved learner does not fit {type(model).__name__} as it is set up now: {error}. Load it with the settings it "
             "was saved with."
         ) from error
-    for name, array in _part(state["tensors"], _VARIABLE).items():
-        recursive_getattr(model, name).data.copy_(torch.as_tensor(array))
     for name, value in state["counters"].items():
         setattr(model, name, value)
 
@@ -104,20 +102,26 @@ def _part(named: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
-def write(state: dict[str, Any], folder: Path) -> None:
-    """Write one learner's state into a folder, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state["tensors"], folder / "learner.safetensors")
-    (folder / "learner.json").write_text(json.dumps({"scalars": state["scalars"], "counters": state["counters"]}))
-    np.savez(folder / "buffer.npz", **state["buffer"])
+def check_state(state: Any) -> dict[str, Any]:
+    """What `state_of` takes out, from a file that may hold anything.
 
-
-def read(folder: Path) -> dict[str, Any]:
-    """Read what `write` wrote."""
-    with np.load(folder / "buffer.npz", allow_pickle=False) as stored:
-        buffer = {name: stored[name] for name in stored.files}
-    record = json.loads((folder / "learner.json").read_text())
-    return {"tensors": load_file(folder / "learner.safetensors"), "buffer": buffer, **record}
+    Raises:
+        DamagedError: entries are missing, of another type, or impossible.
+    """
+    found: dict[str, Any] = {name: entry(state, name, dict) for name in ("tensors", "scalars", "counters", "buffer")}
+    for group in ("tensors", "buffer"):
+        for name in found[group]:
+            entry(found[group], name, np.ndarray)
+    for name in found["scalars"]:
+        entry(found["scalars"], name, (int, float))
+    for name in found["counters"]:
+        if name not in _COUNTERS:
+            raise DamagedError(f"the state counts {name!r}; expected some of {', '.join(_COUNTERS)}.")
+        number_entry(found["counters"], name) if name == "exploration_rate" else count_entry(found["counters"], name)
+    if found["buffer"]:
+        for name in ("pos", "full"):
+            array_entry(found["buffer"], name, (), "bi")
+    return found
 
 
 def _buffer_arrays(model: BaseAlgorithm) -> Arrays:
@@ -133,9 +137,15 @@ def _fill_buffer(model: BaseAlgorithm, arrays: Arrays) -> None:
     buffer: Any = getattr(model, "replay_buffer", None)
     if buffer is None:
         return
+    position, full = int(arrays["pos"]), bool(arrays["full"])
+    filled = buffer.buffer_size if full else position
+    if not 0 <= position < max(buffer.buffer_size, 1):
+        raise ValueError(f"the replay buffer's position is {position}, of {buffer.buffer_size}")
     for name, array in _storage(buffer).items():
-        array[: len(arrays[name])] = arrays[name]
-    buffer.pos, buffer.full = int(arrays["pos"]), bool(arrays["full"])
+        if arrays[name].shape != (filled, *array.shape[1:]):
+            raise ValueError(f"{name} of the replay buffer has shape {arrays[name].shape}; expected {(filled, *array.shape[1:])}")
+        array[:filled] = arrays[name]
+    buffer.pos, buffer.full = position, full
 
 
 def _storage(buffer: Any) -> Arrays:

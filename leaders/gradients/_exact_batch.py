@@ -13,11 +13,11 @@ from numba import njit
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.kernels.banded import banded_factor, banded_factor_solve, banded_policy_iteration, banded_solve_transposed
 from bocmdp_gym.kernels.bellman import adjoint, expectation
-from bocmdp_gym.kernels.newton import amplification_of
 from bocmdp_gym.soft_bellman import torch_linear_algebra
+from bocmdp_gym.solvers.banded import banded_factor, banded_factor_solve, banded_policy_iteration, banded_solve_transposed
 from leaders.gradients.batch import Array, BatchEstimator, CompiledBatch
 from leaders.gradients.estimate import Estimate, WeightedContexts
 
@@ -88,6 +88,7 @@ class DeviceBatch(BatchEstimator):
             raise UnsupportedError(f"torch cannot use device {device!r} here: {str(error).splitlines()[0]}") from error
         self.model, self.regularization, self.tolerance, self.max_iterations = model, regularization, tolerance, max_iterations
 
+    @with_gradients
     def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
         del rngs
         x = x.detach().requires_grad_()
@@ -165,7 +166,6 @@ def exact_runs(
     pushed = np.empty(n_s)
     u = np.empty(n_s)
     scratch = np.empty(n_s)
-    amplification = amplification_of(continuation)
     for i in range(rows.shape[0]):
         b = rows[i]
         residual, error, iteration = banded_policy_iteration(
@@ -176,7 +176,7 @@ def exact_runs(
             lam,
             position,
             band,
-            amplification,
+            False,
             tolerance,
             max_iterations,
             values[b],

@@ -12,10 +12,9 @@ from numba import njit
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.kernels.alias import policy_tables
-from bocmdp_gym.kernels.banded import banded_policy_iteration
-from bocmdp_gym.kernels.newton import amplification_of
 from bocmdp_gym.kernels.random import generator_state
 from bocmdp_gym.kernels.simulate import simulate
+from bocmdp_gym.solvers.banded import banded_policy_iteration
 from followers import SoftPolicyIteration
 from leaders.gradients._monte_carlo_kernels import monte_carlo_weights
 from leaders.gradients.batch import Array, CompiledBatch
@@ -140,7 +139,6 @@ def monte_carlo_runs(
     terminated = np.empty(capacity, np.bool_)
     final_states = np.empty(capacity, np.int32)
     carry = np.empty(2, np.int64)
-    amplification = amplification_of(continuation)
     for i in range(rows.shape[0]):
         b = rows[i]
         residual, error, iteration = banded_policy_iteration(
@@ -151,7 +149,7 @@ def monte_carlo_runs(
             lam,
             position,
             band,
-            amplification,
+            False,
             tolerance,
             max_iterations,
             values[b],

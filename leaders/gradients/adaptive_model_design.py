@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import TrajectoryOracle
@@ -95,6 +96,7 @@ class AdaptiveModelDesignEstimator(Estimator):
         self._states = {}
         self._round = {}
 
+    @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng
         key = x.numpy().tobytes()

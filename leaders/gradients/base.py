@@ -20,6 +20,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import Weights
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_regularization
@@ -32,7 +33,7 @@ from leaders.gradients.needs import Loss, Needs, check_needs, settle_regularizat
 Array = npt.NDArray[np.float64]
 
 
-class Estimator(Needs, ABC):
+class Estimator(Needs, WithArguments, ABC):
     """Base class of estimators. Subclasses declare what they need (`Needs`) and produce `Estimate`s.
 
     Args:

@@ -26,8 +26,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
-from bocmdp_gym.policy_solvers import BandedSolver
+from bocmdp_gym.autodiff import with_gradients
+from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
+from bocmdp_gym.solvers import BandedSolver
 from followers import TrajectoryOracle
 from leaders.gradients.estimate import Estimate, WeightedContexts, weighted
 
@@ -83,7 +85,7 @@ class CompiledBatch(BatchEstimator):
 
     def __init__(self, model: TabularBOCMDP, regularization: float, tolerance: float, max_iterations: int, n_runs: int):
         self.model, self.regularization = model, regularization
-        self.tolerance, self.max_iterations, self.n_runs = tolerance, max_iterations, n_runs
+        self.tolerance, self.max_iterations, self.n_runs = max(tolerance, FINEST), max_iterations, n_runs
         self._threads = min(numba.get_num_threads(), n_runs)
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self._values: dict[int, Array] = {}  # V* of each run's last solve, by context
@@ -96,6 +98,7 @@ class CompiledBatch(BatchEstimator):
         if self._pool is not None:
             self._pool.shutdown()
 
+    @with_gradients
     def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
         mdps = self.model.configure(x.detach().requires_grad_())
         slots = [self._slot(mdps, np.array([contexts[k][0] for contexts in drawn]), rngs) for k in range(len(drawn[0]))]

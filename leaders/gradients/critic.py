@@ -27,19 +27,18 @@ import torch
 from scipy.special import entr
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP, Trajectories
+from bocmdp_gym import Trajectories
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._critic_values import Behaviour, Critic, Data, crossed_values, following_values, halves, relative_error
 from leaders.gradients._returns import returns_to_go, traces
-from leaders.gradients._surrogate import Surrogate
+from leaders.gradients._surrogate import Surrogate, check_points
 from leaders.gradients.base import Array, PolicyEstimator
 from leaders.gradients.estimate import Estimate, check_groups
 from leaders.gradients.needs import Loss
 from leaders.gradients.value_functions import LinearValue, NetworkValue, ValueFunction, check_space, features
-
-_LAYERS_SEEN = (gym.ObservationWrapper, gym.ActionWrapper, gym.RewardWrapper)
 
 
 class CriticEstimator(PolicyEstimator):
@@ -89,25 +88,18 @@ class CriticEstimator(PolicyEstimator):
             raise OptionError(f"learning_rate is {learning_rate}; expected a positive number.")
         self.learning_rate = float(learning_rate)
         self._widths: tuple[int, ...] = ()
+        self._is_checked = False  # whether the model's functions were seen to stay in torch
         self._critics: dict[Any, list[Critic]] = {}  # per context, one for each half; None: contexts that do not recur
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
-        core, layer = type(oracle.core).__name__, oracle.env
-        tabular = isinstance(oracle.model, TabularBOCMDP) and oracle.model.takes_states
-        while isinstance(layer, gym.Wrapper) and layer is not oracle.core:
-            if isinstance(layer, _LAYERS_SEEN) and not tabular:
-                raise UnsupportedError(
-                    f"{type(layer).__name__} changes what the model of {core} is a function of; put it inside the leader's "
-                    "wrapper, or use ZeroOrder."
-                )
-            layer = layer.env
         for space in _spaces(oracle):
             check_space(space)
         finite = all(isinstance(space, gym.spaces.Discrete) for space in _spaces(oracle))
         self._widths = self.hidden if self.hidden is not None else () if finite else (64, 64)
-        self._critics = {}
+        self._critics, self._is_checked = {}, False
 
+    @with_gradients
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:
@@ -119,6 +111,9 @@ class CriticEstimator(PolicyEstimator):
                 f"env_steps={self.env_steps} is one episode of this environment; expected at least two, half to fit values and "
                 "half to weigh with them. Raise env_steps."
             )
+        if not self._is_checked:
+            check_points(model, x, batch, oracle.core.leader_space)
+            self._is_checked = True
         surrogate = Surrogate(model, x, batch)
         data = self._data(oracle, policy, batch, surrogate.needs_follower, rng)
         critics = self._fitted(oracle, data, context, rng)

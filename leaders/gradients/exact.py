@@ -21,15 +21,17 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Weights
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
+from bocmdp_gym.solvers import System
 from followers import TrajectoryOracle
 from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
 from leaders.gradients.base import Array, Estimator, interchangeable
 from leaders.gradients.batch import BatchEstimator, compiled_model
 from leaders.gradients.estimate import Estimate
-from leaders.gradients.needs import Loss
+from leaders.gradients.needs import Loss, check_loss, evaluate_loss
 
 
 class LeaderValues(NamedTuple):
@@ -39,25 +41,26 @@ class LeaderValues(NamedTuple):
     q: Array  # Qbar (S, A)
     visitation: Array  # d (S,)
     leader_return: float  # F_xi
+    system: System  # the policy's, for g_L
 
 
-def _leader_value(arrays: ContextArrays, policy: Array) -> Array:
-    """Vbar ``(S,)`` of a policy; leaves ``arrays.solver`` factored for g_L."""
-    solver = arrays.solver
-    solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
-    return solver.solve((policy * arrays.leader_reward).sum(-1))
+def _leader_value(arrays: ContextArrays, policy: Array) -> tuple[System, Array]:
+    """The system of a policy for g_L, and Vbar ``(S,)``."""
+    system = arrays.solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
+    return system, system.solve((policy * arrays.leader_reward).sum(-1))
 
 
 def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
-    """Vbar, Qbar, discounted visitation and F_xi of a policy ``(S, A)``; leaves ``arrays.solver`` factored for g_L."""
-    value = _leader_value(arrays, policy)
+    """Vbar, Qbar, discounted visitation and F_xi of a policy ``(S, A)``."""
+    system, value = _leader_value(arrays, policy)
     q = arrays.leader_reward + arrays.leader_continuation * arrays.expectation(value)
-    return LeaderValues(value, q, arrays.solver.solve_transposed(arrays.initial), float(arrays.initial @ value))
+    return LeaderValues(value, q, system.solve_transposed(arrays.initial), float(arrays.initial @ value), system)
 
 
 def policy_return(arrays: ContextArrays, policy: Array) -> float:
-    """F_xi of a policy ``(S, A)`` alone: one factorisation and one solve, with which ``arrays.solver`` is left."""
-    return float(arrays.initial @ _leader_value(arrays, policy))
+    """F_xi of a policy ``(S, A)`` alone: one factorisation and one solve."""
+    _, value = _leader_value(arrays, policy)
+    return float(arrays.initial @ value)
 
 
 def _adjoint_weights(
@@ -69,8 +72,10 @@ def _adjoint_weights(
     """
     g = arrays.continuation
     if leader is None or mdps.model.discount != mdps.model.leader_discount:
-        arrays.solver.factor(pi * g, arrays.stored_probabilities)
-    reward = w + arrays.solver.solve_transposed(arrays.adjoint(g * w))[:, None] * pi
+        system = arrays.solver.factor(pi * g, arrays.stored_probabilities)
+    else:
+        system = leader.system
+    reward = w + system.solve_transposed(arrays.adjoint(g * w))[:, None] * pi
     weights = Weights(reward=reward)
     if leader is not None:
         weights.leader_reward = leader.visitation[:, None] * pi
@@ -135,7 +140,7 @@ def exact_loss_gradient(
     """d f(x, pi*_xi, xi) / dx ``(d,)`` and the loss itself, for a general differentiable loss (Theorem 2.2)."""
     x = mdps.x.detach().clone().requires_grad_()
     policy = torch.from_numpy(solution.policy).requires_grad_()
-    value = loss(x, policy, context)
+    value = evaluate_loss(loss, x, policy, context)
     direct, sensitivity = torch.autograd.grad(value, (x, policy), allow_unused=True)
     gradient = torch.zeros_like(x) if direct is None else direct
     if sensitivity is not None:
@@ -172,6 +177,8 @@ class ExactEstimator(Estimator):
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
+        if loss is not None:
+            check_loss(loss, oracle)
         self.solver.reset()
 
     @classmethod
@@ -199,6 +206,7 @@ class ExactEstimator(Estimator):
     def load_state(self, state: dict[Any, Any]) -> None:
         self.solver.load_state(state)
 
+    @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng
         mdps = oracle.configure(x)

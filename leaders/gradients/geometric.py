@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
 from bocmdp_gym.kernels.random import generator_state
@@ -42,7 +43,7 @@ from followers import Policy, TrajectoryOracle
 from leaders.gradients import _geometric_kernels as kernels
 from leaders.gradients.base import Array, PolicyEstimator, add_scores, policy_table
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups, split
-from leaders.gradients.needs import SCORED, Loss
+from leaders.gradients.needs import SCORED, Loss, check_loss, evaluate_loss
 
 
 def indexed_tables(arrays: ContextArrays, policy: Array) -> AliasTables:
@@ -160,6 +161,8 @@ class GeometricEstimator(PolicyEstimator):
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
+        if loss is not None:
+            check_loss(loss, oracle)
         assert isinstance(oracle.model, TabularBOCMDP)
         model, nu = oracle.model, self.sampling_distribution
         if nu is None:
@@ -172,6 +175,7 @@ class GeometricEstimator(PolicyEstimator):
                 f"expected ({model.n_states},), positive everywhere, with sum 1."
             )
 
+    @with_gradients
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:
@@ -197,7 +201,7 @@ class GeometricEstimator(PolicyEstimator):
         """Alg. 1; minus the loss is the return."""
         x = mdps.x.detach().clone().requires_grad_()
         table = torch.from_numpy(policy).requires_grad_()
-        value = loss(x, table, context)
+        value = evaluate_loss(loss, x, table, context)
         direct, sensitivity = torch.autograd.grad(value, (x, table), allow_unused=True)
         gradient = torch.zeros_like(x) if direct is None else direct
         error, steps = None, 0

@@ -25,6 +25,7 @@ from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, Trajectories, Weights
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, SoftPolicyIteration, TrajectoryOracle
@@ -162,6 +163,7 @@ class MonteCarloEstimator(PolicyEstimator):
     def settings(self) -> tuple[Any, ...]:
         return self.requested_regularization, self.env_steps, self.bootstrap_truncated, self.error_groups
 
+    @with_gradients
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:

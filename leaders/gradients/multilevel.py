@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.options import check_count
 from followers import IterativeFollower, TrajectoryOracle
 from leaders.gradients.base import Estimator, PolicyEstimator
@@ -63,6 +64,7 @@ class MultilevelEstimator(Estimator):
         super().bind(oracle, loss)
         self.inner.bind(oracle, loss)
 
+    @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         before, draws, iterations = oracle.env_steps, [], 0
         for _ in range(self.runs):

@@ -5,17 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.errors import DiscountError, OptionError, RegularizationError, UnsupportedError
+from bocmdp_gym.errors import DiscountError, ModelError, OptionError, RegularizationError, UnsupportedError
+from bocmdp_gym.leaks import check_leaks
 from followers import TrajectoryOracle
+from followers.environments import check_unchanged
 
 #: A loss f(x, policy (S, A), context) -> torch scalar, minimised instead of maximising the leader's return.
 Loss = Callable[[Tensor, Tensor, Any], Tensor]
 #: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
 SCORED = frozenset({"transition", "initial", "termination"})
+
+
+def evaluate_loss(loss: Loss, x: Tensor, policy: Tensor, context: Any) -> Tensor:
+    """A loss at one point, as a scalar.
+
+    Raises:
+        ModelError: it returned something else than one finite number; or, where x carries a gradient, a number without a graph.
+    """
+    value = loss(x, policy, context)
+    if not isinstance(value, Tensor):
+        if x.requires_grad or np.ndim(value) != 0:
+            raise ModelError(
+                f"the loss f(x, policy, context) returned {type(value).__name__}; expected a torch scalar, computed from x and "
+                "the policy by torch operations so that gradients can flow."
+            )
+        value = torch.tensor(float(value), dtype=torch.float64)
+    if value.numel() != 1:
+        raise ModelError(f"the loss f(x, policy, context) returned shape {tuple(value.shape)}; expected one number.")
+    if not bool(torch.isfinite(value.detach()).all()):
+        raise ModelError(f"the loss is {float(value.detach())} at x = {x.tolist()}, context {context}; expected a finite number.")
+    if x.requires_grad and not value.requires_grad:
+        raise ModelError(
+            "the loss f(x, policy, context) depends on neither x nor the policy by torch operations, so its gradient would be 0; "
+            "compute it without .detach(), .numpy(), .item() or float(...)."
+        )
+    return value.reshape(())
 
 
 class Needs:
@@ -80,7 +111,7 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
     """Refuse an environment, a follower or an objective that lacks something the estimator declares to need.
 
     Raises:
-        UnsupportedError: the message says what is missing and names the alternative.
+        UnsupportedError: the message says what is missing, or which wrapper changes the problem, and names the alternative.
         DiscountError: a discount of 1 where it must be below 1.
     """
     name, core, model = type(needs).__name__, type(oracle.core).__name__, oracle.model
@@ -99,6 +130,9 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
             f"{name} needs a tabular model, and {core} has none; use an environment whose .model is a TabularBOCMDP, "
             'HPGD(estimator="critic") where .model is another BOCMDP, or ZeroOrder.'
         )
+    if needs.needs_model or needs.needs_rewards:
+        by_state = isinstance(model, TabularBOCMDP) and model.takes_states
+        check_unchanged(name, oracle.layers, oracle.core, plain=not by_state)
     if isinstance(model, TabularBOCMDP):
         _check_model(needs, model, loss)
     _check_follower(needs, oracle)
@@ -151,3 +185,26 @@ def _check_follower(needs: Needs, oracle: TrajectoryOracle) -> None:
             f"{name} needs action probabilities{where}, and {type(follower).__name__} exposes none; use "
             'HPGD(estimator="monte_carlo") where rewards alone depend on x, or ZeroOrder.'
         )
+
+
+def check_loss(loss: Loss, oracle: TrajectoryOracle) -> None:
+    """Refuse a loss that leaves torch on its way from x or the policy, in the first context.
+
+    Raises:
+        ModelError: its graph does not have all of its derivatives.
+    """
+    model, context = oracle.model, 0
+    if not isinstance(model, TabularBOCMDP):
+        return
+    shape, d = (model.n_states, model.n_actions), model.leader_dim
+    size = model.n_states * model.n_actions
+
+    def values(point: Tensor) -> dict[str, Any]:
+        """The loss at x and the softmax of the rest of the point."""
+        policy = torch.softmax(point[d:].reshape(shape), -1)
+        return {"the loss f(x, policy, context)": loss(point[:d], policy, context)}
+
+    space = oracle.core.leader_space
+    wide = np.full(size, np.inf)
+    bounds = gym.spaces.Box(np.append(space.low, -wide), np.append(space.high, wide), dtype=np.float64)
+    check_leaks(values, np.append(model.example, np.zeros(size)), bounds)

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
@@ -84,6 +85,7 @@ class PooledEstimator(PolicyEstimator):
         assert self._counts is not None
         self._counts.load_state(state)
 
+    @with_gradients
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:

@@ -19,13 +19,15 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
+from followers.environments import check_unchanged
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, combine_groups
 from leaders.gradients.exact import policy_return
-from leaders.gradients.needs import Loss
+from leaders.gradients.needs import Loss, evaluate_loss
 
 
 class ZeroOrderEstimator(Estimator):
@@ -90,11 +92,14 @@ class ZeroOrderEstimator(Estimator):
             raise UnsupportedError(
                 "a loss f(x, policy, context) reads the policy as a table and cannot be sampled; use ZeroOrder(exact=True)."
             )
+        if exact:
+            check_unchanged("ZeroOrder(exact=True)", oracle.layers, oracle.core)
         self._is_exact = exact
         space = oracle.core.leader_space
         bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
         self._bounds = (torch.tensor(space.low), torch.tensor(space.high)) if bounded else None
 
+    @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         u = self._smoothing_at(x)
         evaluate = self._evaluation(oracle, context, rng)
@@ -148,5 +153,5 @@ class ZeroOrderEstimator(Estimator):
     def _exact_return(self, oracle: TrajectoryOracle, x: Tensor, context: int, policy: Policy) -> float:
         table: Array = policy_table(oracle, policy, "ZeroOrder(exact=True)")
         if self.loss is not None:
-            return -float(self.loss(x, torch.from_numpy(table), context))
+            return -float(evaluate_loss(self.loss, x.detach(), torch.from_numpy(table), context))
         return policy_return(oracle.configure(x).arrays(context), table)

@@ -43,11 +43,17 @@ def settings_from_values(environment: str, values: Mapping[str, Any]) -> RunSett
         raise OptionError(f"the settings of {environment} are not complete: {error}.") from error
 
 
-def settings_from_summary(summary: Any) -> RunSettings:
+def settings_from_summary(summary: Any, module: str | None = None) -> RunSettings:
     """The settings of a run, from its summary.json.
 
+    A summary may come from somebody else, so nothing that it alone names is imported, and no file read.
+
+    Args:
+        summary: as JSON.
+        module: the module that the user named, which the run may need.
+
     Raises:
-        OptionError: the summary is not of a run of this version.
+        OptionError: the summary is not of a run of this version, or it names a module that the user did not.
     """
     if not isinstance(summary, dict) or not {"x", "x0", "name", "settings"} <= summary.keys():
         raise OptionError('the summary lacks "x", "x0", "name" or "settings"; expected that of a finished run.')
@@ -56,10 +62,41 @@ def settings_from_summary(summary: Any) -> RunSettings:
         raise OptionError(
             f"the summary names the environment {name!r} with the settings {values!r}; expected a name and a table."
         )
+    refuse_unnamed_modules(values, module, "the summary", f"--module {module_of(values)}")
+    for setting, value in values.items():
+        if isinstance(value, str) and value.startswith("@"):
+            raise OptionError(f"the summary's {setting} is {value!r}, the name of a file; expected what was read from it.")
     try:
-        return settings_from_values(name, values)
+        return settings_from_values(name, values | ({} if module is None else {"module": module}))
     except OptionError as error:
         raise OptionError(f"the summary is not of a run of this version: {error}") from error
+
+
+def module_of(values: Mapping[str, Any]) -> Any:
+    """The module that settings have imported: their own, or the one in front of an environment's id; None if there is none."""
+    identifier = values.get("id")
+    before, colon, _ = identifier.partition(":") if isinstance(identifier, str) else ("", "", "")
+    return values["module"] if values.get("module") is not None else before if colon else None
+
+
+def refuse_unnamed_modules(values: Mapping[str, Any], module: str | None, where: str, fix: str) -> None:
+    """Refuse settings from a file that have a module imported which the user did not name: importing runs its code.
+
+    Args:
+        values: the settings.
+        module: the one that the user named.
+        where: what the settings are from.
+        fix: how the user names it.
+
+    Raises:
+        OptionError: they do.
+    """
+    for part in (values, {name: value for name, value in values.items() if name != "module"}):
+        named = module_of(part)
+        if named is not None and named != module:
+            raise OptionError(
+                f"{where} has the module {named!r} imported, which runs its code; if you trust it, name it yourself: {fix}."
+            )
 
 
 def import_module(name: Any) -> None:

@@ -3,7 +3,7 @@
 A task is a JSON-able mapping under a stable key; a function turns it into a JSON-able result. Each task has a folder of its own,
 FOLDER/KEY, which holds what the function leaves there and
 
-result.json  the task and its result, written whole or not at all: a task that has one is never run again
+result.json  the task and its result, with a checksum, written whole by who ran it: a task that has one is never run again
 log.txt      what the function printed
 error.txt    the traceback of its last failure, while it has no result
 

@@ -6,15 +6,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from bocmdp_gym.errors import RunInterruptedError
 from followers.ray_cluster import ONE_THREAD
-from leaders.tasks.attempts import Attempt, Function, attempt_task
+from leaders.tasks.attempts import FINISHING, Attempt, Function, attempt_task
 
 #: Seconds a worker has to save its work when the run is interrupted.
 _GRACE = 30.0
@@ -45,7 +46,10 @@ class SerialPool:
         self._ended: list[Attempt] = []
 
     def start(self, key: str, task: Mapping[str, Any], folder: Path) -> None:
-        self._ended.append(attempt_task(self._function, key, task, folder))
+        attempt = attempt_task(self._function, key, task, folder)
+        if attempt.signal is not None:  # it was this process that was asked to stop
+            raise RunInterruptedError(attempt.error.partition(": ")[2], attempt.signal)
+        self._ended.append(attempt)
 
     def wait(self) -> list[Attempt]:
         ended, self._ended = self._ended, []
@@ -61,11 +65,7 @@ class ProcessPool:
     def __init__(self, function: Function, size: int):
         self.size = size
         self._function = function
-        # a server without threads imports the libraries once, and forks into workers; this process might have threads
-        served = "forkserver" in multiprocessing.get_all_start_methods()
-        self._context: Any = multiprocessing.get_context("forkserver" if served else "spawn")
-        if served:
-            self._context.set_forkserver_preload([name for name in (__name__, function.__module__) if name != "__main__"])
+        self._context: Any = worker_context(function)
         self._free: list[_Worker] = []
         self._busy: dict[Connection, _Worker] = {}
 
@@ -105,18 +105,37 @@ class ProcessPool:
     def _new_worker(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, self._function))
-        before = {name: os.environ.get(name) for name in ONE_THREAD}
-        os.environ.update(ONE_THREAD)
-        try:
+        with one_thread():
             process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
         theirs.close()  # so that the worker's death closes the pipe
         return _Worker(process, ours)
+
+
+def worker_context(function: Callable[..., Any]) -> Any:
+    """How processes that call a function are started.
+
+    By a server without threads, where there is one: it imports the libraries once, and forks; this process might have threads.
+    """
+    served = "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if served else "spawn")
+    if served:
+        context.set_forkserver_preload([name for name in (__name__, function.__module__) if name != "__main__"])
+    return context
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes that are started meanwhile have one thread each."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @dataclass
@@ -141,7 +160,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    with FINISHING:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _exit_reason(code: int | None) -> str:

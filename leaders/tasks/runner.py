@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +14,15 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from bocmdp_gym.errors import OptionError
-from bocmdp_gym.files import write_atomically
+from bocmdp_gym.errors import DamagedError, OptionError
+from bocmdp_gym.files import owning, write_atomically, writing
 from bocmdp_gym.options import check_choice, check_count
-from leaders.tasks.attempts import Function
+from leaders.tasks.attempts import ERROR, Function
 from leaders.tasks.pools import Pool, ProcessPool, SerialPool
 from leaders.tasks.ray_pool import RayPool
+from leaders.tasks.results import read_result
 
 Backend = Literal["processes", "ray", "serial"]
-#: The file with a task's result, in its folder.
-RESULT = "result.json"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,199}")
 
 
@@ -36,12 +35,14 @@ class Outcomes:
         failures: for every other task the last error, in one line; its traceback is in the task's error.txt.
         ran: keys of the tasks that were run now; those finished before are not among them.
         retried: how many attempts were lost to dead workers or errors and repeated.
+        damaged: for every task whose result was damaged, and which was therefore run again, what was found.
     """
 
     results: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     retried: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def run_tasks(
@@ -53,6 +54,7 @@ def run_tasks(
     retries: int = 2,
     progress: bool = True,
     address: str | None = None,
+    finish: Callable[[Outcomes], None] | None = None,
 ) -> Outcomes:
     """Run every task that has no result yet, in worker processes of one thread each.
 
@@ -68,6 +70,7 @@ def run_tasks(
         retries: further attempts at a task that failed.
         progress: show a progress bar, with the time left.
         address: of a running Ray cluster; one is started on this machine if None.
+        finish: called with the outcomes while the folder is still owned, to write tables, say.
 
     Returns:
         Results and failures in the order of the tasks, after the last of them.
@@ -75,6 +78,8 @@ def run_tasks(
     Raises:
         OptionError: a key that is no folder name, a task that is not JSON, a folder that holds a result of another task under the
             same key, or an unknown backend.
+        FolderInUseError: another process runs tasks in the folder.
+        FolderError: the folder cannot be written to.
     """
     check_choice("backend", backend, ("processes", "ray", "serial"))
     check_count("retries", retries, 0)
@@ -83,13 +88,35 @@ def run_tasks(
     if address is not None and backend != "ray":
         raise OptionError(f"address is {address!r}, and the backend {backend!r} has none; it belongs to backend='ray'.")
     folder = Path(folder).absolute()
-    stored: dict[str, Any] = {}
     for key, task in tasks.items():
-        if found := _read(key, task, folder):
-            stored[key] = found["result"]
+        _check(key, task)
+    with owning(folder, "the folder of tasks"):
+        outcomes = _run_owned(tasks, function, folder, backend, workers, retries, progress, address)
+        if finish is not None:
+            finish(outcomes)
+    return outcomes
+
+
+def _run_owned(
+    tasks: Mapping[str, Mapping[str, Any]],
+    function: Function,
+    folder: Path,
+    backend: Backend,
+    workers: int | None,
+    retries: int,
+    progress: bool,
+    address: str | None,
+) -> Outcomes:
+    """As `run_tasks`, in a folder that is ours."""
+    outcomes, stored, failures = Outcomes(), dict[str, Any](), dict[str, str]()
+    for key, task in tasks.items():
+        try:
+            if found := read_result(folder / key, task):
+                (stored[key],) = found
+        except DamagedError as error:
+            outcomes.damaged[key] = str(error)
     waiting = deque(key for key in tasks if key not in stored)
-    outcomes = Outcomes(ran=list(waiting))
-    failures: dict[str, str] = {}
+    outcomes.ran = list(waiting)
     if waiting:
         size = min(workers or os.cpu_count() or 1, len(waiting))
         bar = tqdm(total=len(tasks), initial=len(stored), unit="task", disable=not progress)
@@ -124,10 +151,10 @@ def _run(
             key = attempt.key
             if attempt.result is not None:
                 stored[key] = json.loads(attempt.result)
-                write_atomically(folder / key / RESULT, json.dumps({"task": tasks[key], "result": stored[key]}, indent=2) + "\n")
-                (folder / key / "error.txt").unlink(missing_ok=True)
+                with writing(folder / key / ERROR):
+                    (folder / key / ERROR).unlink(missing_ok=True)
             else:
-                write_atomically(folder / key / "error.txt", attempt.trace or attempt.error + "\n")
+                write_atomically(folder / key / ERROR, attempt.trace or attempt.error + "\n")
                 tried[key] += 1
                 if tried[key] <= retries:
                     outcomes.retried += 1
@@ -138,28 +165,18 @@ def _run(
             bar.update()
 
 
-def _read(key: str, task: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
-    """A finished task's file; None if there is none."""
+def _check(key: str, task: Mapping[str, Any]) -> None:
+    """Refuse keys that name no folder, and tasks that are not JSON.
+
+    Raises:
+        OptionError: naming them.
+    """
     if not _KEY.fullmatch(key):
         raise OptionError(f"the task's key {key!r} cannot name a folder; expected letters, digits and . _ = , + - in it.")
     try:
-        wanted = json.loads(json.dumps(task))
+        json.dumps(task)
     except (TypeError, ValueError) as error:
         raise OptionError(f"the task {key!r} is {task!r}, which is not JSON: {error}.") from error
-    path = folder / key / RESULT
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        before = found["task"], found["result"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OptionError(f"{path} cannot be read ({error}); delete it to run the task again.") from error
-    if before[0] != wanted:
-        names = before[0].keys() | wanted.keys() if isinstance(before[0], dict) else wanted.keys()
-        old = before[0] if isinstance(before[0], dict) else {}
-        shown = "; ".join(f"{n} was {old.get(n)!r}, is {wanted.get(n)!r}" for n in sorted(names) if old.get(n) != wanted.get(n))
-        raise OptionError(f"{path} is the result of another task: {shown}. Use another folder, or delete this one's.")
-    return found
 
 
 def _open_pool(backend: Backend, function: Function, workers: int | None, size: int, address: str | None) -> Pool:

@@ -12,6 +12,7 @@ import torch
 import followers
 from bocmdp_gym import TabularBOCMDP, errors
 from bocmdp_gym.optimum import WarmSolver
+from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
 from leaders.gradients import exact_weights
 from tests.bocmdp_gym.exact_reference import reference
 
@@ -210,10 +211,10 @@ def test_one_context_does_not_excuse_another() -> None:
         model.solve([0.0], 0.01, max_iterations=1)
 
 
-def test_values_beyond_extended_precision_are_refused_by_name() -> None:
-    model = _three_states(1e30)
-    with pytest.raises(errors.ConvergenceError, match="too large beside the regularization"):
-        model.solve([0.2], 1e-12)
+def test_what_extended_precision_cannot_tell_is_refused_by_name() -> None:
+    statistics = SolveStatistics(residual=1e-17, error=1e-3, iterations=12)
+    with pytest.raises(errors.ConvergenceError, match=r"wrong by 0.001 .* too large beside the regularization"):
+        check_convergence(statistics, 0.1, 1e-8, 200)
 
 
 def test_planners_do_not_mind_a_pit_either() -> None:

@@ -89,7 +89,6 @@ def test_rows_of_a_batch() -> None:
         np.testing.assert_array_equal(mdps.batch_rows(name, contexts), expected)
 
 
-def test_faults_are_named_on_request() -> None:
-    mdps = overflowing_model().configure(torch.tensor([-1.0], dtype=F64))
+def test_faults_are_named_where_they_arise() -> None:
     with pytest.raises(errors.ModelError, match="reward is nan at state 0, action 0, context 0"):
-        mdps.validate()
+        overflowing_model().configure(torch.tensor([-1.0], dtype=F64))

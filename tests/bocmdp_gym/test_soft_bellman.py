@@ -68,7 +68,7 @@ def test_second_derivatives() -> None:
 
 def test_nan_of_the_model_at_some_x_is_reported() -> None:
     model = small_model(reward=lambda x: torch.log(1.0 - x.sum()) * torch.ones(1, 3, 2, dtype=F64))
-    with pytest.raises(errors.ConvergenceError, match="not finite"):
+    with pytest.raises(errors.ModelError, match="reward is nan at state 0, action 0, context 0"):
         model.leader_return([2.0, 2.0], 0.1)
 
 

@@ -103,6 +103,8 @@ class Unstartable(Point):
 class CountSteps(gym.Wrapper[Any, Any, Any, Any]):
     """Counts the steps that really happen."""
 
+    transparent = True
+
     def __init__(self, env: gym.Env[Any, Any]):
         super().__init__(env)
         self.steps = 0

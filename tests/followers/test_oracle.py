@@ -127,14 +127,17 @@ def test_a_changed_environment_is_not_simulated_behind_its_back() -> None:
         def reward(self, reward: float) -> float:  # type: ignore[override]
             return reward / 2
 
-    follower = followers.SoftPolicyIteration(0.003)
-    oracle = followers.TrajectoryOracle(Halved(four_rooms()), follower)
+    acting, follower = followers.CallableFollower(lambda observation: 0), followers.SoftPolicyIteration(0.003)
+    oracle = followers.TrajectoryOracle(Halved(four_rooms()), acting)
     assert not oracle.compiled
     rng = np.random.default_rng(0)
-    batch = oracle.sample(oracle.respond(np.zeros(105), 0, rng), 2000, rng)
-    assert batch.rewards.max() == 0.5
+    plain = followers.TrajectoryOracle(four_rooms(), acting)
+    halved, full = (o.sample(o.respond(np.zeros(105), 0, rng), 2000, np.random.default_rng(0)).rewards for o in (oracle, plain))
+    np.testing.assert_array_equal(halved, full / 2)
     with pytest.raises(errors.UnsupportedError, match="compiled=False"):
-        followers.TrajectoryOracle(Halved(four_rooms()), follower, compiled=True)
+        followers.TrajectoryOracle(Halved(four_rooms()), acting, compiled=True)
+    with pytest.raises(errors.UnsupportedError, match="Halved around it may change"):
+        followers.TrajectoryOracle(Halved(four_rooms()), follower)
     limited = followers.TrajectoryOracle(gym.wrappers.TimeLimit(four_rooms(), 7), follower)
     assert limited.sample(limited.respond(np.zeros(105), 0, rng), 500, rng).lengths.max() == 7
 

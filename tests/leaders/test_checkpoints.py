@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from safetensors.numpy import save_file
 import followers
 import leaders
 from bocmdp_gym import errors
-from leaders.checkpoints import KEEP, Checkpoints
+from bocmdp_gym.saved_state import read_state, write_state
+from leaders.checkpoints import HISTORY, KEEP, Checkpoints
 from leaders.train import main
 from tests.problems import four_rooms, random_model
 
@@ -86,6 +88,139 @@ def test_a_damaged_or_foreign_checkpoint_is_a_named_error(damage: str, tmp_path:
         fingerprint = {"seed": 1}
     with pytest.raises(errors.CheckpointError, match="iteration-000000001"):
         Checkpoints(tmp_path, fingerprint=fingerprint).latest()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    model, leader, follower = random_model(1), leaders.ExactGradient(learning_rate=0.1), followers.SoftPolicyIteration(0.5)
+    errors_seen = []
+
+    def second(progress: leaders.Progress) -> None:
+        try:
+            leaders.optimize(model, leader, follower, 3, checkpoints=Checkpoints(tmp_path), resume=True)
+        except errors.FolderInUseError as error:
+            errors_seen.append(str(error))
+
+    leaders.optimize(model, leader, follower, 3, checkpoints=Checkpoints(tmp_path), callback=second)
+    assert errors_seen
+    assert all(f"in use by process {os.getpid()}" in text for text in errors_seen)
+
+
+def _made(folder: Path, iterations: int = 9, **options: Any) -> Checkpoints:
+    model, leader, follower = random_model(1), leaders.ExactGradient(learning_rate=0.1), followers.SoftPolicyIteration(0.5)
+    checkpoints = Checkpoints(folder, 3)
+    leaders.optimize(model, leader, follower, iterations, checkpoints=checkpoints, **options)
+    return checkpoints
+
+
+def test_a_checkpoint_adds_to_the_history_and_rewrites_nothing(tmp_path: Path) -> None:
+    sizes = []
+    blocks = tmp_path / HISTORY
+    _made(tmp_path, 60, callback=lambda progress: sizes.append(blocks.stat().st_size if blocks.exists() else 0), evaluate_every=3)
+    growth = np.diff(sizes[1:-1])
+    assert growth.min() > 0
+    assert growth.max() < 1.1 * growth.min()
+    files = sorted(tmp_path.glob("iteration-*"))
+    assert files[-1].stat().st_size < 1.2 * files[0].stat().st_size
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone", "other run"])
+def test_a_damaged_history_is_a_named_error(damage: str, tmp_path: Path) -> None:
+    _made(tmp_path / "a")
+    blocks = tmp_path / "a" / HISTORY
+    content = blocks.read_bytes()
+    if damage == "cut":
+        blocks.write_bytes(content[:-1])
+    elif damage == "bit":
+        blocks.write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+    elif damage == "gone":
+        blocks.unlink()
+    else:
+        _made(tmp_path / "b")
+        blocks.write_bytes((tmp_path / "b" / HISTORY).read_bytes())
+    with pytest.raises(errors.DamagedError, match=HISTORY):
+        _made(tmp_path / "a", resume=True)
+
+
+def test_an_earlier_checkpoint_and_rows_of_a_killed_run_are_no_damage(tmp_path: Path) -> None:
+    whole = leaders.optimize(random_model(1), leaders.ExactGradient(learning_rate=0.1), followers.SoftPolicyIteration(0.5), 9)
+    _made(tmp_path)
+    (tmp_path / "iteration-000000009.safetensors").unlink()
+    with open(tmp_path / HISTORY, "ab") as file:
+        file.write(b"rows that were cut sh")
+    resumed = leaders.optimize(
+        random_model(1),
+        leaders.ExactGradient(learning_rate=0.1),
+        followers.SoftPolicyIteration(0.5),
+        9,
+        checkpoints=Checkpoints(tmp_path, 3),
+        resume=True,
+    )
+    assert torch.equal(resumed.x, whole.x)
+    np.testing.assert_array_equal(resumed.history["gradient_norm"], whole.history["gradient_norm"])
+    again = Checkpoints(tmp_path, 3)
+    again.identity = _made(tmp_path, resume=True).identity
+    assert len(again.latest()["history"]) == 9  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("done", -5),
+        ("done", 10),
+        ("done", 8.0),
+        ("done", None),
+        ("x", np.zeros(3)),
+        ("x", np.full(5, np.nan)),
+        ("x", "0"),
+        ("x0", [0.0]),
+        ("rng", "{}"),
+        ("rng", "no JSON"),
+        ("kept", np.zeros(2)),
+        ("env_steps", -1),
+        ("seconds", float("inf")),
+        ("update", {"done": -5}),
+        ("update", 3),
+        ("estimator", []),
+        ("follower", None),
+        ("evaluator", {"a": 1}),
+    ],
+)
+def test_crafted_content_is_named(name: str, value: Any, tmp_path: Path) -> None:
+    checkpoints = _made(tmp_path)
+    path = tmp_path / "iteration-000000009.safetensors"
+    content = read_state(path)
+    for state in ({**content["state"], name: value}, {k: v for k, v in content["state"].items() if k != name}):
+        write_state(path, {**content, "state": state})
+        with pytest.raises(errors.DamagedError):
+            _made(tmp_path, resume=True)
+    write_state(path, {k: v for k, v in content.items() if k != "history"})
+    with pytest.raises(errors.DamagedError, match="no entry 'history'"):
+        checkpoints.latest()
+
+
+def test_a_second_interrupt_is_not_waited_for(tmp_path: Path) -> None:
+    def twice(progress: leaders.Progress) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        _made(tmp_path, callback=twice)
+
+    def once(progress: leaders.Progress) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(errors.RunInterruptedError, match=r"\(SIGINT\); resume it from .*000001") as caught:
+        _made(tmp_path / "other", callback=once)
+    assert caught.value.signal == signal.SIGINT
+    assert _made(tmp_path / "other", resume=True).last == tmp_path / "other" / "iteration-000000009.safetensors"
+
+
+def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        _made(tmp_path, callback=lambda progress: os.kill(os.getpid(), signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 FOLLOWERS: dict[str, Callable[[], followers.Follower]] = {

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from bocmdp_gym.env import ConfigurableEnv
+from bocmdp_gym.errors import OptionError
 from followers import CallableFollower
 from leaders.evaluate import evaluate, gini, main
 from leaders.settings import settings_from_summary
@@ -152,3 +155,65 @@ def test_differences_are_paired_by_context() -> None:
     assert result.leader_interval > 100
     assert result.gain_interval < 0.2
     assert result.leader_gain == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("how", ["module", "id", "both"])
+def test_nothing_that_a_received_run_names_is_imported(
+    how: str, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sender's module is on the path: it would be imported, and run."""
+    sys.modules.pop("sent", None)
+    (tmp_path / "sent.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nimport bocmdp_gym")
+    monkeypatch.syspath_prepend(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    settings = {"regularization": 0.05, "iterations": 1}
+    if how != "id":
+        settings["module"] = "sent"
+    settings["id"] = "bocmdp/FourRooms-v0" if how == "module" else "sent:bocmdp/FourRooms-v0"
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"name": "custom", "settings": settings}))
+    for further in ([], ["--module", "json"], ["--module", "sent.sub"]):
+        assert main([str(tmp_path), "--env-steps", "200", *further]) == 2
+        errors = capsys.readouterr().err
+        assert "has the module 'sent' imported" in errors
+        assert "--module sent" in errors
+        assert not (tmp_path / "ran").exists()
+        assert "sent" not in sys.modules
+    assert main([str(tmp_path), "--env-steps", "200", "--module", "sent"]) == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_two_modules_are_not_one(tmp_path: Path, run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    settings = {"module": "json", "id": "sent:bocmdp/FourRooms-v0"}
+    with pytest.raises(OptionError, match="'sent'"):
+        settings_from_summary(summary | {"name": "custom", "settings": settings}, "json")
+
+
+def test_no_file_that_a_received_run_names_is_read(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    with pytest.raises(OptionError, match="name of a file"):
+        settings_from_summary(summary | {"settings": summary["settings"] | {"layout": "@/etc/hostname"}})
+
+
+@pytest.mark.parametrize("file", ["evaluation.json", "evaluation.png"])
+def test_a_folder_that_cannot_be_written_is_named(
+    file: str, tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(run / "summary.json", tmp_path)
+    (tmp_path / file).mkdir()  # as good as read-only
+    assert main([str(tmp_path), "--env-steps", "200"]) == 2
+    out, errors = capsys.readouterr()
+    assert "together" in out
+    assert errors.startswith(f"FolderError: cannot write {tmp_path / file}")
+
+
+def test_other_things_than_a_run_are_named(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run / "summary.json")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+    summary = json.loads((run / "summary.json").read_text())
+    for x in ("abc", [1.0], [None] * len(summary["x"]), {}, 3):
+        (tmp_path / "summary.json").write_text(json.dumps(summary | {"x": x}))
+        assert main([str(tmp_path), "--env-steps", "200"]) == 2
+        assert "Error: " in capsys.readouterr().err
+    (tmp_path / "summary.json").write_bytes(b"[" * 100_000)
+    assert main([str(tmp_path)]) == 2

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from bocmdp_gym.errors import BOCMDPError, OptionError
+from bocmdp_gym.files import owning
 from leaders import optimize
-from leaders.settings import commands, settings_from_values
-from leaders.sweep import Sweep, main, run_task, sweep, task_of
+from leaders.settings import RunSettings, commands, settings_from_values
+from leaders.sweep import Sweep, main, sweep
+from leaders.sweep_tasks import run_task, task_of
 
 ROOMS = "xxxxxx\nx    x\nx xx x\nx    x\nxxxxxx\n"
 SMALL: dict[str, Any] = {
@@ -244,3 +246,72 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, settings: dict[str, Any]
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BOCMDPError, match=r"pip install 'bocmdp-gym\[distributed\]'"):
         sweep(Sweep(settings=settings), tmp_path / "out", backend="ray", progress=False)
+
+
+def test_a_sweep_s_folder_has_one_owner(tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "plan.json", tmp_path / "out"
+    path.write_text(json.dumps({"leaders": ["exact"], "settings": settings | {"iterations": 2}}))
+    with owning(out, "the folder of tasks"):
+        assert main([str(path), "--out", str(out), "--backend", "serial", "--no-progress"]) == 2
+    assert f"in use by process {os.getpid()} on" in capsys.readouterr().err
+    assert not list(out.glob("*/result.json"))
+    (out / "results.csv.0123abcd.tmp").write_text("cut sho")
+    assert main([str(path), "--out", str(out), "--backend", "serial", "--no-progress"]) == 0
+    assert not list(out.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("file", ["history.npz", "summary.json", "iteration", "history.blocks"])
+def test_a_damaged_run_is_made_again(file: str, tmp_path: Path, settings: dict[str, Any]) -> None:
+    _, task = task_of(Sweep(leaders=["exact"], settings=settings | {"iterations": 6, "checkpoint_every": 4}).runs()[0])
+    first = run_task(task, tmp_path / "run")
+    for path in (tmp_path / "run").rglob(f"{file}*"):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] + content[: len(content) // 3])
+    if file not in ("history.npz", "summary.json"):
+        (tmp_path / "run" / "summary.json").unlink()
+    assert run_task(task, tmp_path / "run") | {"seconds": 0} == first | {"seconds": 0}
+
+
+def test_other_versions_have_folders_of_their_own(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = Sweep(settings=settings).runs()
+    before = task_of(run)[0]
+    monkeypatch.setattr("leaders.sweep_tasks.__version__", "9.9")
+    assert task_of(run)[0] != before
+
+
+def test_the_parent_does_not_build_every_environment(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(RunSettings, "make_env", lambda self: built.append(self.name))
+    plan = Sweep(leaders=["exact"], settings=settings | {"iterations": 2}, grid={"slip_probability": [0.1, 0.2, 0.3]})
+    outcomes = sweep(plan, tmp_path / "out", workers=2, progress=False)
+    assert len(outcomes.results) == 3
+    assert built == []
+
+
+def test_environments_that_cannot_be_made_are_refused_before_anything_runs(tmp_path: Path, settings: dict[str, Any]) -> None:
+    plan = Sweep(leaders=["exact"], settings=settings | {"iterations": 2}, grid={"penalty_cost": [1.0, -1.0]})
+    with pytest.raises(BOCMDPError, match="penalty_cost"):
+        sweep(plan, tmp_path / "out", workers=2, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"settings": {"module": "sent"}},
+        {"cases": [{"module": "sent"}]},
+        {"grid": {"module": ["sent"]}},
+        {"environments": ["custom"], "settings": {"id": "sent:Roads-v0"}},
+        {"environments": ["custom"], "grid": {"id": ["sent:Roads-v0"]}},
+    ],
+)
+def test_nothing_that_a_plan_alone_names_is_imported(
+    plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sent.py").write_text("raise AssertionError")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert main([str(tmp_path / "plan.json"), "--out", str(tmp_path / "out"), "--no-progress"]) == 2
+    assert "name it yourself: --set module=sent" in capsys.readouterr().err

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.wrappers import TransformReward
 
 from bocmdp_gym import errors
 from followers import TrajectoryOracle
-from tests.followers.problems import CountSteps, Point, X, bandit
+from tests.followers.problems import Point, X, bandit
 from tests.followers.sb3.quick import quick, rng
 from tests.problems import random_model
 
@@ -62,7 +63,7 @@ def test_relabelling_is_refused_where_it_would_lie() -> None:
             TrajectoryOracle(model, quick("DQN", replay="relabel"))
     TrajectoryOracle(random_model(0), quick("PPO", replay="relabel"))  # no buffer, nothing to fix
     with pytest.raises(errors.UnsupportedError, match="wrappers change"):
-        TrajectoryOracle(CountSteps(bandit()), quick("DQN", replay="relabel"))
+        TrajectoryOracle(TransformReward(bandit(), lambda reward: 2 * reward), quick("DQN", replay="relabel"))
     with pytest.raises(errors.OptionError, match="mixes contexts"):
         quick("DQN", replay="relabel", shared=True)
     with pytest.raises(errors.OptionError, match="Did you mean 'relabel'"):

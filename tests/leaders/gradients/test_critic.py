@@ -279,7 +279,7 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(errors.UnsupportedError, match=r"needs Bare.model.*ZeroOrder"):
         leaders.optimize(Bare(), critic, _Gaussian(), 3)
     shifted = gym.wrappers.TransformObservation(_Line(), lambda observation: observation + 1, None)
-    with pytest.raises(errors.UnsupportedError, match="TransformObservation changes what the model"):
+    with pytest.raises(errors.UnsupportedError, match="TransformObservation around it may change"):
         leaders.optimize(shifted, critic, _Gaussian(), 3)
     with pytest.raises(errors.UnsupportedError, match="exposes no action probabilities; use ZeroOrder"):
         leaders.optimize(_Disguise(_model(contexts=1)), critic, _Seeing(silent=True), 3)

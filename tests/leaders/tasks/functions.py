@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bocmdp_gym.errors import RunInterruptedError
+
 TASKS = {f"square-{i}": {"number": i} for i in range(5)}
 SQUARES = {f"square-{i}": {"square": i * i} for i in range(5)}
 
@@ -52,3 +54,24 @@ def not_json(task: Mapping[str, Any], folder: Path) -> Path:
 def attempts(folder: Path) -> dict[str, int]:
     """How often each task was tried."""
     return {path.parent.name: len(path.read_text()) for path in sorted(folder.glob("*/attempts"))}
+
+
+def slow_square(task: Mapping[str, Any], folder: Path) -> dict[str, int]:
+    """Squares a number in a second, whatever becomes of its parent: SIGTERM does not stop it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with open(folder / "attempts", "a") as file:
+        file.write("x")
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(task.get("seconds", 1.0))
+    return {"square": task["number"] ** 2}
+
+
+def print_and_die(task: Mapping[str, Any], folder: Path) -> None:
+    """Prints without ending the line, and is killed."""
+    print("the last words", end="")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop(task: Mapping[str, Any], folder: Path) -> None:
+    """A run that was asked to stop."""
+    raise RunInterruptedError("the run was asked to stop", signal.SIGTERM)

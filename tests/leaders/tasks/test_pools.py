@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leaders.tasks import run_tasks
-from tests.leaders.tasks.functions import threads
+from tests.leaders.tasks.functions import attempts, print_and_die, slow_square, threads
 
 
 def test_workers_use_one_thread(tmp_path: Path) -> None:
@@ -50,6 +50,36 @@ def test_no_worker_outlives_the_process_that_started_it(tmp_path: Path, end: sig
         time.sleep(0.05)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker was still running after 20 s")
+
+
+def _start(tmp_path: Path, function: str, task: str) -> subprocess.Popen[bytes]:
+    """A process that runs a task in a worker; what it started goes on when it is killed."""
+    (tmp_path / "script.py").write_text(
+        f"from tests.leaders.tasks.functions import {function}; from leaders.tasks import run_tasks\n"
+        f"if __name__ == '__main__': run_tasks({{'a': {task}}}, {function}, {str(tmp_path)!r}, workers=1, progress=False)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    return subprocess.Popen([sys.executable, tmp_path / "script.py"], env=environment, stderr=subprocess.DEVNULL)
+
+
+def test_a_killed_parent_does_not_make_finished_tasks_run_again(tmp_path: Path) -> None:
+    """The worker keeps what it found itself; a new start meanwhile waits for it, and takes it."""
+    parent = _start(tmp_path, "slow_square", "{'number': 3, 'seconds': 4}")
+    path = tmp_path / "a" / "pid"
+    while not (path.exists() and path.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait(60)
+    outcomes = run_tasks({"a": {"number": 3, "seconds": 4}}, slow_square, tmp_path, workers=1, progress=False)
+    assert outcomes.results == {"a": {"square": 9}}
+    assert attempts(tmp_path) == {"a": 1}
+
+
+def test_a_log_survives_the_death_of_its_worker(tmp_path: Path) -> None:
+    outcomes = run_tasks({"a": {}}, print_and_die, tmp_path, workers=1, retries=0, progress=False)
+    assert outcomes.failures == {"a": "the worker died (SIGKILL)"}
+    assert (tmp_path / "a" / "log.txt").read_text() == "the last words"
 
 
 def _is_running(pid: int) -> bool:

@@ -1,14 +1,75 @@
 """Banded elimination with I - K of a policy, and soft policy iteration that uses it (shapes in `bocmdp_gym.kernels`)."""
+# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from bocmdp_gym.kernels import LOOSE
 from bocmdp_gym.kernels.bellman import soft_backup, soft_shift
 from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
-from bocmdp_gym.kernels.newton import ZEAL, largest, nearly_settled, policy_error, refined, refined_error, settled
+from bocmdp_gym.kernels.newton import (
+    ZEAL,
+    amplification_of,
+    largest,
+    nearly_settled,
+    policy_error,
+    refined,
+    refined_error,
+    settled,
+)
+from bocmdp_gym.solvers.base import Array, Optimum, PolicySolver, System
+
+
+class BandedSolver(PolicySolver):
+    """Banded elimination in a bandwidth-reducing order (reverse Cuthill-McKee): grids, chains, layered graphs.
+
+    Args:
+        succ: successors ``(S, M, K)``.
+        position: of each state in the order, ``(S,)``.
+        band: the bandwidth in that order.
+    """
+
+    def __init__(self, succ: npt.NDArray[np.int32], position: npt.NDArray[np.int64], band: int):
+        super().__init__(succ)
+        self.position, self.band = position, band
+
+    def factor(self, k: Array, prob: Array, reuse: System | None = None) -> BandedSystem:
+        lu = reuse.lu if isinstance(reuse, BandedSystem) else self._space()
+        banded_factor(k, self.succ, prob, self.position, self.band, lu, np.zeros(self.n_states))
+        return BandedSystem(lu, self.position, self.band)
+
+    def policy_iteration(
+        self, r: Array, g: Array, prob: Array, lam: float, v: Array, tolerance: float, max_iterations: int
+    ) -> Optimum:
+        structure = (self.succ, prob, lam, self.position, self.band)
+        q, pi = np.empty_like(r), np.empty_like(r)
+        results = (v, q, pi, self._space())
+        found = banded_policy_iteration(r, g, *structure, False, tolerance, max_iterations, *results)
+        if found[-1] < 0:
+            self._start(r, g, prob, lam, v)
+            found = banded_policy_iteration(r, g, *structure, True, tolerance, max_iterations, *results)
+        return Optimum(q, pi, *found)
+
+    def _space(self) -> Array:
+        return np.empty((self.n_states, 2 * self.band + 1))
+
+
+class BandedSystem(System):
+    """An LU of `banded_factor`."""
+
+    def __init__(self, lu: Array, position: npt.NDArray[np.int64], band: int):
+        self.lu, self._position, self._band = lu, position, band
+
+    def solve(self, b: Array) -> Array:
+        y: Array = banded_solve(self.lu, self._position, self._band, b, np.empty(len(b)))
+        return y
+
+    def solve_transposed(self, b: Array) -> Array:
+        y: Array = banded_solve_transposed(self.lu, self._position, self._band, b, np.empty(len(b)))
+        return y
 
 
 @njit(cache=True)
@@ -116,12 +177,15 @@ def banded_solve_transposed(lu, position, band, b, out):
 
 
 @njit(cache=True, error_model="numpy")
-def banded_policy_iteration(r, g, succ, prob, lam, position, band, amplification, tolerance, max_iterations, v, q, pi, lu):
+def banded_policy_iteration(r, g, succ, prob, lam, position, band, ends, tolerance, max_iterations, v, q, pi, lu):
     """Soft policy iteration (Newton on the soft Bellman equation) from ``v``, overwritten with the solution.
 
     Returns (residual, error, iterations), the error by the rule of `bocmdp_gym.kernels.newton`; the residual is NaN if a value
-    stopped being finite.
+    stopped being finite. At discount 1, (nan, inf, -1) where it is not known that the first policy ``ends``.
     """
+    amplification = amplification_of(g)
+    if amplification == np.inf and not ends:
+        return np.nan, np.inf, -1
     n_s = prob.shape[0]
     rhs = np.empty(n_s)
     v_new = np.empty(n_s)

@@ -1,4 +1,4 @@
-"""The four methods for linear systems of a policy against each other, and large models against small ones."""
+"""Solvers against each other, and large models against small ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pickle
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -15,98 +14,27 @@ from benchmarks.grids import grid_model
 from bocmdp_gym import SuccessorTransitions, TabularEnv, errors
 from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.optimum import WarmSolver
-from bocmdp_gym.policy_solvers import (
+from bocmdp_gym.solvers import (
     METHODS,
-    BandedSolver,
-    DenseSolver,
-    FactoredSolver,
-    KrylovSolver,
     PolicySolver,
-    SparseLUSolver,
     policy_solver,
 )
 from followers import SoftPolicyIteration, TrajectoryOracle
 from leaders import HPGD, ExactGradient, optimize
 from leaders.gradients.exact import exact_weights
+from tests.bocmdp_gym.solvers.problems import LAMBDA, Array, garnet, grid, results
 from tests.problems import F64, random_model, random_x, relative_error
-
-LAMBDA = 0.01
-Array = npt.NDArray[np.float64]
-
-
-def _garnet(states: int, branching: int = 3, seed: int = 0) -> tuple[Any, Any, Any, Any]:
-    """Successors with repetitions, probabilities, rewards, continuation of a random problem."""
-    rng = np.random.default_rng(seed)
-    succ = rng.integers(0, states, (states, 3, branching)).astype(np.int32)
-    prob = rng.dirichlet(np.ones(branching), (states, 3))
-    return succ, prob, rng.random((states, 3)), np.full((states, 3), 0.97)
-
-
-def _grid(side: int, discount: float = 0.99, *, shuffled: bool = False) -> tuple[Any, Any, Any, Any]:
-    mdps = grid_model(side**2).configure(np.zeros(side**2)).arrays(0)
-    succ, prob, reward = mdps.successors, mdps.probabilities, mdps.reward
-    if shuffled:
-        order = np.random.default_rng(1).permutation(side**2).astype(np.int32)
-        succ, reward = np.ascontiguousarray(order[succ][np.argsort(order)]), reward[np.argsort(order)]
-    return succ, prob, reward, np.full(reward.shape, discount)
-
-
-def _results(solver: PolicySolver, problem: Any, lam: float = LAMBDA) -> tuple[Array, Array, Array]:
-    """V*, and a plain and a transposed solve with its policy."""
-    _, prob, reward, g = problem
-    v = np.zeros(len(reward))
-    found = solver.policy_iteration(reward, g, prob, lam, v, 1e-8, 200)
-    assert found.error <= 1e-8
-    solver.factor(found.policy * g, prob)
-    source = np.zeros(len(reward))
-    source[len(reward) // 3] = 1.0
-    return v, solver.solve(reward[:, 0].copy()), solver.solve_transposed(source)
 
 
 @pytest.mark.parametrize(
-    "problem", [_garnet(40), _garnet(300), _grid(25), _grid(25, shuffled=True)], ids=["small", "garnet", "grid", "shuffled"]
+    "problem", [garnet(40), garnet(300), grid(25), grid(25, shuffled=True)], ids=["small", "garnet", "grid", "shuffled"]
 )
 def test_methods_agree(problem: Any) -> None:
-    expected = _results(policy_solver(problem[0], method="dense"), problem)
+    expected = results(policy_solver(problem[0], method="dense"), problem)
     for method in set(METHODS) - {"dense"}:
         solver = policy_solver(problem[0], method=method)
-        for got, want in zip(_results(solver, problem), expected, strict=True):
+        for got, want in zip(results(solver, problem), expected, strict=True):
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-8 * np.abs(want).max())
-
-
-@pytest.mark.parametrize("discount", [0.9999, 0.999999])
-def test_iteration_works_close_to_discount_one(discount: float) -> None:
-    problem = _grid(25, discount)
-    problem = (*problem[:2], -problem[2], problem[3])  # costs
-    problem[3][-1] = 0.0  # and an end
-    expected = _results(policy_solver(problem[0], method="sparse-lu"), problem)
-    for got, want in zip(_results(policy_solver(problem[0], method="krylov"), problem), expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-8 * np.abs(want).max())
-
-
-def test_choice_of_method() -> None:
-    assert isinstance(policy_solver(_garnet(40)[0]), BandedSolver)
-    assert isinstance(policy_solver(_garnet(150)[0]), DenseSolver)
-    assert isinstance(policy_solver(_garnet(2000)[0]), KrylovSolver)
-    assert isinstance(policy_solver(_grid(15)[0]), BandedSolver)
-    assert isinstance(policy_solver(_grid(60)[0]), KrylovSolver)
-    chain = np.clip(np.arange(5000)[:, None, None] + np.array([[[-1], [1]]]), 0, 4999).astype(np.int32).reshape(5000, 2, 1)
-    assert isinstance(policy_solver(chain), BandedSolver)
-    assert isinstance(policy_solver(np.tile(np.arange(700, dtype=np.int32), (700, 2, 1))), DenseSolver)
-    factored = policy_solver(_garnet(2000)[0], np.array([0, 1, 2, 2]))
-    assert isinstance(factored, FactoredSolver)
-    assert isinstance(factored.inner, KrylovSolver)
-
-
-def test_choice_can_be_overridden() -> None:
-    model = grid_model(900, solver="sparse-lu")
-    assert isinstance(model.configure(np.zeros(900)).arrays(0).solver, SparseLUSolver)
-    other = model.replace(solver="krylov")
-    x = random_x(900)
-    assert isinstance(other.configure(x).arrays(0).solver, KrylovSolver)
-    torch.testing.assert_close(*(m.leader_return(x, LAMBDA) for m in (model, other)), rtol=1e-9, atol=0)
-    with pytest.raises(errors.OptionError, match="Did you mean 'krylov'"):
-        grid_model(100, solver="krilov")
 
 
 def test_hypergradient_agrees_between_methods_and_with_finite_differences() -> None:
@@ -169,6 +97,21 @@ def test_equal_problems_have_equal_bits() -> None:
     assert bool(first == second)
 
 
+@pytest.mark.parametrize("index", [None, np.array([2, 0, 1, 1])], ids=["listed", "factored"])
+@pytest.mark.parametrize("method", METHODS)
+def test_systems_of_one_solver_stand_side_by_side(method: str, index: Any) -> None:
+    succ, prob, _, g = garnet(300)
+    solver, b = policy_solver(succ, index, method), np.arange(300.0)
+    weights = [share * np.full((300, solver.rows.size), 1.0 / solver.rows.size) for share in (0.5, 0.9 * g[0, 0])]
+    alone = [(solver.factor(k, prob).solve(b), solver.factor(k, prob).solve_transposed(b)) for k in weights]
+    together = [solver.factor(k, prob) for k in weights]
+    for system, (plain, transposed) in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(system.solve(b), plain)
+        np.testing.assert_array_equal(system.solve_transposed(b), transposed)
+    again = solver.factor(weights[0], prob, together[1])  # in the memory of one that is not needed any more
+    np.testing.assert_array_equal(again.solve_transposed(b), alone[0][1])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_solved_transitions_can_be_copied(method: str) -> None:
     model = grid_model(100, solver=method)
@@ -178,17 +121,8 @@ def test_solved_transitions_can_be_copied(method: str) -> None:
     assert model.replace(transition=transition).leader_return(np.zeros(100), LAMBDA) == expected
 
 
-def test_an_iteration_that_fails_hands_over_to_lu() -> None:
-    problem = _grid(30)
-    succ = problem[0]
-    solver = KrylovSolver(succ, np.arange(900), max_iterations=2)
-    for got, want in zip(_results(solver, problem), _results(policy_solver(succ, method="dense"), problem), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-8 * np.abs(want).max())
-
-
 def _factor_and_solve(solver: PolicySolver, k: Array, prob: Array, b: Array) -> None:
-    solver.factor(k, prob)
-    solver.solve(b)
+    solver.factor(k, prob).solve(b)
 
 
 def test_singular_systems_are_named() -> None:

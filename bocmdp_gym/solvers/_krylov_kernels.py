@@ -5,6 +5,7 @@ Systems A = I - K by rows (CSR), the states in the order of ``position`` (S,) in
     indptr   (S + 1,) int64, columns (N,) int32: row i holds columns[indptr[i]:indptr[i + 1]], ascending, the diagonal included
     diagonal (S,) int64: where the diagonal of row i is           data (N,) float64: the numbers
 """
+# mypy: allow-untyped-defs
 
 from __future__ import annotations
 

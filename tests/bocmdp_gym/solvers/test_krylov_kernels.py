@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from bocmdp_gym.kernels.bellman import dense_system
-from bocmdp_gym.kernels.krylov import assemble, bicgstab, dilu, row_structure, scale_rows, transposed_structure
+from bocmdp_gym.solvers._krylov_kernels import assemble, bicgstab, dilu, row_structure, scale_rows, transposed_structure
 
 S, A, K = 60, 3, 4
 

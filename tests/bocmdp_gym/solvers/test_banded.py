@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from bocmdp_gym.kernels.banded import (
+from bocmdp_gym.kernels.bellman import dense_system, soft_backup
+from bocmdp_gym.solvers.banded import (
     banded_factor_solve,
     banded_policy_iteration,
     banded_solve,
     banded_solve_transposed,
     bandwidth,
 )
-from bocmdp_gym.kernels.bellman import dense_system, soft_backup
 
 S, A, K = 30, 2, 3
 
@@ -31,7 +31,7 @@ def test_solves_and_iteration_on_a_shuffled_band() -> None:
 
     r, g, lam = rng.standard_normal((S, A)), np.full((S, A), 0.95), 0.1
     v, q, pi = np.zeros(S), np.empty((S, A)), np.empty((S, A))
-    residual, error, iterations = banded_policy_iteration(r, g, shuffled, prob, lam, position, 2, 20.0, 1e-8, 50, v, q, pi, lu)
+    residual, error, iterations = banded_policy_iteration(r, g, shuffled, prob, lam, position, 2, False, 1e-8, 50, v, q, pi, lu)
     assert error <= 1e-10
     assert residual <= 1e-12
     assert 1 < iterations < 15

@@ -1,0 +1,77 @@
+"""The automatic choice of a solver, and the choice by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+from bocmdp_gym.errors import OptionError, suggest
+from bocmdp_gym.solvers.banded import BandedSolver, bandwidth
+from bocmdp_gym.solvers.base import PolicySolver
+from bocmdp_gym.solvers.dense import DenseSolver
+from bocmdp_gym.solvers.factored import FactoredSolver
+from bocmdp_gym.solvers.krylov import KrylovSolver
+from bocmdp_gym.solvers.sparse_lu import SparseLUSolver
+
+#: Below this bandwidth, banded elimination beats LAPACK's dense one whatever the number of states.
+NARROW_BAND = 48
+#: From this number of states on, sparse models without a narrow band are solved by iteration.
+LARGE = 200
+#: What `policy_solver` takes as a method.
+METHODS = ("auto", "banded", "dense", "krylov", "sparse-lu")
+
+
+def bandwidth_order(succ: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], int]:
+    """Positions (S,) of the states in a bandwidth-reducing order, and the bandwidth of I - K in that order."""
+    n_states = succ.shape[0]
+    rows = np.repeat(np.arange(n_states), succ.shape[1] * succ.shape[2])
+    columns = succ.reshape(-1)
+    graph = coo_matrix((np.ones(rows.size, dtype=np.int8), (rows, columns)), shape=(n_states, n_states)).tocsr()
+    position = np.empty(n_states, dtype=np.int64)
+    position[reverse_cuthill_mckee(graph + graph.T, symmetric_mode=True)] = np.arange(n_states)
+    return position, int(np.abs(position[rows] - position[columns]).max(initial=0))
+
+
+def check_method(method: str) -> str:
+    """A method of `METHODS`.
+
+    Raises:
+        OptionError: it is none of them.
+    """
+    if method not in METHODS:
+        raise OptionError(f"solver is {method!r}; expected the name of a method. {suggest(method, METHODS)}")
+    return method
+
+
+def policy_solver(succ: npt.NDArray[np.int32], index: npt.NDArray[np.int64] | None = None, method: str = "auto") -> PolicySolver:
+    """The solver for one context's successor structure ``(S, M, K)``; ``index``: the move of each action, if M != A.
+
+    Args:
+        succ: successors.
+        index: moves.
+        method: one of `METHODS`; ``"auto"`` takes the fastest.
+
+    Raises:
+        OptionError: an unknown method.
+    """
+    check_method(method)
+    if index is not None:
+        return FactoredSolver(policy_solver(succ, method=method), index)
+    n_states = succ.shape[0]
+    stored = succ.shape[1] * succ.shape[2]
+    if method == "dense" or (method == "auto" and n_states > NARROW_BAND and stored >= n_states):
+        return DenseSolver(succ)  # a row may touch every state, and no order helps
+    position, band = np.arange(n_states), n_states - 1
+    if n_states > NARROW_BAND:
+        band = int(bandwidth(succ))
+        if band > 2.0 * n_states**0.5 or n_states < LARGE:
+            position, band = bandwidth_order(succ)
+    if method == "sparse-lu":
+        return SparseLUSolver(succ, position)
+    if method == "krylov" or (method == "auto" and n_states >= LARGE and band > NARROW_BAND):
+        return KrylovSolver(succ, position)
+    if method == "banded" or band <= max(NARROW_BAND, n_states // 4):
+        return BandedSolver(succ, position, band)
+    return DenseSolver(succ)
