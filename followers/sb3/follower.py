@@ -143,7 +143,9 @@ class SB3Follower(Follower):
             if setting in _RESERVED:
                 raise OptionError(f"{setting} cannot be set: {_RESERVED[setting]}.")
             if setting not in known:
-                own = {p.name for p in parameters_of(type(self)) if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+                classes = [kind for kind in type(self).__mro__ if issubclass(kind, SB3Follower)]
+                named = [p for kind in classes for p in parameters_of(kind)]
+                own = {p.name for p in named if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
                 options = sorted((known | own) - set(_RESERVED))
                 raise UnknownOptionError(
                     f"{type(self).__name__} with {name} has no option {setting!r}. {suggest(setting, options)}"
