@@ -33,7 +33,7 @@ class _ConstructorSignature:
 
 
 class Constructed:
-    """Base class whose constructors refuse unknown arguments before ``__init__`` sees them, and remember the others.
+    """Base class whose constructors refuse unknown arguments before ``__init__`` sees them.
 
     A subclass writes an ordinary ``__init__``, or is a dataclass. Names it does not have and positional arguments beyond those
     it takes are refused. Where ``__init__`` takes ``**options``, what they may be is for it to say. Deprecated arguments are for
@@ -43,16 +43,17 @@ class Constructed:
         UnknownOptionError: on construction, with the nearest known name.
     """
 
+    #: Whether objects remember what they were constructed with, as what makes a run's identity must; others hold on to nothing.
+    _records = False
     _given_arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        given: dict[str, Any] = {}
+        current = _current(cls, kwargs)
         if args or kwargs:  # copies and unpickled objects are made without
-            current = _current(cls, kwargs)
             check_arguments(cls.__name__, parameters_of(cls), args, current)
-            given = bind_arguments(parameters_of(cls), args, current)
         self = super().__new__(cls)
-        object.__setattr__(self, "_given_arguments", given)  # frozen dataclasses included
+        if cls._records:
+            object.__setattr__(self, "_given_arguments", bind_arguments(parameters_of(cls), args, current))  # frozen ones too
         return self
 
 
@@ -60,6 +61,7 @@ class WithArguments(Constructed):
     """`Constructed`, and the object knows what it was constructed with: ``repr`` shows what differs from the defaults."""
 
     __signature__: Any = _ConstructorSignature()
+    _records = True
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

@@ -186,6 +186,8 @@ class ConfigurableEnv(_Configuration, Hooks, Constructed, gym.Env[Any, Any]):
         UnknownOptionError: a keyword that the constructor does not have.
     """
 
+    _records = True
+
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

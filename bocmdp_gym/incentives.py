@@ -52,6 +52,8 @@ class Path(Constructed):
         loop: index of the state it returns to after its last action; None if the episode ends there.
     """
 
+    _records = True
+
     states: tuple[int, ...]
     actions: tuple[int, ...]
     loop: int | None
@@ -75,6 +77,8 @@ class Implementation(Constructed):
         paths: one per agent.
         bonus: a bonus that implements them, one number per entry (per state, or per state-action pair).
     """
+
+    _records = True
 
     value: float
     paths: tuple[Path, ...]
@@ -103,6 +107,8 @@ class IncentiveProblem(Constructed):
     Raises:
         OptionError, DiscountError: a part of a wrong shape, or out of range.
     """
+
+    _records = True
 
     rewards: Array
     principal: Array

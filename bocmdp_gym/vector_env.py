@@ -46,6 +46,8 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
         OptionError: no copies, or an unknown mode.
     """
 
+    _records = True
+
     def __init__(self, env: Any, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP):
         self.env, self.num_envs, self.horizon = env, check_count("num_envs", num_envs), env.horizon
         name = getattr(autoreset_mode, "value", autoreset_mode)

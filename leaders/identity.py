@@ -224,7 +224,7 @@ def _recorded(value: Any) -> dict[str, Any]:
     if isinstance(value, WithArguments):
         return dict(value._arguments)
     saved = dict(value._saved_kwargs) if isinstance(value, gym.utils.RecordConstructorArgs) else {}
-    return saved | (value._given_arguments if isinstance(value, Constructed) else {})
+    return saved | (value._given_arguments if isinstance(value, Constructed) and value._records else {})
 
 
 def _function(value: Any, depth: int) -> dict[str, Any]:

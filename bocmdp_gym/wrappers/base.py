@@ -38,6 +38,8 @@ class ConfigurableWrapper(_Configuration, Hooks, Constructed, gym.Wrapper[Any, A
         UnsupportedError: a multi-agent or a vector environment.
     """
 
+    _records = True
+
     accepts_state = False
     _wrapper_rng: np.random.Generator | None = None
 

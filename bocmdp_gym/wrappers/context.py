@@ -47,6 +47,8 @@ class ContextWrapper(AttributeLayer, _Contextual, Constructed, gym.Wrapper[Any, 
         UnsupportedError: a multi-agent environment, or one that already has contexts.
     """
 
+    _records = True
+
     def __init__(
         self,
         env: gym.Env[Any, Any],

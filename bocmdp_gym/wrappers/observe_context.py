@@ -31,6 +31,8 @@ class ObserveContext(Constructed, gym.ObservationWrapper[Any, Any, Any], gym.uti
         UnsupportedError: a multi-agent environment.
     """
 
+    _records = True
+
     context_observed = True
 
     def __init__(self, env: gym.Env[Any, Any]):

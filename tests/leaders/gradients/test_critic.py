@@ -306,7 +306,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Any, hidden: tuple[int
     with pytest.raises(KeyboardInterrupt):
         leaders.optimize(_Line(), leader, _Gaussian(), 6, x0=[0.0], seed=1, checkpoints=first, evaluate_every=1, callback=_stop)
     resumed = leaders.optimize(
-        _Line(), leader, _Gaussian(), 6, x0=[0.0], seed=1, checkpoints=Checkpoints(tmp_path, every=3), resume=True
+        _Line(),
+        leader,
+        _Gaussian(),
+        6,
+        x0=[0.0],
+        seed=1,
+        checkpoints=Checkpoints(tmp_path, every=3),
+        evaluate_every=1,
+        resume=True,
     )
     assert torch.equal(resumed.x, whole.x)
 

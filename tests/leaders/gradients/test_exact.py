@@ -67,7 +67,7 @@ def test_loss_gradient_agrees_with_automatic_differentiation() -> None:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda x, policy, context: float(policy[0, 0].detach()), "expected torch operations"),
+        (lambda x, policy, context: float(policy[0, 0].detach()), "by torch operations"),
         (lambda x, policy, context: policy.sum(0), "expected a torch scalar"),
         (lambda x, policy, context: None, "returned None"),
     ],
