@@ -274,8 +274,9 @@ def test_what_cannot_be_pooled_is_refused() -> None:
 
 def test_an_environment_that_moves_otherwise_is_noticed() -> None:
     class Jumping(gym.Wrapper):
-        """Every third step leads to the first cell."""
+        """Every third step leads to the first cell, and it says that it only watches."""
 
+        transparent = True
         count = 0
 
         def step(self, action: Any) -> Any:
