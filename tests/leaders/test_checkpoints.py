@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,15 @@ def test_crafted_content_is_named(name: str, value: Any, tmp_path: Path) -> None
         checkpoints.latest()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What started the tests may have had SIGINT ignored (a background job)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_is_not_waited_for(tmp_path: Path) -> None:
     def twice(progress: leaders.Progress) -> None:
         os.kill(os.getpid(), signal.SIGINT)

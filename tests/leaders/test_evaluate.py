@@ -124,14 +124,14 @@ def test_intervals_cover_as_often_as_they_say(continuous: bool, noise: float) ->
     settings: Any = Settings(Draws(continuous, noise=noise))
     covered, gains, widths = 0, 0, []
     for seed in range(150):
-        result = evaluate(settings, [0.5], [0.0], env_steps=8, contexts=10, seed=1000 + 10 * seed, factors=())
+        result = evaluate(settings, [0.5], [0.0], env_steps=8, contexts=30, seed=1000 + 10 * seed, factors=())
         covered += abs(result.leader_return - (3.0 / 3 + 0.5)) < result.leader_interval
         gains += abs(result.leader_gain - 0.5) < result.gain_interval
         widths.append(result.leader_interval)
     assert covered > 150 * 0.95 - 4 * (150 * 0.05 * 0.95) ** 0.5  # 4 standard errors of the count
     assert gains > 150 * 0.95 - 4 * (150 * 0.05 * 0.95) ** 0.5
     if continuous and noise < 1.0:
-        assert np.mean(widths) == pytest.approx(2.262 * 3.0 * (4 / 45 / 10) ** 0.5, rel=0.15)  # var of U^2 is 4/45
+        assert np.mean(widths) == pytest.approx(2.045 * 3.0 * (4 / 45 / 30) ** 0.5, rel=0.15)  # var of U^2 is 4/45
     if not continuous:
         error = noise * ((4 / 9 + 1 / 9) / 8) ** 0.5
         assert np.mean(widths) == pytest.approx(2.2 * error, rel=0.1)  # no variance between contexts: all were taken

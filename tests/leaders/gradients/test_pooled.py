@@ -286,7 +286,7 @@ def test_an_environment_that_moves_otherwise_is_noticed() -> None:
                 self.unwrapped._state = 0
             return (observation, *rest)
 
-    oracle = _oracle(Jumping(small_rooms()), 0.05)
+    oracle = followers.TrajectoryOracle(Jumping(small_rooms()), followers.SoftPolicyIteration(0.05), compiled=False)
     estimator = PooledEstimator(200)
     estimator.bind(oracle)
     x = torch.zeros(oracle.core.model.leader_dim)
