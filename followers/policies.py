@@ -91,7 +91,7 @@ class TabularPolicy(Policy):
     states_of: Callable[[Any], Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        self.table = _check_table(self.table)
+        self.table = np.array(_check_table(self.table))
 
     def probabilities(self, observation: Any) -> Array:
         state = observation if self.states_of is None else self.states_of(observation)
