@@ -48,8 +48,11 @@ class Constructed:
     _given_arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        kind: Any = cls
         current = _current(cls, kwargs)
-        if args or kwargs:  # copies and unpickled objects are made without
+        by_position, by_name = _names(kind)
+        # the usual case, without a message to find: names it has, after positions it has
+        if len(args) > len(by_position) or not current.keys() <= by_name.difference(by_position[: len(args)]):
             check_arguments(cls.__name__, parameters_of(cls), args, current)
         self = super().__new__(cls)
         if cls._records:
@@ -92,6 +95,14 @@ def _current(cls: type, kwargs: dict[str, Any]) -> dict[str, Any]:
 def parameters_of(cls: type) -> tuple[Parameter, ...]:
     """Parameters of a class's ``__init__``, without ``self``; none where it has no ``__init__`` of its own."""
     return _parameters(cls)
+
+
+@cache
+def _names(cls: Any) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Names of a constructor's parameters that can be given by position, and of those that can be given by name."""
+    parameters = parameters_of(cls)
+    by_position = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    return by_position, frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
 
 
 @cache

@@ -45,6 +45,26 @@ def gather_moves(k, index, out):
     return out
 
 
+@njit(cache=True)
+def softmax_derivative(pi, y, out):
+    """out = pi (y - sum_b pi y), row by row of (S, A); exact where one probability is nearly 1; ``out`` may be y.
+
+    There y - y(best) loses no digits, as y - sum_b pi y does; and the sum over actions is 0 to the last digit.
+    """
+    n_s, n_a = pi.shape
+    for s in range(n_s):
+        best = 0
+        for a in range(n_a):
+            best = a if pi[s, a] > pi[s, best] else best
+        at_best = y[s, best]
+        mean = 0.0
+        for a in range(n_a):
+            mean += pi[s, a] * (y[s, a] - at_best)
+        for a in range(n_a):
+            out[s, a] = pi[s, a] * ((y[s, a] - at_best) - mean)
+    return out
+
+
 @njit(cache=True, fastmath=LOOSE)
 def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     """One application of the soft Bellman operator to ``v``.

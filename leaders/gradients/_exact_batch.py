@@ -15,7 +15,7 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.kernels.bellman import adjoint, expectation
+from bocmdp_gym.kernels.bellman import adjoint, expectation, softmax_derivative
 from bocmdp_gym.soft_bellman import torch_linear_algebra
 from bocmdp_gym.solvers.banded import banded_factor, banded_policy_iteration, banded_solve, banded_solve_transposed
 from leaders.gradients.batch import Array, BatchEstimator, CompiledBatch
@@ -198,17 +198,12 @@ def exact_runs(
         total = 0.0
         for s in range(n_s):
             total += initial[s] * value[s]
-            best = 0
             for a in range(n_a):
                 future[s, a] = leader_reward[b, s, a] + leader_continuation[s, a] * future[s, a]
-                best = a if pi[s, a] > pi[s, best] else best
-            at_best = future[s, best]
-            mean = 0.0
+        softmax_derivative(pi, future, future)
+        for s in range(n_s):
             for a in range(n_a):
-                future[s, a] -= at_best
-                mean += pi[s, a] * future[s, a]
-            for a in range(n_a):
-                w = visits[s] * (pi[s, a] * (future[s, a] - mean)) / lam
+                w = visits[s] * future[s, a] / lam
                 w_reward[b, s, a] = w
                 future[s, a] = continuation[s, a] * w
                 w_leader[b, s, a] = visits[s] * pi[s, a]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
+from bocmdp_gym.kernels.bellman import softmax_derivative
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
@@ -96,15 +97,6 @@ def _adjoint_weights(
     return weights
 
 
-def centred(policy: Array, y: Array) -> Array:
-    """pi (y - sum_b pi y), the derivative of softmax, ``(S, A)``; exact where one probability is nearly 1.
-
-    There y - y(best) loses no digits, as y - sum_b pi y does; and the sum over actions is 0 to the last digit.
-    """
-    y = y - np.take_along_axis(y, policy.argmax(-1)[:, None], -1)
-    return policy * (y - (policy * y).sum(-1, keepdims=True))
-
-
 def exact_weights(
     mdps: ConfiguredMDPs, context: int, solution: ContextSolution, regularization: float
 ) -> tuple[Weights, LeaderValues]:
@@ -132,7 +124,7 @@ def policy_weights(
         follower: the follower's values V ``(S,)``; needed where P or q depends on x.
     """
     leader = leader_values(arrays, policy)
-    w = leader.visitation[:, None] * centred(policy, leader.q) / regularization
+    w = leader.visitation[:, None] * softmax_derivative(policy, leader.q, np.empty_like(policy)) / regularization
     return _adjoint_weights(mdps, arrays, policy, follower, w, leader), leader
 
 
@@ -147,7 +139,7 @@ def exact_loss_gradient(
     gradient = torch.zeros_like(x) if direct is None else direct
     if sensitivity is not None:
         by_policy = sensitivity.numpy()
-        w = centred(solution.policy, by_policy) / regularization
+        w = softmax_derivative(solution.policy, by_policy, np.empty_like(by_policy)) / regularization
         weights = _adjoint_weights(mdps, mdps.arrays(context), solution.policy, solution.value, w, None)
         gradient = gradient + mdps.vjp(weights, context)
     return gradient, float(value.detach())
