@@ -435,8 +435,9 @@ def _check_indices(name: str, value: Any, n: int, kind: str) -> npt.NDArray[np.i
     Raises:
         ModelError: other numbers, or none at all.
     """
-    array = as_array(value)
-    if array is None or not (np.isfinite(array) & (array == np.floor(array))).all():
+    whole = type(value) is np.ndarray and value.dtype.kind in "iu"
+    array = value if whole else as_array(value)
+    if array is None or not (whole or (np.isfinite(array) & (array == np.floor(array))).all()):
         wrong = "" if array is None else f", one of them {array[~(np.isfinite(array) & (array == np.floor(array)))][0]}"
         raise ModelError(f"{name} is of type {getattr(value, 'dtype', type(value).__name__)}{wrong}; expected integers.")
     if array.size and (array.min() < 0 or array.max() >= n):
