@@ -34,13 +34,16 @@ def check_loss(value: Any) -> Tensor:
     raise ModelError(f"the loss f(x, policy (S, A), context) returned {got}; expected a torch scalar.")
 
 
-def check_differentiable(value: Tensor) -> Tensor:
-    """A loss at an x and a policy that require gradients, if it has a graph to them.
+def evaluate_loss(loss: Loss, x: Tensor, policy: Tensor, context: Any) -> Tensor:
+    """A loss at one point, as a scalar.
 
     Raises:
-        ModelError: it has none.
+        ModelError: it returned something else than one finite number; or, where x carries a gradient, a number without a graph.
     """
-    if not value.requires_grad:
+    value = check_loss(loss(x, policy, context))
+    if not bool(torch.isfinite(value.detach()).all()):
+        raise ModelError(f"the loss is {float(value.detach())} at x = {x.tolist()}, context {context}; expected a finite number.")
+    if x.requires_grad and not value.requires_grad:
         raise ModelError(
             "the loss f(x, policy, context) depends on neither x nor the policy, as far as torch can see; expected torch "
             "operations on both, without .detach(), .numpy(), .item() or torch.no_grad()."

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.arguments import Constructed, known_options
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
 from bocmdp_gym.options import check_array, check_count, check_flag
 from bocmdp_gym.validation import check_context, check_leader
 from followers import Follower, TrajectoryOracle
+from leaders.contexts import every_context
 from leaders.gradients import Estimator, ExactEstimator, Loss
-from leaders.gradients.estimate import WeightedContexts, every_context
+from leaders.gradients.estimate import WeightedContexts
 from leaders.leaders import Leader
 from leaders.run_arguments import check_estimator, check_options
 
@@ -160,7 +161,10 @@ def _contexts(oracle: TrajectoryOracle, context: Any) -> WeightedContexts:
     """The contexts to estimate in, with their weights."""
     if context is not None:
         return [(check_context(context, oracle.core.context_space), 1.0)]
-    return every_context(oracle.core)
+    every = every_context(oracle.core)
+    if every is None:
+        raise ContextError(f"{oracle.core.context_space} has no finite list of contexts to average over; pass one context.")
+    return every
 
 
 def _repeat(

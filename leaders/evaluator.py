@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bocmdp_gym.losses import evaluate_loss
 from bocmdp_gym.optimum import WarmSolver
 from followers import Policy, TrajectoryOracle, suboptimality
 from leaders.gradients import Loss
 from leaders.gradients.exact import leader_values
-from leaders.gradients.needs import evaluate_loss
 
 
 class Evaluator:

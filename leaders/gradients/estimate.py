@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.arguments import Constructed
-from bocmdp_gym.errors import ContextError, OptionError
+from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import as_integer
 
 Indices = npt.NDArray[np.int64]
@@ -39,18 +39,6 @@ class Estimate(Constructed):
     standard_error: Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     model_draws: int = 0
-
-
-def every_context(core: Any) -> WeightedContexts:
-    """All contexts of positive probability of an environment, with their probabilities.
-
-    Raises:
-        ContextError: there are infinitely many.
-    """
-    if core.context_probabilities is None:
-        raise ContextError(f"{core.context_space} has no finite list of contexts to average over; pass one context.")
-    first = int(core.context_space.start)
-    return [(first + i, float(p)) for i, p in enumerate(core.context_probabilities) if p > 0]
 
 
 def weighted(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:

@@ -23,7 +23,7 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.kernels.bellman import softmax_derivative
-from bocmdp_gym.losses import Loss
+from bocmdp_gym.losses import Loss, evaluate_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
 from bocmdp_gym.options import check_count, check_number
@@ -34,7 +34,7 @@ from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
 from leaders.gradients.base import Array, Estimator, interchangeable
 from leaders.gradients.batch import BatchEstimator, compiled_model
 from leaders.gradients.estimate import Estimate
-from leaders.gradients.needs import check_loss_leaks, evaluate_loss
+from leaders.gradients.needs import check_loss_leaks
 
 
 class LeaderValues(NamedTuple):

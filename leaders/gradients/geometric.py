@@ -36,14 +36,14 @@ from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
-from bocmdp_gym.losses import Loss
+from bocmdp_gym.losses import Loss, evaluate_loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_array, check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients import _geometric_kernels as kernels
 from leaders.gradients.base import Array, PolicyEstimator, add_scores, policy_table
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups, split
-from leaders.gradients.needs import SCORED, check_loss_leaks, evaluate_loss
+from leaders.gradients.needs import SCORED, check_loss_leaks
 
 
 def indexed_tables(arrays: ContextArrays, policy: Array) -> AliasTables:

@@ -11,26 +11,14 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.errors import DiscountError, ModelError, OptionError, RegularizationError, UnsupportedError
+from bocmdp_gym.errors import DiscountError, OptionError, RegularizationError, UnsupportedError
 from bocmdp_gym.leaks import check_leaks
-from bocmdp_gym.losses import Loss, check_differentiable, check_loss
+from bocmdp_gym.losses import Loss
 from followers import TrajectoryOracle
 from followers.environments import check_unchanged
 
 #: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
 SCORED = frozenset({"transition", "initial", "termination"})
-
-
-def evaluate_loss(loss: Loss, x: Tensor, policy: Tensor, context: Any) -> Tensor:
-    """A loss at one point, as a scalar.
-
-    Raises:
-        ModelError: it returned something else than one finite number; or, where x carries a gradient, a number without a graph.
-    """
-    value = check_loss(loss(x, policy, context))
-    if not bool(torch.isfinite(value.detach()).all()):
-        raise ModelError(f"the loss is {float(value.detach())} at x = {x.tolist()}, context {context}; expected a finite number.")
-    return check_differentiable(value) if x.requires_grad else value
 
 
 class Needs:

@@ -21,14 +21,13 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.losses import Loss
+from bocmdp_gym.losses import Loss, evaluate_loss
 from bocmdp_gym.options import check_count, check_flag, check_number
 from followers import Policy, TrajectoryOracle
 from followers.environments import check_unchanged
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, combine_groups
 from leaders.gradients.exact import policy_return
-from leaders.gradients.needs import evaluate_loss
 
 
 class ZeroOrderEstimator(Estimator):
