@@ -49,10 +49,13 @@ class Constructed:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         kind: Any = cls
-        current = _current(cls, kwargs)
-        by_position, by_name = _names(kind)
+        accepted = _accepted(kind)
         # the usual case, without a message to find: names it has, after positions it has
-        if len(args) > len(by_position) or not current.keys() <= by_name.difference(by_position[: len(args)]):
+        usual = len(args) < len(accepted) and kwargs.keys() <= accepted[len(args)]
+        if usual and not cls._records:
+            return super().__new__(cls)
+        current = _current(cls, kwargs)
+        if not usual:
             check_arguments(cls.__name__, parameters_of(cls), args, current)
         self = super().__new__(cls)
         if cls._records:
@@ -98,11 +101,12 @@ def parameters_of(cls: type) -> tuple[Parameter, ...]:
 
 
 @cache
-def _names(cls: Any) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Names of a constructor's parameters that can be given by position, and of those that can be given by name."""
+def _accepted(cls: Any) -> tuple[frozenset[str], ...]:
+    """The names that a constructor takes after 0, 1, ... arguments by position, up to as many of these as it takes."""
     parameters = parameters_of(cls)
-    by_position = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-    return by_position, frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    by_position = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_name = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return tuple(by_name.difference(by_position[:n]) for n in range(len(by_position) + 1))
 
 
 @cache

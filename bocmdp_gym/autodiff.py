@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +34,20 @@ def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return enabled
+
+
+class Operation(torch.autograd.Function):
+    """A function with derivatives of our own, without the detour that torch takes outside torch.func.
+
+    There torch binds the arguments of ``forward`` to its signature, to fill in defaults, at each call: more than a small model's
+    solve takes. Subclasses have no defaults.
+    """
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
 
 
 def look_at(look: Callable[[Tensor], None], tensor: Tensor) -> None:

@@ -5,7 +5,7 @@ r"""The problem at one x: all contexts' MDPs as tensors, one context's as arrays
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -159,9 +159,9 @@ class Problem(Protocol):
 class _Contexts(dict[int, ContextArrays]):
     """The arrays of those contexts that were asked for, at one x; what does not depend on x is taken from `constant_arrays`."""
 
-    def __init__(self, model: Problem, parts: dict[str, Any]):
+    def __init__(self, model: Problem, parts: dict[str, Any], numbers: Mapping[str, Array | None]):
         super().__init__()
-        self._model, self._parts = model, parts
+        self._model, self._parts, self._numbers = model, parts, numbers
 
     def __missing__(self, context: int) -> ContextArrays:
         model, kept = self._model, self._model.constant_arrays.get(context)
@@ -196,7 +196,9 @@ class _Contexts(dict[int, ContextArrays]):
 
     def _array(self, name: str, context: int) -> Array:
         """One context of a part, at full size and contiguous."""
-        values = self._parts[name].detach().numpy()
+        values = self._numbers.get(name)
+        if values is None:
+            values = self._parts[name].detach().numpy()
         full = np.empty((self._model.n_states, self._model.n_actions)[: values.ndim - 1])
         full[...] = values[0 if len(values) == 1 else context]
         return full
@@ -214,11 +216,11 @@ class ConfiguredMDPs:
         arrays: one context's MDP as NumPy arrays, ``arrays(context)`` (x without batch dimensions); made once.
     """
 
-    def __init__(self, model: Problem, x: Tensor, parts: dict[str, Any]):
+    def __init__(self, model: Problem, x: Tensor, parts: dict[str, Any], numbers: Mapping[str, Array | None]):
         self.model, self.x = model, x
         self._parts = parts
         self.transition: TransitionOperator = parts["transition"]
-        self.arrays: Callable[[int], ContextArrays] = _Contexts(model, parts).__getitem__
+        self.arrays: Callable[[int], ContextArrays] = _Contexts(model, parts, numbers).__getitem__
         self._has_graph = x.requires_grad and torch.is_grad_enabled()
 
     def to(self, device: torch.device | str) -> ConfiguredMDPs:

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bocmdp_gym.autodiff import Operation
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.kernels.newton import EPSILON, ZEAL
 from bocmdp_gym.solvers import PolicySolver
@@ -117,7 +118,7 @@ def soft_policy(q: Tensor, log_policy: Tensor, regularization: float) -> Tensor:
     return policy
 
 
-class _Softmax(torch.autograd.Function):
+class _Softmax(Operation):
     """softmax over the last dimension, whose derivative is exact where one probability is nearly 1.
 
     The derivative is p (y - sum_b p y). There y - y(best) loses no digits, and y - sum_b p y does.
@@ -153,7 +154,7 @@ def policy_entropy(policy: Tensor) -> Tensor:
     return -torch.xlogy(policy, policy.clamp_min(torch.finfo(policy.dtype).tiny)).sum(-1)
 
 
-class SoftOptimalValue(torch.autograd.Function):
+class SoftOptimalValue(Operation):
     """V* = fixed point of the soft Bellman operator, and log pi*, which carries no graph; see `soft_optimum`."""
 
     @staticmethod
@@ -255,7 +256,7 @@ def check_convergence(
         )
 
 
-class PolicySolve(torch.autograd.Function):
+class PolicySolve(Operation):
     """(I - K)^-1 b or, transposed, (I - K)^-T b; see `policy_solve`."""
 
     @staticmethod
@@ -365,10 +366,9 @@ def _newton_compiled(
     log_policy = r.new_empty(*v.shape, r.shape[-1])
     for solver, (r_i, g_i), (v_i, log_i), prob in _problems(transition, ((r, 1), (g, 1)), (v, log_policy)):
         found = solver.policy_iteration(r_i, g_i, prob, regularization, v_i, tolerance, max_iterations)
-        with np.errstate(divide="ignore"):
-            np.log(found.policy, out=log_i)
+        log_i[:] = found.policy
         statistics.include(found.residual, found.error, found.iterations)
-    return v, log_policy
+    return v, log_policy.log_()
 
 
 def _newton_torch(

@@ -287,9 +287,7 @@ class TabularBOCMDP(BOCMDP):
                 check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])
             else:
                 check_proper(parts["transition"], parts["termination"], "leader_discount is 1")
-        for name in self._functions:
-            check_part(name, parts[name])
-        return ConfiguredMDPs(self, x, parts)
+        return ConfiguredMDPs(self, x, parts, {name: check_part(name, parts[name]) for name in self._functions})
 
     def configure_with_graph(self, leader: Array) -> ConfiguredMDPs:
         """`configure` for a checked array ``(d,)``, differentiable in x whatever mode torch is in."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym.errors import ContextError, DiscountError, LeaderParameterError, OptionError, UnsupportedError
+from bocmdp_gym.kernels.bounds import LARGEST, all_within, first_outside
 from bocmdp_gym.options import as_array, as_integer, as_number, float32_rounding
 
 
@@ -24,15 +25,14 @@ def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArra
         raise LeaderParameterError(f"leader parameter {x!r} is not an array of real numbers; expected shape {space.shape}.")
     if value.shape != space.shape:
         raise LeaderParameterError(f"leader parameter has shape {value.shape}; expected {space.shape}.")
-    if not np.isfinite(value).all():
+    if not all_within(value.reshape(-1), -LARGEST, LARGEST):
         where = int(np.flatnonzero(~np.isfinite(value))[0])
         raise LeaderParameterError(
             f"leader parameter is {value.reshape(-1)[where]} at entry {where}; expected finite numbers. If a leader "
             "produced it, lower its learning rate or clip its gradient."
         )
-    outside = (value < space.low) | (value > space.high)
-    if outside.any():
-        where = int(np.flatnonzero(outside)[0])
+    where = first_outside(value.reshape(-1), space.low.reshape(-1), space.high.reshape(-1))
+    if where >= 0:
         raise LeaderParameterError(
             f"leader parameter is {float(value.flat[where])} at entry {where}, outside "
             f"[{float(space.low.flat[where])}, {float(space.high.flat[where])}]; project it onto leader_space."

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ModelError, UnsupportedError
+from bocmdp_gym.kernels.bounds import LARGEST, all_within
 from bocmdp_gym.options import as_array
 from followers.empirical import EmpiricalPolicy
 from followers.environments import rows
@@ -159,6 +160,6 @@ def _check_table(table: Any) -> Array:
         ModelError: another shape, or what are no finite numbers of at least 0.
     """
     array = table if isinstance(table, np.ndarray) and table.dtype == np.float64 else as_array(table)
-    if array is None or array.ndim != 2 or not array.size or not (array.min() >= 0.0 and array.max() < np.inf):
+    if array is None or array.ndim != 2 or not array.size or not all_within(array.reshape(-1), 0.0, LARGEST):
         raise ModelError(f"the table of a policy is {table!r}; expected probabilities (S, A).")
     return array

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from bocmdp_gym.errors import DamagedError
 
+#: Records that are put into columns at a time.
+_CHUNK = 256
+
 
 class History(Sequence[dict[str, Any]]):
     """One record per iteration, read by row or by column.
@@ -25,18 +28,19 @@ class History(Sequence[dict[str, Any]]):
 
     def __init__(self, records: Iterable[dict[str, Any]] = ()):
         self._columns: dict[str, _Column] = {}
-        self._stored = 0  # rows in the columns; one more is the last record itself, which callbacks may still add to
-        self._last: dict[str, Any] | None = None
+        self._stored = 0  # rows in the columns; the latest are the records themselves, to the last of which callbacks may add
+        self._latest: list[dict[str, Any]] = []
         for record in records:
             self.append(record)
 
     def append(self, record: dict[str, Any]) -> None:
         """Add the record of an iteration."""
-        self._settle()
-        self._last = record
+        if len(self._latest) >= _CHUNK:
+            self._settle()
+        self._latest.append(record)
 
     def __len__(self) -> int:
-        return self._stored + (self._last is not None)
+        return self._stored + len(self._latest)
 
     @overload
     def __getitem__(self, key: int) -> dict[str, Any]: ...
@@ -76,7 +80,7 @@ class History(Sequence[dict[str, Any]]):
     @property
     def columns(self) -> list[str]:
         """Names of all columns, in the order in which they first appeared."""
-        return list(dict.fromkeys((*self._columns, *(self._last or ()))))
+        return list(dict.fromkeys((*self._columns, *(name for record in self._latest for name in record))))
 
     def state(self, start: int = 0) -> dict[str, Any]:
         """What a checkpoint keeps: the columns, from row ``start`` on; those without a number there are left out."""
@@ -87,7 +91,7 @@ class History(Sequence[dict[str, Any]]):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._columns, self._stored, self._last = {}, 0, None
+        self._columns, self._stored, self._latest = {}, 0, []
         self.extend_from_state(state)
 
     def extend_from_state(self, state: dict[str, Any]) -> None:
@@ -108,39 +112,48 @@ class History(Sequence[dict[str, Any]]):
             column.fill(self._stored)
 
     def _settle(self) -> None:
-        """Move the last record into the columns."""
-        if self._last is None:
-            return
-        columns = self._columns
-        for name, value in self._last.items():
-            if name not in columns:
-                columns[name] = _Column(self._stored)
-            columns[name].append(value)
-        self._stored += 1
-        if len(self._last) < len(columns):
-            for column in columns.values():
-                column.fill(self._stored)
-        self._last = None
+        """Move the latest records into the columns."""
+        for name in dict.fromkeys(name for record in self._latest for name in record):
+            column = self._columns.setdefault(name, _Column(self._stored))
+            values = [record[name] for record in self._latest if name in record]
+            if len(values) < len(self._latest) or not column.append_all(values):
+                for row, record in enumerate(self._latest, start=self._stored):
+                    if name in record:
+                        column.fill(row)
+                        column.append(record[name])
+        self._stored += len(self._latest)
+        self._latest = []
+        for column in self._columns.values():
+            column.fill(self._stored)
 
     def _row(self, index: int) -> dict[str, Any]:
-        if index == self._stored and self._last is not None:
-            return self._last
+        if index >= self._stored:
+            return self._latest[index - self._stored]
         return {name: column.values[index] for name, column in self._columns.items() if column.present[index]}
 
     def _has(self, name: str, start: int) -> bool:
         """Whether a column has a value from row ``start`` on."""
+        self._settle_all_but_last()
         column = self._columns.get(name)
-        return (column is not None and 1 in column.present[start:]) or name in (self._last or {})
+        return (column is not None and 1 in column.present[start:]) or any(name in record for record in self._latest)
 
     def _column(self, name: str, start: int) -> npt.NDArray[Any]:
+        self._settle_all_but_last()
         column = self._columns.get(name) or _Column(self._stored)
         values = column.read(start)
-        if self._last is None:
+        if not self._latest:
             return values
-        last = self._last.get(name, np.nan)
+        last = self._latest[0].get(name, np.nan)
         if not len(values):
             return np.array([last])
         return np.append(values, last) if values.ndim == 1 and np.ndim(last) == 0 else np.array([*values, last])
+
+    def _settle_all_but_last(self) -> None:
+        """Bring the columns up to the last record, to which a callback may still add."""
+        if len(self._latest) > 1:
+            last = self._latest.pop()
+            self._settle()
+            self._latest = [last]
 
 
 class _Column:
@@ -164,6 +177,23 @@ class _Column:
             self._make_room(typecode)
         self.values.append(value)
         self.present.append(1)
+
+    def append_all(self, values: list[Any]) -> bool:
+        """Add as many rows, if all their values are of the column's own type, as they mostly are."""
+        kinds = set(map(type, values))
+        if len(kinds) != 1:
+            return False
+        typecode = _TYPECODES.get(kinds.pop())
+        if typecode is None or (self.typecode != typecode and not (self.values is None and not self.present)):
+            return False
+        if self.values is None:
+            self._make_room(typecode)
+        try:
+            self.values.extend(array(typecode, values))
+        except OverflowError:
+            return False
+        self.present.extend(b"\x01" * len(values))
+        return True
 
     def _make_room(self, typecode: str) -> None:
         """Let the column hold values of another type than before."""
@@ -201,6 +231,10 @@ class _Column:
             return values if present.all() else np.where(present, values, np.nan)
         rows = [None] * len(present) if self.values is None else self.values[start:]
         return np.array([row if here else np.nan for row, here in zip(rows, present, strict=True)])
+
+
+#: How values of these types are stored.
+_TYPECODES = {float: "d", np.float64: "d", int: "q"}
 
 
 def _typecode(value: Any) -> str:
