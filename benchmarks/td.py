@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -89,7 +90,7 @@ def table(env_steps: int = 100, name: str = "td_table") -> None:
         best = BEST_KNOWN[regularization, penalty_cost]  # type: ignore[index]
         return {"lambda": regularization, "beta": penalty_cost, "best_known": best, "share": found["mean"] / best, **found}
 
-    fill(name, settings, {f"{c.regularization}/{c.penalty_cost}": lambda c=c: cell(*c) for c in CELLS})
+    fill(name, settings, {f"{c.regularization}/{c.penalty_cost}": partial(cell, *c) for c in CELLS})
 
 
 def table_1000() -> None:
@@ -118,10 +119,8 @@ def single_goal() -> None:
     cells: dict[str, Callable[[], Any]] = {}
     for regularization in PUBLISHED:
         for env_steps in SINGLE_GOAL_STEPS:
-            cells[f"{regularization}/{env_steps}"] = lambda lam=regularization, n=env_steps: runs(
-                environment(**SINGLE_GOAL), lam, n
-            )
-        cells[f"{regularization}/random starts"] = lambda lam=regularization: search(lam)
+            cells[f"{regularization}/{env_steps}"] = partial(runs, environment(**SINGLE_GOAL), regularization, env_steps)
+        cells[f"{regularization}/random starts"] = partial(search, regularization)
     fill("td_single_goal", settings, cells)
 
 

@@ -54,8 +54,9 @@ class _Combined(PolicyEstimator):
         self._parts = parts
 
     def bind(self, oracle: followers.TrajectoryOracle, loss: Loss | None = None) -> None:
-        for estimator in (super(), *self._parts):
-            estimator.bind(oracle, loss)
+        super().bind(oracle, loss)
+        for part in self._parts:
+            part.bind(oracle, loss)
 
     def _estimates(self, *arguments: Any) -> list[Tensor]:
         oracle, policy, x, context, rng = arguments
