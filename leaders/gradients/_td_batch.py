@@ -43,7 +43,7 @@ class TDBatch(CompiledBatch):
         self._generators = np.zeros((n_runs, 2, 4), np.uint64)
         self._n_steps = np.zeros(n_runs, np.int64)
         self._td_errors = np.zeros(n_runs)
-        self._tables: dict[int, tuple[Array, npt.NDArray[np.bool_]]] = {}
+        self._tables: dict[int, tuple[Array, npt.NDArray[np.bool_], Array]] = {}
 
     def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
         for b, rng in enumerate(rngs):
@@ -53,7 +53,7 @@ class TDBatch(CompiledBatch):
     def _call(self, contexts: npt.NDArray[np.int64], reward: Array, leader_reward: Array) -> None:
         for context in set(contexts.tolist()) - self._tables.keys():
             shape = (self.n_runs, self.model.n_states, self.model.n_actions)
-            self._tables[context] = np.zeros(shape), np.zeros(shape[:2], dtype=np.bool_)
+            self._tables[context] = np.zeros(shape), np.zeros(shape[:2], dtype=np.bool_), np.zeros((self.n_runs, 2))
         super()._call(contexts, reward, leader_reward)
 
     def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
@@ -125,8 +125,9 @@ def td_runs(
     rate,
     endless,
     generators,  # (B, 2, 4) uint64: of each run's episodes, and of the order in which it learns from their steps
-    q_tables,  # (B, S, A) and seen (B, S): what each run has learnt in this context, brought up to date
+    q_tables,  # (B, S, A), seen (B, S) and counts (B, 2): what each run has learnt in this context, brought up to date
     seen,
+    counts,
     values,  # (B, S): V* of each run's last solve in this context, overwritten with the new one
     residuals,  # (B,), errors, iterations, steps and td_errors (B,), w_reward (B, S, A), w_leader (B, S, A): results
     errors,
@@ -230,5 +231,18 @@ def td_runs(
             q_tables[b],
             no_bonus,
             seen[b],
+            counts[b],
         )
-        trace_weights(states[:n], actions[:n], ends[:e], pi, q_tables[b], gamma, gamma_leader, lam, w_reward[b], w_leader[b])
+        trace_weights(
+            states[:n],
+            actions[:n],
+            ends[:e],
+            pi,
+            q_tables[b],
+            counts[b],
+            gamma,
+            gamma_leader,
+            lam,
+            w_reward[b],
+            w_leader[b],
+        )

@@ -25,9 +25,10 @@ def learn(
     rate,
     endless,  # whether no episode terminates, whatever is done: what is learnt then starts at the mean reward's value
     rng,  # (4,) uint64, of the order of the steps; moves on
-    q,  # (S, A) Qbar, value (S,) V_lambda, seen (S,) whether anybody acted there: brought up to date
-    value,
+    q,  # (S, A) Qbar, value (S,) V_lambda, seen (S,) whether anybody acted there, counts (2,) of estimates and episodes:
+    value,  # all brought up to date
     seen,
+    counts,
 ):
     """One update per step, in random order. Returns the root of the mean squared error of Qbar, each before its update."""
     n = states.shape[0]
@@ -46,6 +47,8 @@ def learn(
     episode = np.full(n, -1)  # of steps that are the last of one
     for e in range(ends.shape[0]):
         episode[ends[e] - 1] = e
+    counts[0] += 1.0
+    counts[1] += ends.shape[0]
     total = 0.0
     for i in order:
         s, a, e = states[i], actions[i], episode[i]
@@ -69,8 +72,11 @@ def learn(
 
 
 @njit(cache=True)
-def trace_weights(states, actions, ends, policy, q, gamma, gamma_leader, lam, w_reward, w_leader):
-    """Weights of r and rbar (S, A), written into the last two: the trace e_t = gamma e_{t-1} + gamma_L^t Abar / (lambda E)."""
+def trace_weights(states, actions, ends, policy, q, counts, gamma, gamma_leader, lam, w_reward, w_leader):
+    """Weights of r and rbar (S, A), written into the last two: the trace e_t = gamma e_{t-1} + gamma_L^t Abar / (lambda E).
+
+    E is the mean number of episodes of the estimates so far, ``counts`` as `learn` left it.
+    """
     n_s, n_a = policy.shape
     advantage = np.empty((n_s, n_a))
     for s in range(n_s):
@@ -84,7 +90,7 @@ def trace_weights(states, actions, ends, policy, q, gamma, gamma_leader, lam, w_
     for e in range(ends.shape[0]):
         begin = ends[e - 1] if e > 0 else 0
         trace = 0.0
-        mass = 1.0 / ends.shape[0]
+        mass = counts[0] / counts[1]
         for i in range(begin, ends[e]):
             s, a = states[i], actions[i]
             trace = gamma * trace + mass * advantage[s, a]

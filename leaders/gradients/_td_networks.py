@@ -11,8 +11,8 @@ if every further reward were the mean. Then, with the trace e_t of the tables,
     sum_t e_t r + gamma_L^t rbar + (Vbar(s_0) - b) log mu(s_0)
         + (gamma e_t (V(s_{t+1}) - V(s_t)) + gamma_L^{t+1} (Vbar(s_{t+1}) - Vbar(s_t))) log P(s_{t+1}|s_t,a_t),
 
-averaged over episodes, is a function of x through the model's r, rbar, log P, log mu; its gradient is the estimate. b is the mean
-of Vbar(s_0) over the context's earlier estimates.
+summed over episodes and divided by the mean number E of episodes of the context's estimates so far, is a function of x through the
+model's r, rbar, log P, log mu; its gradient is the estimate. b is the mean of Vbar(s_0) over those estimates.
 """
 
 from __future__ import annotations
@@ -72,11 +72,12 @@ class _Critic:
     Attributes:
         q: Qbar, with an output per action where these are Discrete, of observation and action elsewhere.
         value: the follower's V; None where it is not needed.
-        start: mean of Vbar(s_0) over the estimates so far, and their number.
+        start: mean of Vbar(s_0) over the estimates so far.
+        counts: how many these were, and their episodes.
     """
 
-    def __init__(self, q: NetworkValue, value: NetworkValue | None, start: tuple[float, int] = (0.0, 0)):
-        self.q, self.value, self.start = q, value, start
+    def __init__(self, q: NetworkValue, value: NetworkValue | None, start: float = 0.0, counts: tuple[int, int] = (0, 0)):
+        self.q, self.value, self.start, self.counts = q, value, start, counts
 
     def taken(self, batch: _Batch) -> Array:
         """Qbar of what was done, (N,)."""
@@ -142,10 +143,12 @@ class NetworkTD:
         scores = gamma_leader * power * (following - value)
         if batch.entropies is not None:
             scores += gamma * trace * (critic.follower(batch.following) - critic.follower(batch.inputs))
-        starts = value[steps.starts]
-        baseline, seen = critic.start if critic.start[1] else (float(starts.mean()), 0)
-        gradient, _ = surrogate.gradient(trace, power, scores, starts - baseline, 1)
-        critic.start = (baseline + (float(starts.mean()) - baseline) / (seen + 1), seen + 1)
+        starts, (seen, episodes) = value[steps.starts], critic.counts
+        mean = float(starts.mean())
+        baseline = critic.start if seen else mean
+        critic.start, critic.counts = baseline + (mean - baseline) / (seen + 1), (seen + 1, episodes + steps.n_episodes)
+        scale = steps.n_episodes * critic.counts[0] / critic.counts[1]  # the surrogate divides by this estimate's episodes
+        gradient, _ = surrogate.gradient(scale * trace, scale * power, scale * scores, scale * (starts - baseline), 1)
         returns = returns_to_go(steps.leader_rewards, steps.ends, following[steps.ends - 1], gamma_leader)
         return Estimate(gradient, float(returns[steps.starts].mean()), steps.n_steps, metrics={"td_error": error})
 
@@ -156,7 +159,7 @@ class NetworkTD:
             return {} if network is None else {"sizes": network.sizes, **network.state()}
 
         return {
-            -1 if context is None else context: {"q": saved(c.q), "value": saved(c.value), "start": c.start}
+            -1 if context is None else context: {"q": saved(c.q), "value": saved(c.value), "start": c.start, "counts": c.counts}
             for context, c in self._critics.items()
         }
 
@@ -171,9 +174,11 @@ class NetworkTD:
 
         self._critics = {}
         for context, saved in state.items():
-            mean, seen = saved["start"]
+            start, (seen, episodes) = float(saved["start"]), saved["counts"]
             value = loaded(saved["value"]) if saved["value"] else None
-            self._critics[None if context == -1 else context] = _Critic(loaded(saved["q"]), value, (float(mean), int(seen)))
+            self._critics[None if context == -1 else context] = _Critic(
+                loaded(saved["q"]), value, start, (int(seen), int(episodes))
+            )
 
     # ---------------------------------------------------------------------------------------------------- learning
 

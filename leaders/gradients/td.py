@@ -6,11 +6,14 @@ kept for the whole run, one table per context, and every estimate first learns f
 
     Qbar(s,a) += alpha (rbar + gamma_L c Qbar(s',a') - Qbar(s,a)),
 
-c = 0 where the episode terminated, else 1; at a time limit sum_b pi(b|s') Qbar(s',b) stands for Qbar(s',a'). Then, over E
-episodes,
+c = 0 where the episode terminated, else 1; at a time limit sum_b pi(b|s') Qbar(s',b) stands for Qbar(s',a'). Then, in each
+episode,
 
     Abar = Qbar - sum_b pi Qbar      e_t = gamma e_{t-1} + gamma_L^t Abar(s_t,a_t)/lambda
     W_r(s_t,a_t) += e_t / E          W_rbar(s_t,a_t) += gamma_L^t / E
+
+where E is the mean number of episodes of the context's estimates so far. (An estimate's own number would give long episodes too
+much weight: few of them fill the budget. A sum over episodes until it is spent has E times the mean of one, by Wald's identity.)
 
 Where P or q depends on x, the same steps teach the follower's value, V(s) += alpha (r + lambda H + gamma c V(s') - V(s)). With
 Vbar = sum_b pi Qbar, the scores' weights, expected over s' (from the model whose derivative is taken anyway), are
@@ -65,6 +68,7 @@ class Tables(NamedTuple):
     q: Array  # (S, A), Qbar
     value: Array  # (S,), V of the follower; 0 where it is not needed
     seen: npt.NDArray[np.bool_]  # (S,), whether anybody acted there
+    counts: Array  # (2,), of estimates and of episodes
 
 
 class TDEstimator(PolicyEstimator):
@@ -200,7 +204,7 @@ class TDEstimator(PolicyEstimator):
 
 def new_tables(n_states: int, n_actions: int) -> Tables:
     """Tables of somebody who has seen nothing."""
-    return Tables(np.zeros((n_states, n_actions)), np.zeros(n_states), np.zeros(n_states, dtype=np.bool_))
+    return Tables(np.zeros((n_states, n_actions)), np.zeros(n_states), np.zeros(n_states, dtype=np.bool_), np.zeros(2))
 
 
 def is_endless(arrays: ContextArrays, discount: float, leader_discount: float) -> bool:
@@ -225,6 +229,7 @@ def td_weights(batch: Trajectories, mdps: ConfiguredMDPs, policy: Array, tables:
         batch.ends,
         policy,
         tables.q,
+        tables.counts,
         model.discount,
         model.leader_discount,
         regularization,
