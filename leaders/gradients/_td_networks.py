@@ -11,8 +11,8 @@ if every further reward were the mean. Then, with the trace e_t of the tables,
     sum_t e_t r + gamma_L^t rbar + (Vbar(s_0) - b) log mu(s_0)
         + (gamma e_t (V(s_{t+1}) - V(s_t)) + gamma_L^{t+1} (Vbar(s_{t+1}) - Vbar(s_t))) log P(s_{t+1}|s_t,a_t),
 
-summed over episodes and divided by the mean number E of episodes of the context's estimates so far, is a function of x through the
-model's r, rbar, log P, log mu; its gradient is the estimate. b is the mean of Vbar(s_0) over those estimates.
+summed over episodes and divided by the mean number E of episodes of the context's estimates so far, is a function of x through
+the model's r, rbar, log P, log mu; its gradient is the estimate. b is the mean of Vbar(s_0) over those estimates.
 """
 
 from __future__ import annotations
