@@ -35,7 +35,7 @@ from leaders.sweep_table import mean_and_error
 SETTING: dict[str, Any] = {"learning_rate": 0.1, "td_rate": 0.5}
 #: The single-goal benchmark, and the figures published for it, digitised (Table 1's update, N steps, 10 seeds).
 SINGLE_GOAL: dict[str, Any] = {"penalty_cost": 5.0, "goals": [[1, 9]]}
-SINGLE_GOAL_STEPS = (100, 200, 400, 1000)
+SINGLE_GOAL_STEPS, SINGLE_GOAL_SEEDS = (100, 200, 400, 1000), SEEDS[:5]
 PUBLISHED: dict[float, dict[str, tuple[float, ...]]] = {
     0.001: {"BC-HG": (0.667, 0.647, 0.546, 0.199), "HPGD": (0.010, -0.103, 0.010, 0.205), "oracle": (0.692, 0.699, 0.699, 0.699)},
     0.003: {"BC-HG": (0.545, 0.550, 0.520, 0.265), "HPGD": (0.099, 0.198, 0.235, 0.257), "oracle": (0.526, 0.526, 0.527, 0.531)},
@@ -115,11 +115,14 @@ def search(regularization: float) -> float:
 
 def single_goal() -> None:
     """The single-goal benchmark."""
-    settings = {**SETTING, **SINGLE_GOAL, "search": _SEARCH, "iterations": ITERATIONS, "seeds": list(SEEDS)}
+    settings = {**SETTING, **SINGLE_GOAL, "search": _SEARCH, "iterations": ITERATIONS, "seeds": list(SINGLE_GOAL_SEEDS)}
+    settings |= {"steps": SINGLE_GOAL_STEPS, "published": {str(lam): columns for lam, columns in PUBLISHED.items()}}
     cells: dict[str, Callable[[], Any]] = {}
     for regularization in PUBLISHED:
         for env_steps in SINGLE_GOAL_STEPS:
-            cells[f"{regularization}/{env_steps}"] = partial(runs, environment(**SINGLE_GOAL), regularization, env_steps)
+            cells[f"{regularization}/{env_steps}"] = partial(
+                runs, environment(**SINGLE_GOAL), regularization, env_steps, SINGLE_GOAL_SEEDS
+            )
         cells[f"{regularization}/random starts"] = partial(search, regularization)
     fill("td_single_goal", settings, cells)
 
