@@ -256,6 +256,7 @@ COLUMNS = {
     "standard_error": "Euclidean norm of the estimate's standard error, where the estimator reports one",
     "critic_error": "held-out squared error of the fitted leader values, relative to the variance of the returns",
     "follower_critic_error": "the same of the fitted follower values, where transitions depend on x",
+    "td_error": "TD estimator: root of the mean squared TD error of the leader's Q, over the iteration's steps",
     "seen_pairs": "pooled estimator: pairs of state and action whose transitions have been seen, of this iteration's context",
     "smoothing": "zero-order leaders: u_t, the distance of the points compared is u_t |z|",
     "env_steps": "environment steps used so far, all iterations together",

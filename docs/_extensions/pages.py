@@ -71,6 +71,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "critic": {"env_steps": 800},
     "multilevel": {"samples": 100, "levels": 4, "runs": 2},
     "pooled": {"env_steps": 400},
+    "td": {"env_steps": 100},
 }
 #: Leaders besides HPGD, each with the estimator that has its mathematics, and a short one to ask what it logs.
 LEADERS: dict[str, tuple[type, Callable[[], leaders.Leader]]] = {

@@ -10,6 +10,7 @@ from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weigh
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
 from leaders.gradients.multilevel import MultilevelEstimator
 from leaders.gradients.pooled import PooledEstimator
+from leaders.gradients.td import TDEstimator
 from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "MultilevelEstimator",
     "PolicyEstimator",
     "PooledEstimator",
+    "TDEstimator",
     "ZeroOrderEstimator",
     "exact_weights",
     "geometric_loss_weights",

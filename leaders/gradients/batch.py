@@ -118,9 +118,9 @@ class CompiledBatch(BatchEstimator):
                 gradients[b],
                 returns[b],
                 steps[b],
-                metrics={"follower_iterations": iterations[b], "follower_residual": residuals[b]},
+                metrics={**own, "follower_iterations": iterations[b], "follower_residual": residuals[b]},
             )
-            for b in range(self.n_runs)
+            for b, own in enumerate(self._metrics())
         ]
 
     def _call(self, contexts: npt.NDArray[np.int64], reward: Array, leader_reward: Array) -> None:
@@ -155,6 +155,10 @@ class CompiledBatch(BatchEstimator):
     def _steps(self) -> list[int]:
         """Environment steps per run."""
         return [0] * self.n_runs
+
+    def _metrics(self) -> list[dict[str, float]]:
+        """What else a run's history shall have."""
+        return [{}] * self.n_runs
 
     @abstractmethod
     def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:

@@ -12,11 +12,13 @@ from leaders.gradients.geometric import GeometricEstimator
 from leaders.gradients.monte_carlo import MonteCarloEstimator
 from leaders.gradients.multilevel import MultilevelEstimator
 from leaders.gradients.pooled import PooledEstimator
+from leaders.gradients.td import TDEstimator
 
 #: All of them, by name.
 ESTIMATORS: dict[str, type[Estimator]] = {
     "monte_carlo": MonteCarloEstimator,
     "pooled": PooledEstimator,
+    "td": TDEstimator,
     "geometric": GeometricEstimator,
     "critic": CriticEstimator,
     "multilevel": MultilevelEstimator,

@@ -40,7 +40,7 @@ class StopError(Exception):
 
 
 def _leader(kind: str) -> leaders.Leader:
-    if kind in ("monte_carlo", "pooled", "geometric"):
+    if kind in ("monte_carlo", "pooled", "td", "geometric"):
         return leaders.HPGD(estimator=kind, **({"samples": 300} if kind == "geometric" else {"env_steps": 500}))
     if kind == "amd":
         return leaders.AMD(sweeps=5)
@@ -244,7 +244,7 @@ FOLLOWERS: dict[str, Callable[[], followers.Follower]] = {
 @pytest.mark.parametrize(
     ("kind", "follower"),
     [
-        *((kind, "exact") for kind in ("monte_carlo", "pooled", "geometric", "amd", "zero-order", "SGD", "Adam", "NAdam")),
+        *((kind, "exact") for kind in ("monte_carlo", "pooled", "td", "geometric", "amd", "zero-order", "SGD", "Adam", "NAdam")),
         *(("monte_carlo", name) for name in FOLLOWERS if name != "exact"),
         ("pooled", "q-learning"),
     ],

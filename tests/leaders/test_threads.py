@@ -84,10 +84,11 @@ def test_exact_gradients_of_one_model(name: str, shared: bool) -> None:
     [
         lambda: HPGD(1.0, env_steps=100),
         lambda: HPGD(1.0, env_steps=50, estimator="pooled"),
+        lambda: HPGD(1.0, env_steps=50, estimator="td"),
         lambda: ZeroOrder(1.0),
         lambda: AMD(1.0),
     ],
-    ids=["hpgd", "pooled", "zero-order", "amd"],
+    ids=["hpgd", "pooled", "td", "zero-order", "amd"],
 )
 def test_leaders_in_one_environment(leader: Callable[[], Any]) -> None:
     env = four_rooms()

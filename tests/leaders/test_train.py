@@ -121,6 +121,7 @@ def rooms(tmp_path: Path) -> list[str]:
         ["--estimator", "geometric", "--samples", "100"],
         ["--estimator", "critic", "--env-steps", "100"],
         ["--estimator", "pooled", "--env-steps", "100", "--share-contexts", "True"],
+        ["--estimator", "td", "--env-steps", "100", "--td-rate", "0.3"],
         ["--estimator", "multilevel", "--levels", "4", "--samples", "100", "--follower", "soft-q-learning"],
         ["--schedule", "cosine", "--optimizer", "Adam"],
         *(["--follower", name] for name in ("soft-value-iteration", "linear-programming")),

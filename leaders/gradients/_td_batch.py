@@ -1,0 +1,248 @@
+"""The TD estimates of many runs at once (`leaders.gradients.batch`)."""
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.sampling import play_episodes
+from bocmdp_gym.solvers.banded import banded_policy_iteration
+from followers import SoftPolicyIteration
+from leaders.gradients._td_kernels import learn, trace_weights
+from leaders.gradients.batch import Array, CompiledBatch
+
+
+class TDBatch(CompiledBatch):
+    """`TDEstimator` of many runs, with `SoftPolicyIteration` as their followers.
+
+    Args:
+        model: the problem.
+        follower: of each run.
+        n_runs: B.
+        horizon: steps after which an episode is cut.
+        env_steps, td_rate: the estimator's.
+    """
+
+    def __init__(
+        self,
+        model: TabularBOCMDP,
+        follower: SoftPolicyIteration,
+        n_runs: int,
+        horizon: int,
+        env_steps: int,
+        td_rate: float,
+    ):
+        super().__init__(model, follower.regularization, follower.tolerance, follower.max_iterations, n_runs)
+        self._horizon, self._env_steps, self._td_rate = horizon, env_steps, td_rate
+        self._generators = np.zeros((n_runs, 2, 4), np.uint64)
+        self._n_steps = np.zeros(n_runs, np.int64)
+        self._td_errors = np.zeros(n_runs)
+        self._tables: dict[int, tuple[Array, npt.NDArray[np.bool_], Array]] = {}
+
+    def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
+        for b, rng in enumerate(rngs):
+            self._generators[b, 0] = rng.bit_generator.random_raw(4)
+            self._generators[b, 1] = rng.bit_generator.random_raw(4)
+
+    def _call(self, contexts: npt.NDArray[np.int64], reward: Array, leader_reward: Array) -> None:
+        for context in set(contexts.tolist()) - self._tables.keys():
+            shape = (self.n_runs, self.model.n_states, self.model.n_actions)
+            self._tables[context] = np.zeros(shape), np.zeros(shape[:2], dtype=np.bool_), np.zeros((self.n_runs, 2))
+        super()._call(contexts, reward, leader_reward)
+
+    def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
+        arrays, model = self._constant.arrays(context), self.model
+        solver: Any = arrays.solver
+        td_runs(
+            rows,
+            reward,
+            leader_reward,
+            arrays.continuation,
+            arrays.termination,
+            arrays.successors,
+            arrays.probabilities,
+            solver.position,
+            solver.band,
+            *arrays.starts,
+            self.regularization,
+            model.discount,
+            model.leader_discount,
+            self.tolerance,
+            self.max_iterations,
+            self._horizon,
+            self._env_steps,
+            self._td_rate,
+            not arrays.termination.any(),  # discounts of 1 are not served
+            self._generators,
+            *self._tables[context],
+            self._values[context],
+            self._residuals,
+            self._errors,
+            self._iterations,
+            self._n_steps,
+            self._td_errors,
+            self._w_reward,
+            self._w_leader,
+        )
+
+    def _returns(self, leader_reward: Array) -> list[float]:
+        return [float(np.vdot(w, r)) for w, r in zip(self._w_leader, leader_reward, strict=True)]
+
+    def _steps(self) -> list[int]:
+        steps: list[int] = self._n_steps.tolist()
+        return steps
+
+    def _metrics(self) -> list[dict[str, float]]:
+        return [{"td_error": error} for error in self._td_errors.tolist()]
+
+
+@njit(cache=True, nogil=True)
+def td_runs(
+    rows,  # (R,) int64
+    reward,  # (B, S, A) and leader_reward: at each run's x
+    leader_reward,
+    continuation,  # (S, A) gamma (1 - q), and so on: this context's, the same in all runs
+    termination,
+    succ,
+    prob,
+    position,  # the order of `BandedSolver`, and its bandwidth
+    band,
+    start_threshold,
+    start_packed,
+    lam,
+    gamma,
+    gamma_leader,
+    tolerance,
+    max_iterations,
+    horizon,
+    budget,
+    rate,
+    endless,
+    generators,  # (B, 2, 4) uint64: of each run's episodes, and of the order in which it learns from their steps
+    q_tables,  # (B, S, A), seen (B, S) and counts (B, 2): what each run has learnt in this context, brought up to date
+    seen,
+    counts,
+    values,  # (B, S): V* of each run's last solve in this context, overwritten with the new one
+    residuals,  # (B,), errors, iterations, steps and td_errors (B,), w_reward (B, S, A), w_leader (B, S, A): results
+    errors,
+    iterations,
+    steps,
+    td_errors,
+    w_reward,
+    w_leader,
+):
+    """Soft policy iteration, ``budget`` steps of its policy, what they teach (`learn`), and the weights (`trace_weights`)."""
+    n_s, n_a, n_k = prob.shape
+    q = np.empty((n_s, n_a))
+    pi = np.empty((n_s, n_a))
+    lu = np.empty((n_s, 2 * band + 1))
+    threshold = np.empty((n_s, n_a * n_k))
+    packed = np.empty((n_s, n_a * n_k, 2), np.uint64)
+    no_threshold = np.empty((0, 0))
+    no_packed = np.empty((0, 0, 2), np.uint64)
+    no_index = np.empty(0, np.int64)
+    no_starts = np.empty((0, 2), np.int64)
+    capacity = budget + horizon
+    states = np.empty(capacity, np.int32)
+    actions = np.empty(capacity, np.int32)
+    rewards = np.empty(capacity)
+    leader_rewards = np.empty(capacity)
+    ends = np.empty(capacity, np.int64)
+    terminated = np.empty(capacity, np.bool_)
+    final_states = np.empty(capacity, np.int32)
+    carry = np.empty(2, np.int64)
+    no_bonus = np.empty(0)
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        residual, error, iteration = banded_policy_iteration(
+            reward[b],
+            continuation,
+            succ,
+            prob,
+            lam,
+            position,
+            band,
+            False,
+            tolerance,
+            max_iterations,
+            values[b],
+            q,
+            pi,
+            lu,
+        )
+        residuals[b] = residual
+        errors[b] = error
+        iterations[b] = iteration
+        if not error <= tolerance:
+            continue
+        carry[0] = -1
+        carry[1] = 0
+        n_steps, n_episodes = play_episodes(
+            pi,
+            threshold,
+            packed,
+            no_threshold,
+            no_packed,
+            no_index,
+            start_threshold,
+            start_packed,
+            no_starts,
+            succ,
+            prob,
+            reward[b],
+            leader_reward[b],
+            termination,
+            horizon,
+            budget,
+            carry,
+            generators[b, 0],
+            states,
+            actions,
+            rewards,
+            leader_rewards,
+            ends,
+            terminated,
+            final_states,
+        )
+        n = np.int64(n_steps)
+        e = np.int64(n_episodes)
+        steps[b] = n
+        td_errors[b] = learn(
+            states[:n],
+            actions[:n],
+            rewards[:n],
+            leader_rewards[:n],
+            ends[:e],
+            terminated[:e],
+            final_states[:e],
+            pi,
+            no_bonus,
+            gamma,
+            gamma_leader,
+            rate,
+            endless,
+            generators[b, 1],
+            q_tables[b],
+            no_bonus,
+            seen[b],
+            counts[b],
+        )
+        trace_weights(
+            states[:n],
+            actions[:n],
+            ends[:e],
+            pi,
+            q_tables[b],
+            counts[b],
+            gamma,
+            gamma_leader,
+            lam,
+            w_reward[b],
+            w_leader[b],
+        )
