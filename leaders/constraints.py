@@ -59,7 +59,8 @@ class Constraint(WithArguments):
             raise OptionError(f"the constraint's name is {self.name!r}; expected a text, which names its columns.")
         level = f"at_least of constraint {self.name!r}"
         object.__setattr__(self, "at_least", check_number(level, self.at_least))
-        check_flag(f"per_context of constraint {self.name!r}", self.per_context)
+        per_context = check_flag(f"per_context of constraint {self.name!r}", self.per_context)
+        object.__setattr__(self, "per_context", per_context)
         if isinstance(self.outcome, str):
             check_choice(f"outcome of constraint {self.name!r}", self.outcome, ["follower"])
         elif not callable(self.outcome):

@@ -31,7 +31,7 @@ from bocmdp_gym import Trajectories
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.losses import Loss
-from bocmdp_gym.options import check_count, check_number
+from bocmdp_gym.options import as_list, check_count, check_number
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._critic_values import Behaviour, Critic, Data, crossed_values, following_values, halves, relative_error
 from leaders.gradients._returns import returns_to_go, traces
@@ -80,9 +80,10 @@ class CriticEstimator(PolicyEstimator):
     ):
         super().__init__(regularization)
         self.env_steps = check_count("env_steps", env_steps)
-        if hidden is not None and not isinstance(hidden, (Sequence, np.ndarray)):
+        widths = as_list(hidden)
+        if hidden is not None and widths is None:
             raise OptionError(f"hidden is {hidden!r}; expected the widths of hidden layers, such as (64, 64), or None.")
-        self.hidden = None if hidden is None else tuple(check_count("hidden", width) for width in hidden)
+        self.hidden = None if widths is None else tuple(check_count("hidden", width) for width in widths)
         self.epochs, self.batch_size = check_count("epochs", epochs), check_count("batch_size", batch_size)
         self.action_samples = check_count("action_samples", action_samples)
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
