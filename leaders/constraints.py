@@ -28,6 +28,7 @@ from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_number
+from bocmdp_gym.saved_state import array_entry, count_entry, entry
 from leaders.gradients.exact import exact_weights, leader_values
 
 Array = npt.NDArray[np.float64]
@@ -155,5 +156,5 @@ class AugmentedLagrangian:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._mu, self._steps = np.array(state["mu"]), state["steps"]
-        self._solver.load_state(state["solver"])
+        self._mu, self._steps = array_entry(state, "mu", self._mu.shape), count_entry(state, "steps")
+        self._solver.load_state(entry(state, "solver", dict), self._model.n_states)
