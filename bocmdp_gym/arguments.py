@@ -68,17 +68,11 @@ class WithArguments(Constructed):
 
     __signature__: Any = _ConstructorSignature()
     _records = True
-    _arguments: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        self = super().__new__(cls, *args, **kwargs)
-        object.__setattr__(self, "_arguments", self._given_arguments)
-        return self
 
     def __repr__(self) -> str:
         parameters = {p.name: p for p in parameters_of(type(self))}
         shown: list[str] = []
-        for name, value in self._arguments.items():
+        for name, value in self._given_arguments.items():
             parameter = parameters.get(name)
             if parameter is not None and parameter.kind is Parameter.VAR_POSITIONAL:
                 shown += map(_text, value)
@@ -152,7 +146,7 @@ def bind_arguments(parameters: Sequence[Parameter], args: Sequence[Any], kwargs:
 def same_arguments(first: WithArguments, second: WithArguments) -> bool:
     """Whether two objects of one class were constructed alike: they do the same, until something changes them."""
     defaults = {p.name: p.default for p in parameters_of(type(first))}
-    mine, theirs = ({**defaults, **one._arguments} for one in (first, second))
+    mine, theirs = ({**defaults, **one._given_arguments} for one in (first, second))
     return first is second or (mine.keys() == theirs.keys() and all(_equal(mine[name], theirs[name]) for name in mine))
 
 

@@ -66,8 +66,8 @@ def gymnasium_tables(
             one than the environment plays.
     """
     refuse_multi_agent(env)
-    check_count("check_samples", check_samples, 0)
-    check_flag("check_rewards", check_rewards)
+    check_samples = check_count("check_samples", check_samples, 0)
+    check_rewards = check_flag("check_rewards", check_rewards)
     check_instance("env", env, gym.Env)
     base = env.unwrapped
     table, initial = getattr(base, "P", None), getattr(base, "initial_state_distrib", None)

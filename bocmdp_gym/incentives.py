@@ -132,22 +132,27 @@ class IncentiveProblem(Constructed):
         if np.ndim(self.successors) != 2:
             raise OptionError(f"successors has shape {np.shape(self.successors)}; expected (S, A).")
         (s, a), c = self.shape, len(check_array("probabilities", self.probabilities, (None,)))
-        check_distribution("probabilities", self.probabilities, c)
-        check_array("rewards", self.rewards, (c, s, a))
-        check_array("principal", self.principal, (s, a))
         _check_indices("successors", self.successors, (s, a), s)
         _check_indices("ends", self.ends, (c, s), 2)
         _check_indices("entries", self.entries, (s, a), s * a)
-        if (check_array("costs", self.costs, (int(self.entries.max()) + 1,)) < 0).any():
-            raise OptionError(f"costs are {self.costs.tolist()}; expected numbers of at least 0, one for each entry.")
-        object.__setattr__(self, "start", check_count("start", self.start, 0, s - 1))
-        check_number("budget", self.budget, 0.0)
-        check_number("price", self.price, 0.0)
-        check_flag("budget_on_paid", self.budget_on_paid)
+        checked: dict[str, Any] = {
+            "probabilities": check_distribution("probabilities", self.probabilities, c),
+            "rewards": check_array("rewards", self.rewards, (c, s, a)),
+            "principal": check_array("principal", self.principal, (s, a)),
+            "costs": check_array("costs", self.costs, (int(self.entries.max()) + 1,)),
+            "start": check_count("start", self.start, 0, s - 1),
+            "budget": check_number("budget", self.budget, 0.0),
+            "price": check_number("price", self.price, 0.0),
+            "budget_on_paid": check_flag("budget_on_paid", self.budget_on_paid),
+            "discount": check_discount(self.discount),
+            "principal_discount": check_discount(self.principal_discount, "principal_"),
+        }
         if self.outside_option is not None:
-            check_number("outside_option", self.outside_option)
-        check_discount(self.discount)
-        check_discount(self.principal_discount, "principal_")
+            checked["outside_option"] = check_number("outside_option", self.outside_option)
+        if (checked["costs"] < 0).any():
+            raise OptionError(f"costs are {self.costs.tolist()}; expected numbers of at least 0, one for each entry.")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -34,8 +34,8 @@ _STEPS = (1e-5, -1e-5, 1e-3, -1e-3)
 _WRONG, _AGREE = 0.02, 0.1
 #: Rounding errors of values, relative to them, or to a share of the largest in their row.
 _ROUNDING = 1e-10
-#: With more numbers than this, one point is looked at instead of two.
-_MANY = 100_000
+#: Of functions with more numbers than the first, derivatives at the second point are compared in random rows of so many.
+_MANY, _SAMPLE = 100_000, 10_000
 
 
 class _Point(NamedTuple):
@@ -65,8 +65,6 @@ def check_leaks(values: Values, x: npt.ArrayLike, space: gym.spaces.Box | None =
         size = np.minimum(np.maximum(np.abs(valid.numpy()), 1.0), width)
         seen = [_Point(valid, _numbers(values(valid.clone().requires_grad_())))]
         for reach in (0.05, 1.0):
-            if reach == 1.0 and sum(v.numel() for v in seen[0].values.values()) > _MANY:
-                break
             near = valid.numpy() + reach * size * rng.standard_normal(len(valid))
             direction = torch.from_numpy(size * rng.choice([-1.0, 1.0], len(valid)) * rng.uniform(0.5, 1.0, len(valid)))
             point = torch.from_numpy(np.clip(near, low + 0.01 * width, high - 0.01 * width)).requires_grad_()
@@ -75,8 +73,39 @@ def check_leaks(values: Values, x: npt.ArrayLike, space: gym.spaces.Box | None =
                 continue
             for before in seen:
                 _compare_constants(before.values, found)
-            _compare_derivatives(values, point, found, direction)
+            _compare_derivatives(_Rows(values, found, everything=reach < 1.0), point, found, direction)
             seen.append(_Point(point.detach(), found))
+
+
+class _Rows:
+    """Functions of x, of which large ones show some rows: the same random ones at every x."""
+
+    def __init__(self, values: Values, here: Mapping[str, Tensor], *, everything: bool):
+        self._values, self._shapes, self._rows = values, {name: value.shape for name, value in here.items()}, dict[str, Tensor]()
+        rng = np.random.default_rng(0)
+        for name, value in here.items():
+            if value.numel() > _MANY and value.ndim > 1 and not everything:
+                width = value.shape[-1]
+                rows = rng.choice(value.numel() // width, -(-_SAMPLE // width), replace=False)
+                self._rows[name] = torch.from_numpy(rows)
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        return self.of(_numbers(self._values(x)))
+
+    def of(self, numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The rows shown of these numbers."""
+        chosen = dict(numbers)
+        for name, rows in self._rows.items():
+            if chosen[name].shape == self._shapes[name]:
+                chosen[name] = chosen[name].flatten(0, -2)[rows]
+        return chosen
+
+    def entry(self, name: str, index: tuple[int, ...]) -> list[int]:
+        """Where the entry with this index of what is shown stands in the function's value."""
+        if name not in self._rows:
+            return list(index)
+        row = int(self._rows[name][index[0]])
+        return [*(int(i) for i in np.unravel_index(row, self._shapes[name][:-1])), index[1]]
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -118,8 +147,9 @@ def _compare_constants(first: Mapping[str, Tensor], second: Mapping[str, Tensor]
 _HOW = "Compute it from x by torch operations, without .detach(), .numpy(), .item(), float(x[0]), torch.tensor(x) or NumPy."
 
 
-def _compare_derivatives(values: Values, x: Tensor, here: Mapping[str, Tensor], direction: Tensor) -> None:
+def _compare_derivatives(values: _Rows, x: Tensor, found: Mapping[str, Tensor], direction: Tensor) -> None:
     """Functions with a graph must have the derivatives it says."""
+    here = values.of(found)
     derivatives = {name: _derivative(value, x, direction) for name, value in here.items() if value.requires_grad}
     known = {name: d for name, d in derivatives.items() if d is not None}
     differences: dict[str, list[Tensor]] = {name: [] for name in known}
@@ -138,13 +168,14 @@ def _compare_derivatives(values: Values, x: Tensor, here: Mapping[str, Tensor], 
             if not bool(_off(difference, known[name], value, step).any()):
                 del known[name]  # it fits, which is the usual case
     for name, derivative in known.items():
-        value, found = here[name].detach().to(torch.float64), torch.stack(differences[name])
-        wrong = torch.stack([_off(d, derivative, value, s) for d, s in zip(found, _STEPS, strict=True)]).all(0)
-        wrong &= found.amax(0) - found.amin(0) <= _AGREE * torch.maximum(found.abs().amax(0), derivative.abs())
+        value, slopes = here[name].detach().to(torch.float64), torch.stack(differences[name])
+        wrong = torch.stack([_off(d, derivative, value, s) for d, s in zip(slopes, _STEPS, strict=True)]).all(0)
+        wrong &= slopes.amax(0) - slopes.amin(0) <= _AGREE * torch.maximum(slopes.abs().amax(0), derivative.abs())
         if bool(wrong.any()):
             entry = tuple(wrong.nonzero()[0].tolist())
             raise ModelError(
-                f"{name} leaves torch in part: at entry {list(entry)} it changes by {float(found[(0, *entry)]):.6g} along a "
+                f"{name} leaves torch in part: at entry {values.entry(name, entry)} it changes by "
+                f"{float(slopes[(0, *entry)]):.6g} along a "
                 f"direction of x, and its graph says {float(derivative[entry]):.6g}, so its gradient would be wrong. {_HOW}"
             )
 

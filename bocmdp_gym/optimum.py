@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.errors import DamagedError
 from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.mdps import ConfiguredMDPs
+from bocmdp_gym.saved_state import arrays_by_context
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, SolveStatistics, check_convergence
 
 Array = npt.NDArray[np.float64]
@@ -42,9 +44,13 @@ class WarmSolver:
         """What a checkpoint keeps: the warm starts."""
         return {context: value.copy() for context, value in self._values.items()}
 
-    def load_state(self, state: dict[Any, Any]) -> None:
-        """Go on from `state`."""
-        self._values = {int(context): np.array(value) for context, value in state.items()}
+    def load_state(self, state: dict[Any, Any], n_states: int = -1) -> None:
+        """Go on from `state`, of a model with ``n_states`` states; -1: not known yet.
+
+        Raises:
+            DamagedError: it holds something else than finite numbers of this shape for each context.
+        """
+        self._values = arrays_by_context(state, (n_states,))
 
     def solve(self, mdps: ConfiguredMDPs, context: int, regularization: float) -> ContextSolution:
         """V*, Q* and pi* of one context.
@@ -52,10 +58,13 @@ class WarmSolver:
         Raises:
             ModelError: an array of the model is not finite at this x.
             ConvergenceError: no convergence within ``max_iterations``.
+            DamagedError: `load_state` was given the values of another model.
         """
         arrays = mdps.arrays(context)
         start = self._values.get(context)
         v = np.zeros(len(arrays.reward)) if start is None else start.copy()
+        if len(v) != len(arrays.reward):
+            raise DamagedError(f"the values saved for context {context} are of {len(v)} states; expected {len(arrays.reward)}.")
         found = arrays.solver.policy_iteration(
             arrays.reward,
             arrays.continuation,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -89,6 +89,13 @@ def as_array(value: Any) -> npt.NDArray[np.float64] | None:
         return given.astype(np.float64, copy=False) if given.dtype.kind in _REAL else None
     except (TypeError, ValueError, OverflowError, RuntimeError, NotImplementedError):
         return None
+
+
+def as_list(value: Any) -> list[Any] | None:
+    """The entries of a list, a tuple, a range or an array; None for what has none: numbers, texts, arrays without axes."""
+    if isinstance(value, (str, bytes)) or not (isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim)):
+        return None
+    return list(value)
 
 
 def float32_rounding(value: Any, p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

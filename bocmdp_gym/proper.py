@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from bocmdp_gym.autodiff import look_at
 from bocmdp_gym.errors import DiscountError
 from bocmdp_gym.transitions import TransitionOperator
 
@@ -19,7 +22,25 @@ def check_proper(transition: TransitionOperator, termination: Tensor, reason: st
     q = 0 and all successors in Z is found by removing states that have none. With ``reward``, such a set is allowed if all
     those actions cost, and an end can be reached from everywhere: whoever stays loses without bound, and no optimum does.
     """
-    values = transition.values.detach().flatten(0, -5) if transition.values.ndim > 4 else transition.values.detach()
+    parts = [transition.values, termination, *([] if reward is None else [reward])]
+    if not any(map(is_functorch_wrapped_tensor, parts)):
+        _check(transition, reason, *parts)
+        return
+    shapes, sizes = [part.shape for part in parts], [part.numel() for part in parts]
+
+    def look(numbers: Tensor) -> None:
+        lead = numbers.shape[:-1]
+        split = numbers.split(sizes, -1)
+        _check(transition, reason, *(one.reshape(*lead, *shape) for one, shape in zip(split, shapes, strict=True)))
+
+    look_at(look, torch.cat([part.reshape(-1) for part in parts]))
+
+
+def _check(
+    transition: TransitionOperator, reason: str, values: Tensor, termination: Tensor, reward: Tensor | None = None
+) -> None:
+    """`check_proper` of plain numbers; dimensions of batches come first."""
+    values = values.detach().flatten(0, -5) if values.ndim > 4 else values.detach()
     succ = np.broadcast_to(transition.successors(), values.shape[-4:])
     possible = (values.reshape(-1, *values.shape[-4:]).amax(0) > 0).numpy()
     ends = _smallest(termination) > 0

@@ -119,7 +119,7 @@ def loading(name: str) -> Iterator[None]:
         raise DamagedError(f"{name} is whole, but not what it should be: {missing}.") from error
 
 
-def entry(state: Any, name: str, kind: Any = object) -> Any:
+def entry(state: Any, name: Any, kind: Any = object) -> Any:
     """An entry of a state.
 
     Raises:
@@ -158,19 +158,57 @@ def number_entry(state: Any, name: str) -> float:
     return value
 
 
-def array_entry(state: Any, name: str, shape: tuple[int, ...], kind: str = "f") -> np.ndarray[Any, Any]:
+def array_entry(state: Any, name: Any, shape: tuple[int, ...], kind: str = "f") -> np.ndarray[Any, Any]:
     """An entry that is an array of a shape (-1: any size there) and a kind of numbers ("f", "i", ...), all finite; a copy.
 
     Raises:
         DamagedError: it is not.
     """
-    value: np.ndarray[Any, Any] = entry(state, name, np.ndarray)
+    found = entry(state, name, (np.ndarray, torch.Tensor))
+    value: np.ndarray[Any, Any] = found.detach().cpu().numpy() if isinstance(found, torch.Tensor) else found
     fits = value.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, value.shape, strict=True))
     if not fits or value.dtype.kind not in kind:
         raise DamagedError(f"the state's {name} has shape {value.shape} and type {value.dtype}; expected {shape}, {kind!r}.")
     if not np.isfinite(value).all():
         raise DamagedError(f"the state's {name} has entries that are not finite.")
     return value.copy()
+
+
+def arrays_by_context(state: Any, shape: tuple[int, ...] | None = None, kind: str = "f") -> dict[int, np.ndarray[Any, Any]]:
+    """A state that holds one array for each context it has seen, each as `array_entry` has it; None: of any shape.
+
+    Raises:
+        DamagedError: it does not.
+    """
+    found = {}
+    for context in entry({"state": state}, "state", dict):
+        if type(context) is not int or context < 0:
+            raise DamagedError(f"the state has an entry for the context {context!r}; expected a number of at least 0.")
+        own = np.shape(entry(state, context, np.ndarray)) if shape is None else shape
+        found[context] = array_entry(state, context, own, kind)
+    return found
+
+
+def check_like(name: str, saved: Any, fresh: Any) -> None:
+    """Check a part of a state against one made afresh: the same entries, shapes and types, and finite numbers.
+
+    Raises:
+        DamagedError: naming what differs.
+    """
+    if isinstance(fresh, torch.Tensor):
+        fresh = fresh.detach().cpu().numpy()
+    if isinstance(fresh, dict):
+        if not isinstance(saved, dict) or saved.keys() != fresh.keys():
+            held = sorted(map(str, saved)) if isinstance(saved, dict) else type(saved).__name__
+            raise DamagedError(f"{name} of the state holds {held}; expected {sorted(map(str, fresh))}.")
+        for key, value in fresh.items():
+            check_like(f"{name}[{key!r}]", saved[key], value)
+    elif isinstance(fresh, np.ndarray):
+        array = array_entry({name: saved}, name, fresh.shape, fresh.dtype.kind)
+        if array.dtype != fresh.dtype:
+            raise DamagedError(f"{name} of the state has type {array.dtype}; expected {fresh.dtype}.")
+    elif type(saved) is not type(fresh):
+        raise DamagedError(f"{name} of the state is {saved!r}; expected {type(fresh).__name__}.")
 
 
 def _entry(checksum: str) -> bytes:

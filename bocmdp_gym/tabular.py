@@ -23,7 +23,6 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, look_at
@@ -281,12 +280,10 @@ class TabularBOCMDP(BOCMDP):
                 parts[name] = value if checked else self._canonical(name, value)
         else:
             parts |= self._configure_batch(x)
-        if 1.0 in (self.discount, self.leader_discount) and not is_functorch_wrapped_tensor(x):
-            # inside torch.func numbers cannot be asked for; a problem without an optimum then fails to converge
-            if self.discount == 1.0:
-                check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])
-            else:
-                check_proper(parts["transition"], parts["termination"], "leader_discount is 1")
+        if self.discount == 1.0:
+            check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])
+        elif self.leader_discount == 1.0:
+            check_proper(parts["transition"], parts["termination"], "leader_discount is 1")
         return ConfiguredMDPs(self, x, parts, {name: check_part(name, parts[name]) for name in self._functions})
 
     def configure_with_graph(self, leader: Array) -> ConfiguredMDPs:

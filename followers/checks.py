@@ -130,8 +130,8 @@ def check_follower(
     """
     check_follower_type(follower)
     if delta is not None:
-        check_number("delta", delta, above=0.0)
-    check_number("shortfall", shortfall, 0.0, 1.0)
+        delta = check_number("delta", delta, above=0.0)
+    shortfall = check_number("shortfall", shortfall, 0.0, 1.0)
     seed = check_count("seed", seed, 0)
     problems = small_problems() if problems is None else problems
     before = _global_state()

@@ -21,6 +21,7 @@ import numpy as np
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.options import check_count, check_flag, check_number, check_regularization
+from bocmdp_gym.saved_state import arrays_by_context, check_like
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.evaluation import rounding
@@ -162,6 +163,7 @@ class IterativeFollower(Follower):
         self.warm_start = check_flag("warm_start", warm_start)
         self.discount = None if discount is None else check_discount(discount)
         self._states: dict[int, Any] = {}
+        self._loaded: set[int] = set()  # contexts whose state came from a file and was not used yet
 
     @abstractmethod
     def _begin(self, task: Task, rng: np.random.Generator, state: Any | None) -> Solve:
@@ -184,8 +186,13 @@ class IterativeFollower(Follower):
         Raises:
             ModelError: an array of the model is not finite at this x.
             ConvergenceError: a value that is not finite, or the tolerance missed.
+            DamagedError: `load_state` was given the state of another problem.
         """
-        solve = self._begin(task, rng, self._states.get(task.context) if self.warm_start else None)
+        start = self._states.get(task.context) if self.warm_start else None
+        if task.context in self._loaded:
+            check_like(f"context {task.context}", start, np.array(self._begin(task, np.random.default_rng(0), None).state))
+            self._loaded.discard(task.context)
+        solve = self._begin(task, rng, start)
         if self.iterations is not None:
             solve.advance(self.iterations)
         else:
@@ -197,9 +204,11 @@ class IterativeFollower(Follower):
 
     def reset(self) -> None:
         self._states.clear()
+        self._loaded.clear()
 
     def state(self) -> dict[Any, Any]:
         return {context: np.array(state) for context, state in self._states.items()}
 
     def load_state(self, state: dict[Any, Any]) -> None:
-        self._states = dict(state)
+        self._states = arrays_by_context(state)
+        self._loaded = set(self._states)

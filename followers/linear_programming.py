@@ -21,9 +21,10 @@ import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from bocmdp_gym.errors import ConvergenceError
+from bocmdp_gym.errors import ConvergenceError, DamagedError
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count, check_flag, check_number
+from bocmdp_gym.saved_state import arrays_by_context
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.evaluation import PolicyValues, evaluate
@@ -76,6 +77,7 @@ class LinearProgramming(Follower):
         Raises:
             ModelError: an array of the model is not finite at this x.
             ConvergenceError: HiGHS found no optimum within its limits.
+            DamagedError: `load_state` was given the state of another problem.
         """
         del rng
         mdps, context = task.mdps, task.context
@@ -84,6 +86,11 @@ class LinearProgramming(Follower):
             mdps.validate()
         program = _Program(arrays, self.tolerance, self.max_iterations)
         start = self._actions.get(context) if self.warm_start else None
+        n_states, n_actions = arrays.reward.shape
+        if start is not None and (len(start) != n_states or (start < 0).any() or (start >= n_actions).any()):
+            raise DamagedError(
+                f"the actions saved for context {context} are no policy of {n_states} states and {n_actions} actions."
+            )
         everything = np.ones(arrays.reward.shape, dtype=np.bool_)
         actions, value, q = program.solve(arrays.reward, arrays.continuation, everything, start)
         slack = program.slack(arrays.reward, arrays.continuation, actions, value)
@@ -103,7 +110,7 @@ class LinearProgramming(Follower):
         return dict(self._actions)
 
     def load_state(self, state: dict[Any, Any]) -> None:
-        self._actions = dict(state)
+        self._actions = arrays_by_context(state, (-1,), "i")
 
 
 class _Program:

@@ -21,6 +21,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from bocmdp_gym import TabularEnv, Trajectories
 from bocmdp_gym.errors import ObservationError, StateError
 from bocmdp_gym.memory import owned
+from bocmdp_gym.options import as_list
 from bocmdp_gym.sampling import check_starts
 from followers.environments import check_action, check_observation, configure, rows
 from followers.policies import Policy
@@ -230,11 +231,13 @@ def _check_fresh(final: Any, earlier: Any) -> None:
 
 def _start_pairs(start: Any, core: Any) -> list[tuple[Any, Any]]:
     """Start states and first actions (None: the policy's)."""
+    pairs: list[Any]
     if isinstance(core, TabularEnv):
         pairs = check_starts(np.atleast_2d(np.asarray(start)), (core.model.n_states, core.model.n_actions)).tolist()
     else:
-        pairs = list(start) if isinstance(start, Iterable) else []
-        if not pairs or any(not hasattr(pair, "__len__") or len(pair) != 2 for pair in pairs):
+        listed = list(start) if isinstance(start, Iterable) and not isinstance(start, np.ndarray) else as_list(start) or []
+        pairs = [as_list(pair) or [] for pair in listed]
+        if not pairs or any(len(pair) != 2 for pair in pairs):
             raise StateError(f"start is {start!r}; expected pairs of a start state and a first action (None: the policy's).")
     return [(state, None if action is None or np.array_equal(action, -1) else action) for state, action in pairs]
 

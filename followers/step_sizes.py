@@ -28,10 +28,10 @@ class StepSize(WithArguments):
     per_pair: bool
 
     def __post_init__(self) -> None:
-        check_number("scale, h,", self.scale, above=0.0)
+        object.__setattr__(self, "scale", check_number("scale, h,", self.scale, above=0.0))
         if self.offset is not None:
-            check_number("offset, n0,", self.offset, above=0.0)
-        check_flag("per_pair", self.per_pair)
+            object.__setattr__(self, "offset", check_number("offset, n0,", self.offset, above=0.0))
+        object.__setattr__(self, "per_pair", check_flag("per_pair", self.per_pair))
 
     @classmethod
     def constant(cls, scale: float) -> StepSize:

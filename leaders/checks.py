@@ -56,8 +56,8 @@ def check_gradient(
     """
     check_estimator("estimator", estimator)
     seed = check_count("seed", seed, 0)
-    for name, bound in (("tolerance", tolerance), ("standard_errors", standard_errors), ("bias", bias)):
-        check_number(name, bound, 0.0)
+    tolerance, bias = check_number("tolerance", tolerance, 0.0), check_number("bias", bias, 0.0)
+    standard_errors = check_number("standard_errors", standard_errors, 0.0)
     env = gym.make("bocmdp/RandomMDP-v0", n_states=6, n_actions=3, discount=0.7) if env is None else env
     follower = SoftPolicyIteration(1.0) if follower is None else follower
     core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)

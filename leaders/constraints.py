@@ -28,6 +28,7 @@ from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_number
+from bocmdp_gym.saved_state import array_entry, count_entry, entry
 from leaders.gradients.exact import exact_weights, leader_values
 
 Array = npt.NDArray[np.float64]
@@ -59,7 +60,8 @@ class Constraint(WithArguments):
             raise OptionError(f"the constraint's name is {self.name!r}; expected a text, which names its columns.")
         level = f"at_least of constraint {self.name!r}"
         object.__setattr__(self, "at_least", check_number(level, self.at_least))
-        check_flag(f"per_context of constraint {self.name!r}", self.per_context)
+        per_context = check_flag(f"per_context of constraint {self.name!r}", self.per_context)
+        object.__setattr__(self, "per_context", per_context)
         if isinstance(self.outcome, str):
             check_choice(f"outcome of constraint {self.name!r}", self.outcome, ["follower"])
         elif not callable(self.outcome):
@@ -154,5 +156,5 @@ class AugmentedLagrangian:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._mu, self._steps = np.array(state["mu"]), state["steps"]
-        self._solver.load_state(state["solver"])
+        self._mu, self._steps = array_entry(state, "mu", self._mu.shape), count_entry(state, "steps")
+        self._solver.load_state(entry(state, "solver", dict), self._model.n_states)

@@ -57,7 +57,8 @@ class Evaluator:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self._solver.load_state(state)
+        model: Any = self._oracle.model
+        self._solver.load_state(state, model.n_states)
 
 
 def evaluator(oracle: TrajectoryOracle, regularization: float, loss: Loss | None = None) -> Evaluator | None:

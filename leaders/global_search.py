@@ -92,8 +92,7 @@ def multistart(
     """
     starts, rounds = check_count("starts", starts), check_count("rounds", rounds)
     iterations = check_count("iterations", iterations)
-    check_number("keep", keep, maximum=1.0, above=0.0)
-    check_number("scale", scale, 0.0)
+    keep, scale = check_number("keep", keep, maximum=1.0, above=0.0), check_number("scale", scale, 0.0)
     began = perf_counter()
     check_options(progress=progress)
     rng = generator(seed)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.errors import DamagedError
+from bocmdp_gym.saved_state import entry
 
 #: Records that are put into columns at a time.
 _CHUNK = 256
@@ -98,9 +99,13 @@ class History(Sequence[dict[str, Any]]):
         """Add the rows of a `state`.
 
         Raises:
-            DamagedError: its columns are not of one length.
+            DamagedError: its columns are not of one length, or hold no numbers.
         """
         self._settle()
+        for name in state:
+            entry({name: state[name]}, name, np.ndarray)
+            if not isinstance(name, str) or state[name].ndim != 1:
+                raise DamagedError(f"the history's {name!r} has shape {state[name].shape}; expected a column of numbers.")
         lengths = {len(column) for column in state.values()}
         if len(lengths) > 1:
             raise DamagedError(f"columns of the history have lengths {sorted(lengths)}; expected one.")

@@ -22,7 +22,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.arguments import Constructed, WithArguments, parameters_of
+from bocmdp_gym.arguments import Constructed, parameters_of
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import BOCMDPError
 from bocmdp_gym.hooks import Adapted
@@ -206,7 +206,7 @@ def _settings(value: Any, depth: int) -> dict[str, Any]:
             found[p.name] = given[p.name]
         elif p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
-        elif given or isinstance(value, (Constructed, WithArguments)):
+        elif given or isinstance(value, Constructed):
             found[p.name] = p.default
         else:
             held = [one for one in (p.name, f"_{p.name}") if one in vars(value)] if hasattr(value, "__dict__") else []
@@ -221,8 +221,6 @@ def _settings(value: Any, depth: int) -> dict[str, Any]:
 
 def _recorded(value: Any) -> dict[str, Any]:
     """The arguments that a constructor recorded, by name."""
-    if isinstance(value, WithArguments):
-        return dict(value._arguments)
     saved = dict(value._saved_kwargs) if isinstance(value, gym.utils.RecordConstructorArgs) else {}
     return saved | (value._given_arguments if isinstance(value, Constructed) and value._records else {})
 

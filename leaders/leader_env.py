@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import OptionError, UnsupportedError
-from bocmdp_gym.options import as_array, check_choice, check_count, check_number
+from bocmdp_gym.options import as_array, as_list, check_choice, check_count, check_number
 from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
 from leaders.gradients.exact import policy_return
@@ -154,8 +154,8 @@ def _bounds(bounds: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     Raises:
         OptionError: not two numbers, or arrays that broadcast to it.
     """
-    pair = tuple(map(as_array, bounds)) if isinstance(bounds, (tuple, list, np.ndarray)) and len(bounds) == 2 else (None, None)
-    low, high = pair
+    pair = as_list(bounds) or []
+    low, high = map(as_array, pair) if len(pair) == 2 else (None, None)
     if low is None or high is None or any(one.ndim > 1 or one.shape not in ((), (1,), shape) for one in (low, high)):
         raise OptionError(f"bounds is {bounds!r}; expected (low, high), each a number or an array of shape {shape}.")
     return np.broadcast_to(low, shape).copy(), np.broadcast_to(high, shape).copy()

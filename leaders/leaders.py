@@ -94,7 +94,7 @@ class LeaderByName(Leader):
             leading = ", ".join(self.leading)
             raise UnknownOptionError(f"{complaint}; expected {type(self).__name__}({leading}), and everything else by its name.")
         if type(self).__init__ is LeaderByName.__init__:  # by name, whichever way they were given
-            self._arguments = given
+            self._given_arguments = given
         values = {name: value for name, value in given.items() if value is not None or name in _UPDATE}
         names = tuple(self.kinds)
         chosen = values.pop("estimator", names[0]) if len(names) > 1 else names[0]

@@ -18,7 +18,7 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import as_list, check_count
 from followers import Follower, TrajectoryOracle
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
@@ -204,5 +204,5 @@ def _refuse_lists(leader: Any, seed: Any) -> None:
     """
     if isinstance(leader, Sequence):
         raise OptionError("leader is a list, and optimize makes one run; use leaders.optimize_many(env, [leader, ...], ...).")
-    if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str):
+    if as_list(seed) is not None:
         raise OptionError(f"seed is {seed!r}, and optimize makes one run; use leaders.optimize_many(..., seeds=[...]).")

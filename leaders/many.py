@@ -19,7 +19,7 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
-from bocmdp_gym.options import check_count
+from bocmdp_gym.options import as_list, check_count
 from followers import Follower, TrajectoryOracle
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
@@ -124,9 +124,10 @@ def _one_per_run(leader: Any, seeds: Any) -> tuple[list[Leader], list[Any]]:
     Raises:
         OptionError: seeds that are not a list, no seeds or leaders, or lists of different lengths.
     """
-    if isinstance(seeds, str) or not isinstance(seeds, (Sequence, np.ndarray)) or len(seeds) == 0:
+    listed = as_list(seeds)
+    if not listed:
         raise OptionError(f"seeds is {seeds!r}; expected a list of whole numbers.")
-    numbers = [check_count("a seed", seed, 0) for seed in seeds]
+    numbers = [check_count("a seed", seed, 0) for seed in listed]
     leaders = list(leader) if isinstance(leader, Sequence) else [leader] * len(numbers)
     if len(numbers) == 1:
         numbers = numbers * len(leaders)

@@ -71,8 +71,8 @@ class Sweep:
     cases: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
-        for seed in self.seeds if isinstance(self.seeds, Sequence) else ():
-            check_count("a seed", seed, 0)
+        if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str):
+            object.__setattr__(self, "seeds", tuple(check_count("a seed", seed, 0) for seed in self.seeds))
         lists = {"environments": self.environments, "leaders": self.leaders, "followers": self.followers, "seeds": self.seeds}
         for name, values in (lists | {"cases": self.cases} | dict(self.grid)).items():
             if isinstance(values, (str, Mapping)) or not isinstance(values, Sequence):
@@ -165,7 +165,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     for name in values:
         if name not in known:
             raise OptionError(f"{path} has a field {name!r}. {suggest(name, known)}")
-    if isinstance(values.get("seeds"), int):
+    if isinstance(values.get("seeds"), (int, float)):
         values["seeds"] = list(range(check_count("seeds", values["seeds"])))
     return values
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from bocmdp_gym.arguments import WithArguments, known_options
 from bocmdp_gym.errors import LeaderParameterError, OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import as_number, check_choice, check_number
-from bocmdp_gym.saved_state import count_entry
+from bocmdp_gym.saved_state import check_like, count_entry, entry
 
 #: A torch optimiser class, or any function (parameters, lr=...) -> optimiser.
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
@@ -125,17 +125,34 @@ class Update(WithArguments):
         return {"done": self._done, "optimizer": dict(self._optimizer.state_dict()["state"])}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; call it after `start`."""
+        """Go on from `state`; call it after `start`.
+
+        Raises:
+            DamagedError: it is not what this optimiser would have by now.
+        """
         assert self._optimizer is not None
         self._done = count_entry(state, "done")
+        if self._plain or type(self._optimizer).__module__.startswith("torch.optim"):  # others may keep what they like
+            check_like("optimizer", entry(state, "optimizer", dict), self._fresh_buffers())
         buffers = {
-            index: {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in entry.items()}
-            for index, entry in (state.get("optimizer") or {}).items()
+            index: {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in saved.items()}
+            for index, saved in (state.get("optimizer") or {}).items()
         }
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": buffers, "param_groups": groups})
-        for entry, saved in zip(self._optimizer.state.values(), buffers.values(), strict=True):
-            entry.update(saved)  # with the types they had: load_state_dict casts to that of x, and NAdam keeps float32
+        for own, saved in zip(self._optimizer.state.values(), buffers.values(), strict=True):
+            own.update(saved)  # with the types they had: load_state_dict casts to that of x, and NAdam keeps float32
+
+    def _fresh_buffers(self) -> dict[Any, Any]:
+        """The buffers of an optimiser that made one step, or none."""
+        assert self._optimizer is not None
+        if self._plain or self._done == 0:
+            return {}
+        x = torch.zeros_like(self._optimizer.param_groups[0]["params"][0]).requires_grad_()
+        optimizer = _start(self._factory, x, self.learning_rate, self._options)
+        x.grad = torch.zeros_like(x)
+        optimizer.step()
+        return dict(optimizer.state_dict()["state"])
 
 
 @known_options()

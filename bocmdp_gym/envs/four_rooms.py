@@ -15,7 +15,7 @@ from torch import Tensor
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.grid import Grid
-from bocmdp_gym.options import check_choice, check_count, check_number
+from bocmdp_gym.options import as_list, check_choice, check_count, check_number
 from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
@@ -134,10 +134,9 @@ class FourRooms(PicturedEnv):
         self.penalty_budget = check_number("penalty_budget", penalty_budget, above=0.0)
         self.penalty_cost = check_number("penalty_cost", penalty_cost, 0.0, note=" (the paper's beta)")
         check_choice("observation", observation, OBSERVATIONS)
-        if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, (str, bytes)):
-            raise OptionError(f"goals is {goals!r}; expected a list of cells [row, column].")
-        if len(goals) == 0:
-            raise OptionError("goals is empty; expected at least one cell [row, column].")
+        cells = as_list(goals)
+        if not cells:
+            raise OptionError(f"goals is {goals!r}; expected a list of cells [row, column], at least one.")
         small = Grid(layout)
         scale = check_count("scale", scale, maximum=isqrt((2**31 - 1) // len(small)))  # states are counted by int32
         self.grid = small if scale == 1 else small.scaled(scale)
@@ -147,7 +146,7 @@ class FourRooms(PicturedEnv):
             return self.grid.state((row * scale + scale // 2, column * scale + scale // 2), name)
 
         self.start = None if start is None else middle(start, "start")
-        self.goals = [middle(goal, f"goals[{i}]") for i, goal in enumerate(goals)]
+        self.goals = [middle(goal, f"goals[{i}]") for i, goal in enumerate(cells)]
         self.waypoint = middle(waypoint, "waypoint")
         super().__init__(self._make_model(slip_probability, discount, leader_discount), horizon, render_mode)
         where = self.grid.coordinates.tolist()

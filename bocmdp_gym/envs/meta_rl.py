@@ -31,7 +31,7 @@ from torch import Tensor
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.grid import Grid
-from bocmdp_gym.options import check_array, check_distribution, check_number
+from bocmdp_gym.options import as_list, check_array, check_distribution, check_number
 from bocmdp_gym.pictures import INK, PALETTE, Canvas, PicturedEnv, blend
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
@@ -127,11 +127,12 @@ class MetaRL(PicturedEnv):
         goal_reward, step_reward = check_number("goal_reward", goal_reward), check_number("step_reward", step_reward)
         slip_probability = check_number("slip_probability", slip_probability, 0.0, 1.0)
         if rewards is None:
-            if not isinstance(goals, (Sequence, np.ndarray)) or isinstance(goals, (str, bytes)) or len(goals) == 0:
+            tasks = as_list(goals)
+            if not tasks:
                 raise OptionError(f"goals is {goals!r}; expected a cell [row, column], or a list of cells, for each task.")
             self.grid = Grid(layout)
             self.start = self.grid.state(start, "start")
-            self.goals = [self._goal_states(goal, f"goals[{i}]") for i, goal in enumerate(goals)]
+            self.goals = [self._goal_states(goal, f"goals[{i}]") for i, goal in enumerate(tasks)]
             paid, ends = self._grid_rewards(goal_reward, step_reward)
             successors, probabilities = self.grid.slippery_moves(slip_probability)
         else:
@@ -158,8 +159,8 @@ class MetaRL(PicturedEnv):
 
     def _goal_states(self, goal: Any, name: str) -> list[int]:
         assert self.grid is not None
-        nested = isinstance(goal, (Sequence, np.ndarray)) and not isinstance(goal, str) and len(goal) > 0
-        cells = goal if nested and isinstance(goal[0], (Sequence, np.ndarray)) else [goal]
+        entries = as_list(goal)
+        cells = entries if entries and as_list(entries[0]) is not None else [goal]
         return [self.grid.state(cell, name) for cell in cells]
 
     def _grid_rewards(self, goal_reward: float, step_reward: float) -> tuple[Tensor, Tensor]:

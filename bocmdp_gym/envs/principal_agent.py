@@ -138,7 +138,7 @@ class PrincipalAgent(PicturedEnv):
         rng = np.random.default_rng(check_count("seed", seed, 0))
         check_choice("instance", instance, INSTANCES)
         self.bonus_on, self.budget_on = check_choice("bonus_on", bonus_on, BONUSES), check_choice("budget_on", budget_on, BUDGETS)
-        check_discount(discount)  # the costs below read it
+        discount = check_discount(discount)
         self.budget = check_number("budget", budget, above=0.0)
         self.price = check_number("price", price, 0.0)
         self.outside_option = None if outside_option is None else check_number("outside_option", outside_option)

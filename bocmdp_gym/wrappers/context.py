@@ -13,7 +13,7 @@ from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, layer_rng
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
 from bocmdp_gym.memory import owned
-from bocmdp_gym.options import check_flag, check_function, check_instance
+from bocmdp_gym.options import as_list, check_flag, check_function, check_instance
 from bocmdp_gym.validation import check_context, check_context_probabilities, check_wrappable
 from bocmdp_gym.wrappers.attributes import AttributeLayer, Attributes
 
@@ -82,11 +82,12 @@ class ContextWrapper(AttributeLayer, _Contextual, Constructed, gym.Wrapper[Any, 
         gym.Wrapper.__init__(self, env)
         if (contexts is None) == (space is None) or (space is None) != (sample is None):
             raise OptionError("expected either contexts=[...], or space= and sample= together.")
-        if contexts is not None and (not isinstance(contexts, (Sequence, np.ndarray)) or isinstance(contexts, (str, bytes))):
+        values = as_list(contexts)
+        if contexts is not None and values is None:
             raise OptionError(f"contexts is {contexts!r}; expected a list of values.")
         if space is not None:
             check_instance("space", space, gym.spaces.Box)
-        self._values = None if contexts is None else owned(list(contexts))
+        self._values = None if values is None else owned(values)
         self._sample = None if sample is None else check_function("sample", sample, "rng")
         self._apply = None if apply is None else check_function("apply", apply, "env.unwrapped, value")
         if names is None and update is not None:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from numba import njit
 
 from bocmdp_gym import TabularBOCMDP, Trajectories
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import DamagedError, UnsupportedError
 from bocmdp_gym.mdps import ContextArrays
+from bocmdp_gym.saved_state import array_entry, entry
 from followers.empirical import empirical_policy
 from leaders.gradients.base import Array
 
@@ -109,16 +110,18 @@ class TransitionCounts:
         """Continue from `state`.
 
         Raises:
-            OptionError: counts of another problem, or shared otherwise between contexts.
+            DamagedError: no counts, or those of another problem, or shared otherwise between contexts.
         """
-        for name, value in state.items():
-            own = getattr(self, name)
+        for name, own in self.state().items():
+            value = entry(state, name, np.ndarray)
             if own.shape != value.shape:
-                raise OptionError(
+                raise DamagedError(
                     f"the saved counts of {name} have shape {value.shape}, and this run's {own.shape}; expected the same "
                     "environment and the same share_contexts."
                 )
-            own[...] = value
+            if (value < 0).any():
+                raise DamagedError(f"the saved counts of {name} are negative.")
+            getattr(self, name)[...] = array_entry(state, name, own.shape, own.dtype.kind)
 
 
 def _of(counts: npt.NDArray[Any], context: int) -> npt.NDArray[Any]:

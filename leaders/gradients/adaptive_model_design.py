@@ -25,6 +25,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.options import check_count
+from bocmdp_gym.saved_state import array_entry, entry
 from followers import TrajectoryOracle
 from leaders.gradients import _adaptive_model_design_kernels as kernels
 from leaders.gradients.base import Array, Estimator
@@ -82,6 +83,7 @@ class AdaptiveModelDesignEstimator(Estimator):
         self._states: dict[int, _State] = {}
         self._round: dict[int, Estimate] = {}  # estimates at the last x that were not asked for yet
         self._last: bytes | None = None
+        self._sizes = (0, 0), 0  # (S, A), d
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
@@ -93,6 +95,7 @@ class AdaptiveModelDesignEstimator(Estimator):
                 f"AMD would carry {numbers:.2g} numbers per context (states x actions x dimension of x); use ExactGradient, "
                 "which needs none of them."
             )
+        self._sizes = (model.n_states, model.n_actions), model.leader_dim
         self._states = {}
         self._round = {}
 
@@ -116,10 +119,19 @@ class AdaptiveModelDesignEstimator(Estimator):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._last = None if state["last"] is None else bytes.fromhex(state["last"])
-        self._states = {context: _State(**carried) for context, carried in state["carried"].items()}
+        (s, a), d = self._sizes
+        shapes = {"q": (s, a), "dq": (s, a, d), "leader_q": (s, a), "v_tilde": (s, d)}
+        self._states = {
+            context: _State(**{name: array_entry(carried, name, shape) for name, shape in shapes.items()})
+            for context, carried in entry(state, "carried", dict).items()
+        }
         self._round = {
-            context: Estimate(torch.as_tensor(e["gradient"]), e["leader_return"], metrics=e["metrics"])
-            for context, e in state["round"].items()
+            context: Estimate(
+                torch.from_numpy(array_entry(e, "gradient", (d,))),
+                entry(e, "leader_return", float),
+                metrics={name: entry(e["metrics"], name, (int, float)) for name in e["metrics"]},
+            )
+            for context, e in entry(state, "round", dict).items()
         }
 
     def _sweep(self, oracle: TrajectoryOracle, x: Tensor) -> dict[int, Estimate]:

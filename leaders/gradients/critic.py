@@ -29,9 +29,9 @@ from torch import Tensor
 
 from bocmdp_gym import Trajectories
 from bocmdp_gym.autodiff import with_gradients
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import DamagedError, OptionError, UnsupportedError
 from bocmdp_gym.losses import Loss
-from bocmdp_gym.options import check_count, check_number
+from bocmdp_gym.options import as_list, check_count, check_number
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._critic_values import Behaviour, Critic, Data, crossed_values, following_values, halves, relative_error
 from leaders.gradients._returns import returns_to_go, traces
@@ -80,9 +80,10 @@ class CriticEstimator(PolicyEstimator):
     ):
         super().__init__(regularization)
         self.env_steps = check_count("env_steps", env_steps)
-        if hidden is not None and not isinstance(hidden, (Sequence, np.ndarray)):
+        widths = as_list(hidden)
+        if hidden is not None and widths is None:
             raise OptionError(f"hidden is {hidden!r}; expected the widths of hidden layers, such as (64, 64), or None.")
-        self.hidden = None if hidden is None else tuple(check_count("hidden", width) for width in hidden)
+        self.hidden = None if widths is None else tuple(check_count("hidden", width) for width in widths)
         self.epochs, self.batch_size = check_count("epochs", epochs), check_count("batch_size", batch_size)
         self.action_samples = check_count("action_samples", action_samples)
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
@@ -153,7 +154,7 @@ class CriticEstimator(PolicyEstimator):
                 values = []
                 for role in ("leader", "follower"):
                     saved = saved_halves[half][role]
-                    n_inputs, n_outputs = saved["sizes"]
+                    n_inputs, n_outputs = (check_count("a size", size) for size in saved["sizes"])
                     values.append(self._new_value(n_inputs, n_outputs, 0))
                     values[-1].load_state(saved)
                 critics.append(Critic(*values))
@@ -201,6 +202,9 @@ class CriticEstimator(PolicyEstimator):
         if key not in self._critics:
             self._critics[key] = [self._new_critic(oracle, data, rng) for _ in range(2)]
         critics, batch = self._critics[key], data.batch
+        sizes = _sizes(oracle, data)
+        if any((critic.leader.sizes, critic.follower.sizes) != sizes for critic in critics):
+            raise DamagedError(f"the saved critics of context {key} are of another environment; expected sizes {sizes}.")
         for critic, (episodes, _) in zip(critics, halves(batch), strict=True):
             steps = torch.from_numpy(np.repeat(episodes, batch.lengths))
             for _ in range(self.epochs if not isinstance(critic.leader, LinearValue) or not batch.terminated.all() else 1):
@@ -211,10 +215,7 @@ class CriticEstimator(PolicyEstimator):
         return critics
 
     def _new_critic(self, oracle: TrajectoryOracle, data: Data, rng: np.random.Generator) -> Critic:
-        _, actions = _spaces(oracle)
-        choices = int(actions.n) if isinstance(actions, gym.spaces.Discrete) else 1
-        sizes = ((data.pairs.shape[-1], choices), (data.inputs.shape[-1], 1))
-        return Critic(*(self._new_value(n, m, int(rng.integers(2**63))) for n, m in sizes))
+        return Critic(*(self._new_value(n, m, int(rng.integers(2**63))) for n, m in _sizes(oracle, data)))
 
     def _new_value(self, n_inputs: int, n_outputs: int, seed: int) -> ValueFunction:
         if not self._widths:
@@ -244,6 +245,13 @@ class CriticEstimator(PolicyEstimator):
                 follower_squares.append(relative_error(critic.follower.predict(data.inputs[steps]).squeeze(-1), follower[steps]))
         errors = {"critic_error": float(np.mean(squares))}
         return errors | ({"follower_critic_error": float(np.mean(follower_squares))} if follower_squares else {})
+
+
+def _sizes(oracle: TrajectoryOracle, data: Data) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Inputs and outputs of the leader's and the follower's critic."""
+    _, actions = _spaces(oracle)
+    choices = int(actions.n) if isinstance(actions, gym.spaces.Discrete) else 1
+    return (data.pairs.shape[-1], choices), (data.inputs.shape[-1], 1)
 
 
 def _spaces(oracle: TrajectoryOracle) -> tuple[gym.Space[Any], gym.Space[Any]]:

@@ -30,7 +30,7 @@ class MultilevelEstimator(Estimator):
     """dF_xi/dx as if the follower had made 2^K iterations, at the cost of O(K) of them.
 
     Args:
-        levels: the follower makes 2^K iterations in effect, K at least 2.
+        levels: the follower makes 2^K iterations in effect, K in 2..62.
         samples: draws of the geometric estimator, for each of a run's three estimates.
         runs: independent follower runs averaged per estimate; with two or more, a standard error over them is reported.
         inner: another estimator of dF_t than the geometric one, such as ``MonteCarloEstimator(10_000)``; it has its own
@@ -54,7 +54,7 @@ class MultilevelEstimator(Estimator):
         regularization: float | None = None,
     ):
         super().__init__(regularization)
-        self.levels, self.runs = check_count("levels", levels, 2), check_count("runs", runs)
+        self.levels, self.runs = check_count("levels", levels, 2, 62), check_count("runs", runs)
         if inner is not None:
             check_instance("inner", inner, PolicyEstimator)
         self.inner = GeometricEstimator(samples, regularization=regularization) if inner is None else inner

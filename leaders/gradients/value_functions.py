@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.saved_state import array_entry, check_like
 
 #: Keeps the linear systems solvable where features never occur or coincide; relative to the mean square of a feature.
 _RIDGE = 1e-8
@@ -101,7 +102,7 @@ class LinearValue(ValueFunction):
         return {"weights": self._weights}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._weights = torch.as_tensor(state["weights"])
+        self._weights = torch.from_numpy(array_entry(state, "weights", tuple(self._weights.shape)))
 
 
 def _with_constant(inputs: Tensor) -> Tensor:
@@ -163,6 +164,14 @@ class NetworkValue(ValueFunction):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        check_like("network", state["network"], dict(self._network.state_dict()))
+        check_like("generator", state["generator"], self._generator.get_state())
+        if state["standards"]:  # it was trained
+            inputs, scalar = torch.zeros(self.sizes[0], dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+            check_like("standards", state["standards"], {0: inputs, 1: inputs, 2: scalar, 3: scalar})
+            step, parameters = torch.zeros(()), enumerate(self._network.parameters())
+            adam = {i: {"step": step, "exp_avg": p, "exp_avg_sq": p} for i, p in parameters}
+            check_like("optimizer", state["optimizer"], adam)
         tensors = _as_tensors(state)
         self._network.load_state_dict(tensors["network"])
         groups = self._optimizer.state_dict()["param_groups"]

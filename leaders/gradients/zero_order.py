@@ -23,6 +23,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.losses import Loss, evaluate_loss
 from bocmdp_gym.options import check_count, check_flag, check_number
+from bocmdp_gym.saved_state import count_entry
 from followers import Policy, TrajectoryOracle
 from followers.environments import check_unchanged
 from leaders.gradients.base import Array, Estimator, policy_table
@@ -123,7 +124,7 @@ class ZeroOrderEstimator(Estimator):
         return {"points": self._points, "last": None if self._last is None else self._last.hex()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._points, self._last = state["points"], None if state["last"] is None else bytes.fromhex(state["last"])
+        self._points, self._last = count_entry(state, "points"), None if state["last"] is None else bytes.fromhex(state["last"])
 
     def _smoothing_at(self, x: Tensor) -> float:
         """u_t."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bocmdp_gym.errors import OptionError, suggest
+from bocmdp_gym.options import as_integer
 from leaders.settings.environments import commands
 from leaders.settings.options import from_file, needs_json
 from leaders.settings.run import RunSettings
@@ -142,8 +143,8 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
     if kind is Any:
         return tuple(_checked(Any, part, name) for part in value) if isinstance(value, (list, tuple)) else value
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
+        if type(value) in arguments:
+            return value
         *others, last = (a for a in arguments if a is not type(None))
         for other in others:
             with suppress(OptionError):
@@ -163,6 +164,8 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
         return Path(value)
     elif kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    elif kind is int and as_integer(value) is not None:  # 1e4 too
+        return as_integer(value)
     elif isinstance(kind, type) and type(value) is kind:
         return value
     wanted = "an object with names and values" if origin is dict else kind.__name__ if isinstance(kind, type) else str(kind)

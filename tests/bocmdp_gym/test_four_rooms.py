@@ -60,7 +60,7 @@ def test_slip_moves() -> None:
         ({"leader_discount": [0.9]}, errors.DiscountError, "leader_discount"),
         ({"goals": 5}, errors.OptionError, "goals is 5"),
         ({"slip": 0.4}, errors.OptionError, "Did you mean 'slip_probability'"),
-        ({"goals": []}, errors.OptionError, "goals is empty"),
+        ({"goals": []}, errors.OptionError, "at least one"),
         ({"discount": 1.5}, errors.DiscountError, "1.5"),
         ({"slip_probability": 0.0, "horizon": None}, errors.DiscountError, "horizon is None"),
     ],

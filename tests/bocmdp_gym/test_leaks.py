@@ -127,6 +127,18 @@ def test_no_alarm_on_random_functions_at_random_points() -> None:
         random_model(seed, moving=("reward", "leader_reward", "transition", "initial", "termination"), successors=3)
 
 
+def test_large_functions_that_leave_torch_away_from_the_first_x_are_refused() -> None:
+    """More than 100,000 numbers, of which action 1's leak where |x_0| > 0.3."""
+
+    def large(x: Tensor, leak: bool) -> Tensor:
+        beyond = torch.relu((x[0].detach() if leak else x[0]).abs() - 0.3)
+        return torch.stack([x[0].expand(200, 300), x[0] + beyond * torch.linspace(1.0, 2.0, 300).expand(200, 300)], -1)
+
+    with pytest.raises(errors.ModelError, match=r"^f leaves torch in part: at entry \[\d+, \d+, 1\]"):
+        check_leaks(lambda x: {"f": large(x, True)}, np.zeros(2))
+    check_leaks(lambda x: {"f": large(x, False)}, np.zeros(2))
+
+
 def test_functions_are_evaluated_inside_their_space() -> None:
     seen: list[np.ndarray[Any, Any]] = []
 

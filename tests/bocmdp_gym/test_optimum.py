@@ -28,7 +28,7 @@ def test_a_warm_start_is_kept_restored_and_forgotten() -> None:
     warm = solver.solve(mdps, 1, 0.01)
     assert warm.iterations < cold.iterations
     other = WarmSolver()
-    other.load_state({str(context): value for context, value in state.items()})
+    other.load_state(dict(state))
     np.testing.assert_array_equal(other.solve(mdps, 1, 0.01).value, warm.value)
     assert other.solve(mdps, 0, 0.01).iterations > 1  # contexts have warm starts of their own
     other.reset()

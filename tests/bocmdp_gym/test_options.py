@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import bocmdp_gym
+import followers
+import leaders
 from bocmdp_gym import errors
 from bocmdp_gym.options import (
+    as_list,
     check_array,
     check_choice,
     check_count,
@@ -51,3 +57,27 @@ def test_choices_arrays_and_distributions() -> None:
     for probabilities in ([0.5, 0.6], [1.5, -0.5], [1.0]):
         with pytest.raises(errors.OptionError, match=r"^p (is|has)"):
             check_distribution("p", probabilities, 2)
+
+
+def test_lists() -> None:
+    for value in ([1, 2], (1, 2), range(1, 3), np.array([1, 2])):
+        assert as_list(value) == [1, 2]
+    for value in (3, np.array(3), np.float64(3), "ab", b"ab", None, {1: 2}, lambda: None):
+        assert as_list(value) is None
+
+
+#: Checks that return their value converted: 1e4 as an int, np.float32(0.1) as a float, an array in float64.
+CONVERTING = {"check_count", "check_number", "check_flag", "check_array", "check_distribution", "check_discount"}
+CONVERTING |= {"check_regularization", "check_horizon", "check_folder"}
+
+
+def test_what_a_check_returns_is_used() -> None:
+    """Or a value that is accepted, such as 1e4 for a count, would be used as it came (run_arguments only refuses, early)."""
+    folders = [Path(package.__file__).parent for package in (bocmdp_gym, followers, leaders) if package.__file__]
+    ignored = []
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py") if path.name != "run_arguments.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            call = node.value if isinstance(node, ast.Expr) else None
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in CONVERTING:
+                ignored.append(f"{path.name}:{call.lineno}")
+    assert ignored == []

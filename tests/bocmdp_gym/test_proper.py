@@ -43,3 +43,20 @@ def test_discount_one_is_allowed_where_staying_costs() -> None:
             _walk(cost)
     with pytest.raises(errors.DiscountError, match="from state 8 in context 0"):
         _walk(1.0, both_ends=False, way_back=False)  # from state 8 there is no way to the end
+
+
+def test_discount_one_is_checked_inside_transforms_too() -> None:
+    """Staying costs 1 + x_0: from x_0 = -1 on, to and fro for ever is as good as ending."""
+    walk = _walk(1.0)
+    ends = (walk.configure([0.0, 0.0]).termination > 0).to(F64)
+    model = walk.replace(reward=lambda x: (ends - 1) * (1.0 + x[0]))
+    for x in ([-1.0, 0.0], [-1.5, 0.0]):
+        z = torch.tensor(x, dtype=F64)
+        for transform in (torch.func.grad, torch.func.jacrev, lambda f: torch.func.jacrev(torch.func.jacrev(f))):
+            with pytest.raises(errors.DiscountError, match="from state 1 in context 0 some policy's episodes never end"):
+                transform(lambda x: model.leader_return(x, 0.1))(z)
+        for batch in (torch.stack([0 * z, z]), torch.stack([z, 0 * z])):
+            with pytest.raises(errors.DiscountError, match="from state 1 in context 0 some policy's episodes never end"):
+                torch.func.vmap(lambda x: model.leader_return(x, 0.1))(batch)
+    value = torch.func.vmap(lambda x: model.leader_return(x, 0.1))(torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=F64))
+    assert torch.isfinite(value).all()

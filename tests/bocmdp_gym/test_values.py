@@ -15,9 +15,10 @@ import bocmdp_gym
 import followers
 import leaders
 from bocmdp_gym import FactoredTransitions, SuccessorTransitions, TabularBOCMDP, errors
+from bocmdp_gym.envs import FourRooms, MetaRL
 from followers import SoftPolicyIteration, StepSize
-from leaders import Checkpoints, Constraint
-from leaders.gradients import ExactEstimator
+from leaders import Checkpoints, Constraint, LeaderEnv
+from leaders.gradients import ExactEstimator, MultilevelEstimator
 from leaders.updates import project_to_simplex
 from tests.problems import random_model, random_x, small_model
 
@@ -63,6 +64,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: StepSize(NAN, None, False), errors.OptionError, "scale, h, is nan"),
     (lambda: StepSize(1.0, 0.0, False), errors.OptionError, "offset, n0, is 0.0"),
     (lambda: StepSize(1.0, None, 2), errors.OptionError, "per_pair is 2"),  # type: ignore[arg-type]
+    (lambda: MultilevelEstimator(63), errors.OptionError, r"levels is 63; expected an integer in 2\.\.62"),
+    (lambda: MetaRL(goals=np.array(3)), errors.OptionError, r"goals is array\(3\)"),
+    (lambda: MetaRL(goals=np.ma.masked_array([1, 2], [True, False])), errors.LayoutError, r"goals\[0\] is"),
+    (lambda: FourRooms(goals=np.array(3)), errors.OptionError, r"goals is array\(3\)"),
+    (lambda: LeaderEnv(model(), SoftPolicyIteration(0.1), bounds=np.array(3)), errors.OptionError, r"bounds is array\(3\)"),
     (lambda: Checkpoints("f", every=1.5), errors.OptionError, "is 1.5"),  # type: ignore[arg-type]
     (lambda: gym.make_vec("bocmdp/FourRooms-v0", num_envs=2.5), errors.OptionError, "num_envs is 2.5"),  # type: ignore[arg-type]
     (lambda: model().solve(np.ma.masked_array([1.0, 2.0], [True, False]), 0.1), errors.LeaderParameterError, "real numbers"),

@@ -39,7 +39,7 @@ def test_reprs_can_be_pasted_back(follower: followers.Follower) -> None:
 def test_misspelt_options_are_refused(follower: followers.Follower) -> None:
     wrong, right = ("resett", "reset") if isinstance(follower, followers.CallableFollower) else ("discuont", "discount")
     with pytest.raises(errors.UnknownOptionError, match=f"Did you mean '{right}'"):
-        type(follower)(**follower._arguments, **{wrong: None})
+        type(follower)(**follower._given_arguments, **{wrong: None})
 
 
 @pytest.mark.parametrize("oracle", [TrajectoryOracle, RayOracle])

@@ -9,18 +9,12 @@ import numpy as np
 import pytest
 
 from tests.fuzz import brute_force
-from tests.fuzz.inputs import try_one
+from tests.fuzz.inputs import try_all
 from tests.problems import random_model
 
 
 def fuzz(numbers: range) -> Counter[str]:
-    found: Counter[str] = Counter()
-    faults = []
-    for number in numbers:
-        outcome = try_one(number)
-        found[outcome.partition(":")[0]] += 1
-        if outcome not in ("right", "named"):
-            faults.append(f"{number}: {outcome}")
+    found, faults = try_all(numbers)
     assert not faults, "\n" + "\n".join(faults[:30])
     return found
 

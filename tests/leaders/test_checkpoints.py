@@ -198,6 +198,66 @@ def test_crafted_content_is_named(name: str, value: Any, tmp_path: Path) -> None
         checkpoints.latest()
 
 
+def _arrays(state: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where the arrays of a state are."""
+    if isinstance(state, dict):
+        return [found for key, part in state.items() for found in _arrays(part, (*path, key))]
+    return [path] if isinstance(state, np.ndarray) else []
+
+
+def _with(state: Any, path: tuple[Any, ...], value: Any) -> Any:
+    return value if not path else {**state, path[0]: _with(state[path[0]], path[1:], value)}
+
+
+CRAFTED: dict[str, Callable[[], tuple[leaders.Leader, followers.Follower]]] = {
+    "exact": lambda: (leaders.ExactGradient(0.1, optimizer="Adam"), followers.SoftPolicyIteration(0.5)),
+    "momentum": lambda: (leaders.ZeroOrder(0.1, momentum=0.9), followers.LinearProgramming()),
+    "amd": lambda: (leaders.AMD(0.1, sweeps=3), followers.SoftValueIteration(0.5, iterations=5)),
+    "pooled": lambda: (leaders.HPGD(0.1, 30, estimator="pooled"), followers.SoftQLearning(0.5, iterations=50)),
+    "critic": lambda: (leaders.HPGD(0.1, 300, estimator="critic", epochs=1), followers.NaturalPolicyGradient(0.5, iterations=2)),
+    "network": lambda: (
+        leaders.HPGD(0.1, 300, estimator="critic", hidden=(4,), epochs=1, optimizer="NAdam"),
+        followers.VanillaPolicyGradient(0.5, iterations=3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CRAFTED)
+def test_crafted_arrays_are_named(case: str, tmp_path: Path) -> None:
+    """Every array in a checkpoint, with one more entry, with another number of axes, of text's type, or not finite."""
+
+    def run(iterations: int | None = None, resume: bool = False) -> leaders.Result:
+        leader, follower = CRAFTED[case]()
+        constraints = [leaders.Constraint("c", np.ones((2, 3, 3)), 0.1)] if case == "exact" else []
+        model = random_model(1, states=3, contexts=2, moving=("reward",))
+        options: dict[str, Any] = {"seed": 0, "evaluate_every": 1, "contexts": "all", "constraints": constraints}
+        options |= {"checkpoints": Checkpoints(tmp_path, 2), "callback": lambda p: p.iteration == iterations}
+        return leaders.optimize(model, leader, follower, 6, resume=resume, **options)
+
+    run(2)
+    path = sorted(tmp_path.glob("*.safetensors"))[-1]
+    content = read_state(path)
+    places = _arrays(content["state"])
+    if case == "network":  # one network's arrays stand for those of the others
+        places = [place for place in places if place[:4] == ("estimator", 0, 0, "leader")]
+    assert any(place[0] in ("estimator", "follower", "evaluator", "update") for place in places)
+    for place in places:
+        array = content["state"]
+        for key in place:
+            array = array[key]
+        crafted = [np.concatenate([array.reshape(-1), array.reshape(-1)[:1]]), array[None], array > 0]
+        if array.dtype.kind == "f":
+            crafted.append(np.full_like(array, np.nan))
+        for value in crafted:
+            if place == ("kept",) and value.ndim == 1 and value.dtype.kind == "i":
+                continue  # contexts, as many as there are
+            write_state(path, {**content, "state": _with(content["state"], place, value)})
+            with pytest.raises(errors.CheckpointError):
+                run(resume=True)
+    write_state(path, content)
+    assert len(run(resume=True).history) == 6
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """What started the tests may have had SIGINT ignored (a background job)."""

@@ -25,7 +25,7 @@ SHORT = [*SMALL, "--iterations", "6", "--evaluate-every", "2", "--checkpoint-eve
 LONG = [*SMALL, "--iterations", "1000000", "--evaluate-every", "1000", "--checkpoint-every", "500"]
 
 
-def _heed_signals() -> None:
+def _default_signals() -> None:
     """Whatever started the tests may have some of them ignored (nohup, a background job)."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -33,7 +33,7 @@ def _heed_signals() -> None:
 
 def _start(out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "leaders.train", *LONG, "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_signals)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_default_signals)
     deadline = time.monotonic() + 120
     while not list(out.glob("checkpoints/iteration-*")) or not (out / "progress.csv").exists():
         assert process.poll() is None

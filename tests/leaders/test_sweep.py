@@ -18,7 +18,7 @@ from bocmdp_gym.errors import BOCMDPError, OptionError
 from bocmdp_gym.files import owning
 from leaders import optimize
 from leaders.settings import RunSettings, commands, settings_from_values
-from leaders.sweep import Sweep, main, sweep
+from leaders.sweep import Sweep, main, read_plan, sweep
 from leaders.sweep_tasks import run_task, task_of
 
 ROOMS = "xxxxxx\nx    x\nx xx x\nx    x\nxxxxxx\n"
@@ -315,3 +315,14 @@ def test_nothing_that_a_plan_alone_names_is_imported(
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     assert main([str(tmp_path / "plan.json"), "--out", str(tmp_path / "out"), "--no-progress"]) == 2
     assert "name it yourself: --set module=sent" in capsys.readouterr().err
+
+
+def test_counts_may_be_floats_without_a_fraction(tmp_path: Path) -> None:
+    plan = Sweep(seeds=[np.int64(3), 5.0], settings={"iterations": 2.0})  # type: ignore[list-item]
+    assert [(type(run.seed), run.seed, run.iterations) for run in plan.runs()] == [(int, 3, 2), (int, 5, 2)]
+    path = tmp_path / "plan.toml"
+    path.write_text("seeds = 2e0\n")
+    assert read_plan(path)["seeds"] == [0, 1]
+    path.write_text("seeds = 1.5\n")
+    with pytest.raises(OptionError, match=r"seeds is 1\.5"):
+        read_plan(path)

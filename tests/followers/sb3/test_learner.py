@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,16 +135,18 @@ def test_schedules_of_clipping_too() -> None:
 
 
 def test_after_forty_responses_a_learner_learns_as_in_the_first() -> None:
-    """x changes its sign: a learner whose schedule is spent would still do what paid before."""
-    follower = SB3Follower("PPO", 512, n_steps=64, batch_size=64, learning_rate=lambda p: 2e-2 * p, ent_coef=0.05)
+    """Forty responses where nothing is to be learnt, and then the reward appears.
+
+    A schedule spent over all steps so far would leave 1/41 of the rate: P(best) is then .52, and .92 to .98 here (three seeds).
+    """
+    options: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 5, "policy_kwargs": {"net_arch": [16]}}
+    options |= {"normalize_advantage": False, "ent_coef": 0.05}  # or what is noise at x = 0 would move the policy
+    follower = SB3Follower("PPO", 128, learning_rate=lambda progress: 2e-2 * progress, **options)
     oracle = TrajectoryOracle(bandit(), follower)
     generator = rng(0)
-    best = []
-    for k in range(41):
-        x = X if k % 2 == 0 else -X
-        best.append(float(oracle.respond(x, 0, generator).table[:, k % 2].min()))
-    assert best[0] > 0.8
-    assert best[-1] > 0.8
+    for _ in range(40):
+        oracle.respond(np.zeros(2), 0, generator)
+    assert float(oracle.respond(X, 0, generator).table[:, 0].min()) > 0.8
 
 
 def test_a_rollout_that_overshoots_has_no_negative_rate() -> None:

@@ -268,7 +268,7 @@ def test_what_cannot_be_pooled_is_refused() -> None:
     estimator.bind(_oracle(_model(contexts=2)))
     saved = estimator.state()
     estimator.bind(oracle)
-    with pytest.raises(errors.OptionError, match="same share_contexts"):
+    with pytest.raises(errors.DamagedError, match="same share_contexts"):
         estimator.load_state(saved)
 
 
