@@ -1,6 +1,7 @@
 """Leaders: HPGD and its relatives, through one outer loop."""
 
 from bocmdp_gym.version import __version__
+from leaders import objectives
 from leaders.checkpoints import Checkpoints
 from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
@@ -31,6 +32,7 @@ __all__ = [
     "check_gradient",
     "compare_gradients",
     "multistart",
+    "objectives",
     "optimize",
     "optimize_many",
     "register_estimator",

@@ -217,7 +217,9 @@ COLUMNS = {
     "iteration": "outer iteration, counted from 0; its numbers belong to x before the update",
     "context": "the context xi drawn for this iteration",
     "sampled_return": "leader's return F_xi in that context, as the estimator saw it (minus the loss, with a loss)",
-    "leader_return": "exact F(x) = E_xi F_xi under the follower's optimum, where it was evaluated (minus the loss)",
+    "leader_return": "exact F(x) under the follower's optimum, where it was evaluated: E_xi F_xi or the objective's value (minus "
+    "the loss, with a loss)",
+    "leader_return_XI": "exact F_xi in context XI, where it was evaluated and an objective couples contexts (20 at most)",
     "gradient_norm": "Euclidean norm of the estimate of dF_xi/dx, before clipping",
     "standard_error": "Euclidean norm of the estimate's standard error, where the estimator reports one",
     "critic_error": "held-out squared error of the fitted leader values, relative to the variance of the returns",
