@@ -203,7 +203,7 @@ class Function(Objective):
 
     def __init__(self, function: Callable[[Tensor], Tensor], memory: int | None = None):
         super().__init__(memory)
-        self.function = check_function("objective", function, "values")
+        self.function = check_function("function", function, "values")
 
     def check(self, n_contexts: int) -> None:
         """Refuse a function that returns no scalar of torch, or one without a graph (tried at values of 1).
