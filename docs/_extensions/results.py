@@ -339,16 +339,18 @@ def _which_estimator(r: dict[str, Any]) -> Iterable[str]:
         one, contexts = problem["estimators"][name], problem["contexts"]
         steps = (one["env_steps"] + one["model_draws"]) / contexts
         used = "model only" if steps == 0 else f"{steps:,.0f} steps"
-        return f"{one['relative_error']:.2g} ({one['cosine']:.2f}; {used}, {1e3 * one['seconds'] / contexts:.3g} ms)"
+        error = one["relative_error"]
+        said = f"{error:,.0f}" if error >= 10 else f"{error:.2g}"
+        return f"{said} ({one['cosine']:.2f}; {used}, {1e3 * one['seconds'] / contexts:.3g} ms)"
 
     names = list(dict.fromkeys(name for problem in problems.values() for name in problem["estimators"]))
     rows = [(f"`{name}`", *(cell(problem, name) for problem in problems.values())) for name in names]
     yield from table(("estimator", *(problem["what"] for problem in problems.values())), rows)
     yield ""
     yield (
-        "Root mean square error of one estimate at x = 0, relative to the gradient (in brackets: mean cosine of the angle between "
-        f"the two, steps and time per context; about {r['steps']:,} steps were asked for, and {r['discarded']} estimates thrown "
-        "away before); –: cannot work there."
+        "Root mean square error of one estimate at x = 0, relative to the gradient (in brackets: mean cosine of their angle, "
+        f"steps and time per context; about {r['steps']:,} steps were asked for, {r['discarded']} estimates thrown away "
+        "before); –: cannot work there."
     )
     measured = [
         f"{problem['reference_error']:.1%} ({problem['what']})" for problem in problems.values() if problem["reference_error"] > 0
