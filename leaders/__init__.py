@@ -2,6 +2,7 @@
 
 from bocmdp_gym.version import __version__
 from leaders import objectives
+from leaders.annealing import Annealing
 from leaders.checkpoints import Checkpoints
 from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
@@ -17,6 +18,7 @@ from leaders.result import Progress, Result
 __all__ = [
     "AMD",
     "HPGD",
+    "Annealing",
     "Checkpoints",
     "ComparedGradient",
     "Constraint",

@@ -64,13 +64,18 @@ class Evaluator:
             total += probability * value
         return total
 
-    def suboptimality(self, policy: Policy) -> dict[str, float]:
-        """The columns that say how far a response is from the follower's optimum; none where it exposes no probabilities."""
+    def suboptimality(self, policy: Policy, regularization: float | None = None) -> dict[str, float]:
+        """The columns that say how far a response is from the follower's optimum; none where it exposes no probabilities.
+
+        Args:
+            policy: the response.
+            regularization: the lambda it answers to, if that is not the evaluator's.
+        """
         table = self._oracle.tabulate(policy)
         if table is None:
             return {}
         mdps = self._oracle.configure(table.leader)
-        measured = suboptimality(mdps, table, table.leader, self._regularization, solver=self._solver)
+        measured = suboptimality(mdps, table, table.leader, regularization or self._regularization, solver=self._solver)
         return {"follower_delta": measured.delta, "follower_value_gap": measured.value_gap}
 
     def state(self) -> dict[str, Any]:

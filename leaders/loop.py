@@ -20,6 +20,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
+from leaders.annealing import Annealing, LambdaSchedule, check_schedule
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
@@ -49,6 +50,7 @@ def optimize(
     constraints: Sequence[Constraint] = (),
     constraint_penalty: float = 50.0,
     contexts: int | Literal["all"] = 1,
+    regularization_schedule: Annealing | LambdaSchedule | None = None,
     oracle: OracleFactory = TrajectoryOracle,
     evaluate_every: int = 100,
     callback: Callback | None = None,
@@ -74,6 +76,9 @@ def optimize(
         constraint_penalty: rho of the augmented Lagrangian: larger presses harder, and too large overshoots.
         contexts: contexts drawn per iteration, whose estimates are averaged; "all": every one of finitely many, weighted by
             its probability.
+        regularization_schedule: the follower's lambda over the iterations (`leaders.annealing`), for followers whose lambda may
+            change: ``leaders.Annealing(0.1)`` begins with 0.1 and ends with the follower's own, which the results are about; or a
+            function of (iteration, iterations).
         oracle: how env and follower are put together; ``functools.partial(RayOracle, workers=4)`` for slow followers, whose
             responses in the contexts of an iteration are then made at the same time.
         evaluate_every: how often the exact leader return is computed (tabular models) and ``callback`` is called.
@@ -115,6 +120,7 @@ def optimize(
         constraints=constraints,
         constraint_penalty=constraint_penalty,
         contexts=contexts,
+        regularization_schedule=check_schedule(regularization_schedule),
     )
     with nullcontext() if checkpoints is None else checkpoints.owned():
         run = LeaderRun(env, leader, follower, iterations, seed, options, oracle)

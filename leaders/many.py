@@ -21,6 +21,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
+from leaders.annealing import Annealing, LambdaSchedule, check_schedule
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
 from leaders.gradients.batch import BatchEstimator
@@ -55,6 +56,7 @@ def optimize_many(
     constraints: Sequence[Constraint] = (),
     constraint_penalty: float = 50.0,
     contexts: int | Literal["all"] = 1,
+    regularization_schedule: Annealing | LambdaSchedule | None = None,
     oracle: OracleFactory = TrajectoryOracle,
     evaluate_every: int = 100,
     callback: Callback | None = None,
@@ -75,8 +77,8 @@ def optimize_many(
         seeds: whole numbers. One leader makes a run for each, one seed a run with each leader; else there must be as many.
         device: have ExactGradient solve its problems at once by batched LU factorisations of torch, in float64, on this device
             ("cuda"; "cpu" is for comparison only); None: compiled kernels.
-        x0, loss, objective, constraints, constraint_penalty, contexts, oracle, evaluate_every, progress: as for
-            `leaders.optimize`.
+        x0, loss, objective, constraints, constraint_penalty, contexts, regularization_schedule, oracle, evaluate_every, progress:
+            as for `leaders.optimize`.
         callback: as for `leaders.optimize`; `Progress.run` says which run it is, and True stops that run alone.
 
     Returns:
@@ -100,6 +102,8 @@ def optimize_many(
     leaders, numbers = _one_per_run(leader, seeds)
     if device is not None and loss is not None:
         raise UnsupportedError("device= is for the leader's return, not for a general loss; leave one of them out.")
+    if device is not None and regularization_schedule is not None:
+        raise UnsupportedError("device= is for one lambda, not for a regularization_schedule; leave one of them out.")
     if device is not None and oracle is not TrajectoryOracle:
         raise UnsupportedError("device= solves the follower's problem itself and asks no other oracle; leave one of them out.")
     options = RunOptions(
@@ -109,6 +113,7 @@ def optimize_many(
         constraints=constraints,
         constraint_penalty=constraint_penalty,
         contexts=contexts,
+        regularization_schedule=check_schedule(regularization_schedule),
     )
 
     runs: list[LeaderRun] = []
@@ -119,7 +124,7 @@ def optimize_many(
 
     with closing_on_error(runs):
         first, batch = start(0), None
-        if loss is None and oracle is TrajectoryOracle:
+        if loss is None and oracle is TrajectoryOracle and regularization_schedule is None:
             batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
         others = range(1, len(leaders))
         if batch is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Literal, TypedDict
 
@@ -22,6 +23,7 @@ from bocmdp_gym.validation import check_leader
 from bocmdp_gym.version import __version__
 from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
+from leaders.annealing import Annealing, LambdaSchedule, check_annealable, scheduled
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.contexts import every_context
@@ -49,6 +51,7 @@ class RunOptions(TypedDict):
     constraints: Sequence[Constraint]
     constraint_penalty: float
     contexts: int | Literal["all"]
+    regularization_schedule: Annealing | LambdaSchedule | None
 
 
 class LeaderRun:
@@ -93,6 +96,7 @@ class LeaderRun:
     def _set_up(self, options: RunOptions) -> None:
         leader, loss, constraints = self.leader, options["loss"], options["constraints"]
         leader.estimator.bind(self.oracle, loss)
+        check_annealable(options["regularization_schedule"], self.oracle)
         core = self.oracle.core
         self._number, self._every = _contexts_per_iteration(core, options["contexts"])
         self.coupling: Coupling | None = coupling(options["objective"], core, self._every is not None, loss)
@@ -108,6 +112,7 @@ class LeaderRun:
         self._before = 0.0  # seconds of earlier sessions of this run
         self.share = 1.0
         self._began = perf_counter()
+        self._regularization: float | None = None  # of the last iteration, where a schedule decides on it
         self.evaluator: Evaluator | None = None
         regularization = leader.estimator.regularization
         self.constrained: AugmentedLagrangian | None = None
@@ -133,19 +138,40 @@ class LeaderRun:
 
     def iterate(self, evaluate: bool, checkpoints: Checkpoints | None) -> dict[str, Any]:
         """One outer iteration. Returns its record."""
-        x = self.x.detach()
-        drawn, estimator = self.draw(), self.leader.estimator
+        drawn = self.draw()
+        with self._annealed():
+            estimate = self._estimate(drawn)
+        return self.take(drawn, estimate, evaluate, checkpoints)
+
+    @contextmanager
+    def _annealed(self) -> Iterator[None]:
+        """Let follower and estimator work with the lambda of this iteration, where a schedule says another than their own."""
+        schedule, follower = self._options["regularization_schedule"], self.oracle.follower
+        if schedule is None or follower.regularization is None:
+            yield
+            return
+        own = follower.regularization
+        self._regularization = scheduled(schedule, self.done, self.iterations, own)
+        try:
+            follower.regularization = self._regularization
+            self.leader.estimator.take_regularization(self._regularization)
+            yield
+        finally:
+            follower.regularization = own
+            self.leader.estimator.take_regularization(own)
+
+    def _estimate(self, drawn: WeightedContexts) -> Estimate:
+        """The estimate of an iteration, from its contexts."""
+        x, estimator = self.x.detach(), self.leader.estimator
         if self.coupling is not None and self._every is not None:
             together = estimator.estimate_coupled(self.oracle, x, drawn, self.coupling.value, self.rng)
             if together is not None:
-                return self.take(drawn, together, evaluate, checkpoints)
+                return together
         rngs = self._generators(x, [context for context, _ in drawn])
         estimates = [estimator.estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]
         if self.coupling is None:
-            estimate = weighted(estimates, [weight for _, weight in drawn])
-        else:
-            estimate = self.coupling.combine(drawn, estimates)
-        return self.take(drawn, estimate, evaluate, checkpoints)
+            return weighted(estimates, [weight for _, weight in drawn])
+        return self.coupling.combine(drawn, estimates)
 
     def draw(self) -> WeightedContexts:
         """Begin an iteration: the contexts it is about, with their weights."""
@@ -181,6 +207,8 @@ class LeaderRun:
             record["context"] = context
         if estimate.standard_error is not None:
             record["standard_error"] = float(torch.linalg.vector_norm(estimate.standard_error))
+        if self._regularization is not None:
+            record["regularization"] = self._regularization
         record |= estimate.metrics | measured
         if self.evaluator is not None:
             if evaluate:
@@ -189,7 +217,7 @@ class LeaderRun:
                 if self.coupling is not None:
                     record |= self.coupling.columns(values)
             if self.oracle.last_response is not None and not self.oracle.follower.exact:
-                record |= self.evaluator.suboptimality(self.oracle.last_response)
+                record |= self.evaluator.suboptimality(self.oracle.last_response, self._regularization)
         record["gradient_norm"] = norm = self.leader.update.step(self.x, gradient)
         if not norm < float("inf"):
             kept = "" if checkpoints is None else f" The last good checkpoint is {checkpoints.last}."

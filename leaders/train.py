@@ -41,6 +41,7 @@ def train(settings: RunSettings) -> Result:
             objective=objective,
             constraints=constraints,
             contexts=settings.contexts,
+            regularization_schedule=settings.make_schedule(),
             evaluate_every=settings.evaluate_every,
             callback=lambda progress: run.log(progress.record, progress.history),
             checkpoints=run.checkpoints,

@@ -223,6 +223,7 @@ CASES: dict[str, Case] = {
     "Update": Case(updates.Update, lambda: {"learning_rate": 0.1}),
     "project_to_simplex": Case(updates.project_to_simplex, lambda: {"x": torch.ones(2), "total": 1.0}),
     "Checkpoints": Case(leaders.Checkpoints, lambda: {"folder": "no-such-folder", "every": 3}),
+    "Annealing": Case(leaders.Annealing, lambda: {"initial": 0.1}),
     "Constraint": Case(leaders.Constraint, lambda: {"name": "c", "outcome": "follower", "at_least": 0.1}),
     "Mean": Case(objectives.Mean, dict),
     "Min": Case(objectives.Min, lambda: {"memory": 3}),

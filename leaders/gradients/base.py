@@ -65,6 +65,11 @@ class Estimator(Needs, WithArguments, ABC):
         check_needs(self, oracle, loss)
         self.loss = loss
 
+    def take_regularization(self, regularization: float) -> None:
+        """Estimate for another lambda from now on: the follower's has changed (`leaders.annealing`)."""
+        self.regularization = regularization
+        self.__dict__.pop("_lambda", None)
+
     @classmethod
     def batched(
         cls, oracle: TrajectoryOracle, estimators: Sequence[Estimator], device: str | None = None

@@ -19,6 +19,7 @@ from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError
 from followers import Follower
 from followers.registry import FOLLOWERS, make_follower
+from leaders.annealing import Annealing
 from leaders.gradients import Estimator
 from leaders.leaders import (
     AMD,
@@ -57,6 +58,8 @@ class RunSettings:
     leader_objective: str = "mean"
     regularization: float = 0.001
     """The follower's entropy coefficient lambda > 0: how random its optimal behaviour is."""
+    regularization_from: float | None = None
+    """Begin with this lambda instead, and let it fall to --regularization over the first 80% of the iterations."""
     iterations: int = 10_000
     """Outer iterations: one gradient and one step of x each."""
     contexts: int | Literal["all"] = 1
@@ -140,6 +143,10 @@ class RunSettings:
         if len(estimators) > 1:
             given["estimator"] = estimators[estimator]
         return leader(**given)
+
+    def make_schedule(self) -> Annealing | None:
+        """How the follower's lambda changes over the run, if it does."""
+        return None if self.regularization_from is None else Annealing(self.regularization_from)
 
     def make_objective(self) -> Objective:
         """What is made of the contexts' returns.

@@ -248,14 +248,9 @@ def test_constraints_keep_their_weights() -> None:
 
 def test_leader_env_pays_the_objective() -> None:
     rooms, follower = small_rooms(), followers.SoftPolicyIteration(0.05)
-    paid = {
-        name: leaders.LeaderEnv(rooms, follower, bounds=(-1.0, 1.0), objective=objective, **options)
-        for name, objective, options in (
-            ("mean", None, {}),
-            ("min", Min(), {}),
-            ("sampled", Min(), {"value": "sampled", "env_steps": 20_000}),
-        )
-    }
+    made = partial(leaders.LeaderEnv, rooms, follower, bounds=(-1.0, 1.0))
+    sampled = made(objective=Min(), value="sampled", env_steps=20_000)
+    paid = {"mean": made(), "min": made(objective=Min()), "sampled": sampled}
     x = np.zeros(paid["mean"].low.shape)
     for env in paid.values():
         env.reset(seed=0)
