@@ -119,6 +119,7 @@ class Follower(WithArguments, ABC):
         plans: whether it reads the tabular model, rather than learning from the environment.
         exact: whether its policies are optimal up to a residual it reports, so that no one need measure their distance.
         iterative: whether a solve can be stopped and continued (`IterativeFollower.start`).
+        anneals: whether its lambda may be set anew between responses: ``regularization`` is read at each.
         shared: whether one learner serves all contexts, so that it cannot answer in several at once.
         exposes_probabilities: whether its policies do; None where that depends on the response.
         discount: a gamma it was given explicitly, which must be the environment's; None: it takes the environment's.
@@ -129,6 +130,7 @@ class Follower(WithArguments, ABC):
     plans: bool = False
     exact: bool = False
     iterative: bool = False
+    anneals: bool = False
     shared: bool = False
     exposes_probabilities: bool | None = None
     discount: float | None = None

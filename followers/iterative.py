@@ -138,7 +138,7 @@ class IterativeFollower(Follower):
         DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
     """
 
-    plans = iterative = True
+    plans = iterative = anneals = True
     exposes_probabilities = True
 
     def __init__(

@@ -29,7 +29,7 @@ class SoftPolicyIteration(Follower):
         DiscountError: a discount outside [0, 1] (or, when the oracle is made, another than the environment's).
     """
 
-    plans = exact = True
+    plans = exact = anneals = True
     exposes_probabilities = True
 
     def __init__(

@@ -1,6 +1,8 @@
 """Leaders: HPGD and its relatives, through one outer loop."""
 
 from bocmdp_gym.version import __version__
+from leaders import objectives
+from leaders.annealing import Annealing
 from leaders.checkpoints import Checkpoints
 from leaders.checks import check_gradient
 from leaders.compare import ComparedGradient, GradientComparison, compare_gradients
@@ -16,6 +18,7 @@ from leaders.result import Progress, Result
 __all__ = [
     "AMD",
     "HPGD",
+    "Annealing",
     "Checkpoints",
     "ComparedGradient",
     "Constraint",
@@ -31,6 +34,7 @@ __all__ = [
     "check_gradient",
     "compare_gradients",
     "multistart",
+    "objectives",
     "optimize",
     "optimize_many",
     "register_estimator",

@@ -2,8 +2,8 @@
 
 Followers are solved (or trained) from scratch at the x the run found and, for comparison, at the x it started from. Reported, per
 context and together: the leader's return with a confidence interval from fresh episodes, what it gained, the follower's value
-before and after (who gains, who loses, and the Gini coefficient across contexts), and the leader's return if the follower's
-lambda was misjudged.
+before and after (who gains, who loses, and the Gini coefficient across contexts), objectives of the contexts' returns (the
+run's own, the mean, the worst, and equality times productivity), and the leader's return if the follower's lambda was misjudged.
 
 Intervals. In one context, Student's t over episodes. Together, finitely many contexts are all taken, so only their episodes are
 random: variances add, weighted by P_xi squared, with Satterthwaite's degrees of freedom. Continuous contexts are drawn, and one
@@ -33,6 +33,7 @@ from bocmdp_gym.options import as_array, check_count
 from followers import Follower, TrajectoryOracle
 from leaders.contexts import every_context
 from leaders.gradients.exact import leader_values
+from leaders.objectives import EqualityTimesProductivity, Mean, Min, Objective
 from leaders.plots import save
 from leaders.run_arguments import generator
 from leaders.run_folder import SUMMARY
@@ -78,7 +79,9 @@ class Evaluation:
         leader_gain, gain_interval: the same of the difference to the baseline's, context by context.
         exact_leader_return: exact F(x), None without a tabular model.
         gini_after, gini_before: Gini coefficient of follower values across contexts; None where a value is negative.
-        misjudged: leader's return at the x found by factor on the follower's lambda; empty if the follower has none.
+        misjudged: the run's objective at the x found by factor on the follower's lambda; empty if the follower has none.
+        objectives_after, objectives_before: objectives of the contexts' returns (exact where they are known), by name, the run's
+            own first; empty where contexts are drawn.
     """
 
     after: list[ContextReport]
@@ -91,6 +94,8 @@ class Evaluation:
     gini_after: float | None
     gini_before: float | None
     misjudged: dict[str, float]
+    objectives_after: dict[str, float]
+    objectives_before: dict[str, float]
 
 
 def evaluate(
@@ -122,11 +127,12 @@ def evaluate(
     drawn, sampled = _contexts(core, contexts, generator(seed + 3)), every_context(core) is None
     after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)
     before = _reports(env, settings.make_follower(), np.asarray(baseline), drawn, env_steps, seed + 1)
+    objective = settings.make_objective()
     misjudged = {}
     for factor in factors if settings.make_follower().regularization is not None else ():
         other = settings.make_follower(regularization=settings.regularization * factor)
         reports = _reports(env, other, np.asarray(x), drawn, env_steps, seed + 2)
-        misjudged[f"{factor:g}"] = _mean([_best(r) for r in reports], drawn)
+        misjudged[f"{factor:g}"] = _value(objective, reports)
     env.close()
     exact = [r.exact_leader_return for r in after]
     gains = [a.leader_return - b.leader_return for a, b in zip(after, before, strict=True)]
@@ -141,6 +147,8 @@ def evaluate(
         gini_after=gini([r.follower_value for r in after], [p for _, p in drawn]),
         gini_before=gini([r.follower_value for r in before], [p for _, p in drawn]),
         misjudged=misjudged,
+        objectives_after={} if sampled else _objectives(objective, after),
+        objectives_before={} if sampled else _objectives(objective, before),
     )
 
 
@@ -150,6 +158,16 @@ def gini(values: list[float], weights: list[float]) -> float | None:
     if (v < 0).any() or not v.any():
         return None
     return float(w @ np.abs(v[:, None] - v) @ w / (2 * (w @ v)))
+
+
+def _value(objective: Objective, reports: list[ContextReport]) -> float:
+    """An objective of the contexts' returns."""
+    return objective.value(np.array([_best(r) for r in reports]), np.array([r.probability for r in reports]))
+
+
+def _objectives(own: Objective, reports: list[ContextReport]) -> dict[str, float]:
+    named = {repr(one): one for one in (own, Mean(), Min(), EqualityTimesProductivity())}
+    return {name: _value(one, reports) for name, one in named.items()}
 
 
 def _best(report: ContextReport) -> float:
@@ -240,6 +258,8 @@ def report(evaluation: Evaluation) -> str:
     exact = "" if evaluation.exact_leader_return is None else f", exact {evaluation.exact_leader_return:.4f}"
     lines.append(f"together: leader's return {evaluation.leader_return:.4f} +- {evaluation.leader_interval:.4f}{exact}")
     lines.append(f"gain over the start: {evaluation.leader_gain:.4f} +- {evaluation.gain_interval:.4f}")
+    for name, value in evaluation.objectives_after.items():
+        lines.append(f"objective {name} of the contexts' returns: {evaluation.objectives_before[name]:.4f} -> {value:.4f}")
     if evaluation.gini_after is not None and evaluation.gini_before is not None:
         lines.append(f"Gini of follower values: {evaluation.gini_before:.4f} before, {evaluation.gini_after:.4f} after")
     for factor, value in evaluation.misjudged.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.arguments import Constructed
@@ -14,7 +16,9 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import as_array, as_list, check_choice, check_count, check_number
 from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
+from leaders.coupling import coupling
 from leaders.gradients.exact import policy_return
+from leaders.objectives import Objective, as_objective
 
 Array = npt.NDArray[np.float64]
 MODES = ("set", "step")
@@ -32,7 +36,8 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
 
     ## Rewards
     F(x) after the follower responded: that of its responses in all contexts, from the tabular model's arrays
-    (``value="exact"``), or the mean discounted leader return of ``env_steps`` steps in one drawn context (``"sampled"``). An
+    (``value="exact"``), or the mean discounted leader return of ``env_steps`` steps in one drawn context (``"sampled"``; in every
+    context, with an ``objective`` that couples them). An
     exact follower starts from scratch for every value, so that equal actions pay equally to the bit; one that learns continues
     from what it has learnt.
 
@@ -44,6 +49,7 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
     env, follower: as for `leaders.optimize`.
     bounds: finite (low, high), numbers or arrays ``(d,)``; needed where ``leader_space`` is unbounded.
     mode, step_size, horizon, value, env_steps: see above.
+    objective: what is made of the contexts' returns, as for `leaders.optimize`.
 
     Attributes:
         follower_solves: how often a follower has responded so far.
@@ -67,6 +73,7 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         horizon: int = 20,
         value: Literal["exact", "sampled"] = "exact",
         env_steps: int = 10_000,
+        objective: Objective | Callable[[Tensor], Tensor] | None = None,
     ):
         self.oracle = TrajectoryOracle(env, follower)
         space = self.oracle.core.leader_space
@@ -86,6 +93,7 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         self._is_exact = value == "exact"
         if self._is_exact:
             check_unchanged("LeaderEnv(value='exact')", self.oracle.layers, self.oracle.core)
+        self._coupling = coupling(as_objective(objective), self.oracle.core, True, None)
         self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.observation_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.follower_solves = 0
@@ -102,18 +110,23 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         """The leader's value at x: the objective for black-box methods."""
         if self._is_exact:
             return self._exact_value(x)
-        context = self.oracle.sample_context(self.np_random)
+        if self._coupling is not None:
+            return self._coupling.value([self._sampled_return(x, context) for context in self._coupling.contexts])
+        return self._sampled_return(x, self.oracle.sample_context(self.np_random))
+
+    def _sampled_return(self, x: npt.ArrayLike, context: Any) -> float:
+        """The mean leader return of the follower's response in one context."""
         policy = self.oracle.respond(x, context, self.np_random)
         self.follower_solves += 1
         batch = self.oracle.sample(policy, self.env_steps, self.np_random)
         return float(batch.discounted_returns(self.oracle.core.leader_discount, leader=True).mean())
 
     def _exact_value(self, x: npt.ArrayLike) -> float:
-        """E_xi of the leader's return of the follower's responses."""
+        """E_xi of the leader's return of the follower's responses, or the objective of these returns."""
         if self.oracle.follower.exact:
             self.oracle.follower.reset()
-        total, probabilities = 0.0, self.oracle.core.model.context_probabilities
-        for context, probability in enumerate(probabilities):
+        probabilities, values = self.oracle.core.model.context_probabilities, []
+        for context in range(len(probabilities)):
             policy = self.oracle.respond(x, context, self.np_random)
             self.follower_solves += 1
             tabulated = self.oracle.tabulate(policy)
@@ -121,7 +134,12 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
                 raise UnsupportedError(
                     f"exact values need action probabilities, and {type(policy).__name__} has none; use value='sampled'."
                 )
-            total += float(probability) * policy_return(self.oracle.configure(x).arrays(context), tabulated.table)
+            values.append(policy_return(self.oracle.configure(x).arrays(context), tabulated.table))
+        if self._coupling is not None:
+            return self._coupling.value(self._coupling.possible(np.array(values)))
+        total = 0.0
+        for probability, value in zip(probabilities, values, strict=True):
+            total += float(probability) * value
         return total
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

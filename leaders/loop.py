@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from threading import Lock, local
 from typing import Any, Literal
@@ -20,10 +20,12 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.options import as_list, check_count
 from followers import Follower, TrajectoryOracle
+from leaders.annealing import Annealing, LambdaSchedule, check_schedule
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
 from leaders.leaders import Leader
+from leaders.objectives import Objective, as_objective
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 from leaders.run_arguments import check_options
@@ -44,9 +46,11 @@ def optimize(
     seed: int | np.random.Generator = 0,
     x0: npt.ArrayLike | Tensor | None = None,
     loss: Loss | None = None,
+    objective: Objective | Callable[[Tensor], Tensor] | None = None,
     constraints: Sequence[Constraint] = (),
     constraint_penalty: float = 50.0,
     contexts: int | Literal["all"] = 1,
+    regularization_schedule: Annealing | LambdaSchedule | None = None,
     oracle: OracleFactory = TrajectoryOracle,
     evaluate_every: int = 100,
     callback: Callback | None = None,
@@ -66,10 +70,15 @@ def optimize(
         seed: all randomness of the run comes from this seed or generator; equal seeds give equal numbers, bit for bit.
         x0: where to start, ``(d,)``; the environment's ``initial_leader(rng)`` if None.
         loss: a differentiable f(x, policy (S, A), context), minimised instead of maximising the leader's return.
+        objective: what is made of the contexts' returns F_1..F_C (`leaders.objectives`): Min, CVaR, SoftMin, ..., or any function
+            of them ``(C,)`` that torch can differentiate; the mean, E_xi F_xi, if None. Its value is the run's leader return.
         constraints: on outcomes of tabular problems, by an augmented Lagrangian (`leaders.constraints`).
         constraint_penalty: rho of the augmented Lagrangian: larger presses harder, and too large overshoots.
         contexts: contexts drawn per iteration, whose estimates are averaged; "all": every one of finitely many, weighted by
             its probability.
+        regularization_schedule: the follower's lambda over the iterations (`leaders.annealing`), for followers whose lambda may
+            change: ``leaders.Annealing(0.1)`` begins with 0.1 and ends with the follower's own, which the results are about; or a
+            function of (iteration, iterations).
         oracle: how env and follower are put together; ``functools.partial(RayOracle, workers=4)`` for slow followers, whose
             responses in the contexts of an iteration are then made at the same time.
         evaluate_every: how often the exact leader return is computed (tabular models) and ``callback`` is called.
@@ -104,7 +113,15 @@ def optimize(
     )
     if resume and checkpoints is None:
         raise OptionError("resume=True needs checkpoints=, the folder to resume from.")
-    options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)
+    options = RunOptions(
+        x0=x0,
+        loss=loss,
+        objective=as_objective(objective),
+        constraints=constraints,
+        constraint_penalty=constraint_penalty,
+        contexts=contexts,
+        regularization_schedule=check_schedule(regularization_schedule),
+    )
     with nullcontext() if checkpoints is None else checkpoints.owned():
         run = LeaderRun(env, leader, follower, iterations, seed, options, oracle)
         with closing_on_error([run]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from copy import copy, deepcopy
 from functools import partial
@@ -21,12 +21,14 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import as_list, check_count
 from followers import Follower, TrajectoryOracle
+from leaders.annealing import Annealing, LambdaSchedule, check_schedule
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
 from leaders.gradients.batch import BatchEstimator
 from leaders.gradients.estimate import WeightedContexts
 from leaders.leaders import Leader
 from leaders.loop import closing_on_error, complete, is_quiet, one_torch_thread
+from leaders.objectives import Objective, as_objective
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 from leaders.run_arguments import check_options
@@ -50,9 +52,11 @@ def optimize_many(
     device: str | None = None,
     x0: npt.ArrayLike | Tensor | None = None,
     loss: Loss | None = None,
+    objective: Objective | Callable[[Tensor], Tensor] | None = None,
     constraints: Sequence[Constraint] = (),
     constraint_penalty: float = 50.0,
     contexts: int | Literal["all"] = 1,
+    regularization_schedule: Annealing | LambdaSchedule | None = None,
     oracle: OracleFactory = TrajectoryOracle,
     evaluate_every: int = 100,
     callback: Callback | None = None,
@@ -73,7 +77,8 @@ def optimize_many(
         seeds: whole numbers. One leader makes a run for each, one seed a run with each leader; else there must be as many.
         device: have ExactGradient solve its problems at once by batched LU factorisations of torch, in float64, on this device
             ("cuda"; "cpu" is for comparison only); None: compiled kernels.
-        x0, loss, constraints, constraint_penalty, contexts, oracle, evaluate_every, progress: as for `leaders.optimize`.
+        x0, loss, objective, constraints, constraint_penalty, contexts, regularization_schedule, oracle, evaluate_every, progress:
+            as for `leaders.optimize`.
         callback: as for `leaders.optimize`; `Progress.run` says which run it is, and True stops that run alone.
 
     Returns:
@@ -97,9 +102,19 @@ def optimize_many(
     leaders, numbers = _one_per_run(leader, seeds)
     if device is not None and loss is not None:
         raise UnsupportedError("device= is for the leader's return, not for a general loss; leave one of them out.")
+    if device is not None and regularization_schedule is not None:
+        raise UnsupportedError("device= is for one lambda, not for a regularization_schedule; leave one of them out.")
     if device is not None and oracle is not TrajectoryOracle:
         raise UnsupportedError("device= solves the follower's problem itself and asks no other oracle; leave one of them out.")
-    options = RunOptions(x0=x0, loss=loss, constraints=constraints, constraint_penalty=constraint_penalty, contexts=contexts)
+    options = RunOptions(
+        x0=x0,
+        loss=loss,
+        objective=as_objective(objective),
+        constraints=constraints,
+        constraint_penalty=constraint_penalty,
+        contexts=contexts,
+        regularization_schedule=check_schedule(regularization_schedule),
+    )
 
     runs: list[LeaderRun] = []
 
@@ -109,7 +124,7 @@ def optimize_many(
 
     with closing_on_error(runs):
         first, batch = start(0), None
-        if loss is None and oracle is TrajectoryOracle:
+        if loss is None and oracle is TrajectoryOracle and regularization_schedule is None:
             batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
         others = range(1, len(leaders))
         if batch is not None:
@@ -166,13 +181,20 @@ def _complete_at_once(
     results: dict[int, Result] = {}
     for run in runs:
         run.share = 1.0 / len(runs)
+
+    def weighed(b: int, contexts: WeightedContexts, returns: Sequence[float]) -> tuple[list[float], float]:
+        coupling = runs[b].coupling
+        assert coupling is not None
+        return coupling.weigh(contexts, returns)
+
+    weigh = None if runs[0].coupling is None else weighed
     quiet = is_quiet(iterations, progress)
     with one_torch_thread(), closing(batch), tqdm(total=iterations * len(runs), unit="it", disable=quiet) as bar:
         for iteration in range(iterations):
             due = iteration % evaluate_every == 0 or iteration == iterations - 1
             drawn = [before if run.finished else run.draw() for run, before in zip(runs, drawn, strict=True)]
             x = torch.stack([run.x.detach() for run in runs])
-            estimates = batch.estimate(x, drawn, [run.rng for run in runs])
+            estimates = batch.estimate(x, drawn, [run.rng for run in runs], weigh)
             for i, (run, contexts, estimate) in enumerate(zip(runs, drawn, estimates, strict=True)):
                 if i in results:
                     continue

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym.arguments import Constructed
@@ -25,13 +27,14 @@ class Result(Constructed):
         x0: where the run started ``(d,)``.
         x_random: an iterate drawn uniformly from those before the last, x_0..x_{T-1}, the one Theorem 2.5 speaks of.
         history: one record per iteration (`leaders.history.COLUMNS`).
-        leader_return: exact F(x) at ``x`` (minus the loss, with a loss); None without a tabular model.
+        leader_return: exact F(x) at ``x`` (the objective's value; minus the loss, with a loss); None without a tabular model.
         env_steps: environment steps used.
         iterations: T, the iterations made.
         stopped: why it stopped: "iterations", it made all it was asked for; "callback", the callback returned True. A run that
             ends otherwise has no result: it raises an error.
         seconds: wall-clock time.
         oracle: the environment and follower the run used, as the run left them.
+        context_returns: exact F_xi at ``x`` in every context ``(C,)``; None where ``leader_return`` is.
     """
 
     x: Tensor
@@ -44,6 +47,7 @@ class Result(Constructed):
     stopped: Stopped
     seconds: float
     oracle: TrajectoryOracle
+    context_returns: npt.NDArray[np.float64] | None = None
 
 
 @dataclass

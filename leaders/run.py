@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Literal, TypedDict
 
@@ -22,15 +23,18 @@ from bocmdp_gym.validation import check_leader
 from bocmdp_gym.version import __version__
 from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
+from leaders.annealing import Annealing, LambdaSchedule, check_annealable, scheduled
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
 from leaders.contexts import every_context
+from leaders.coupling import Coupling, coupling
 from leaders.evaluator import Evaluator, evaluator
 from leaders.gradients import Estimate, Loss, PolicyEstimator
 from leaders.gradients.estimate import WeightedContexts, weighted
 from leaders.history import History
 from leaders.identity import describe, describe_oracle
 from leaders.leaders import Leader
+from leaders.objectives import Objective
 from leaders.result import Callback, Progress, Result, Stopped
 from leaders.run_arguments import check_kind, generator
 
@@ -43,9 +47,11 @@ class RunOptions(TypedDict):
 
     x0: npt.ArrayLike | Tensor | None
     loss: Loss | None
+    objective: Objective | None
     constraints: Sequence[Constraint]
     constraint_penalty: float
     contexts: int | Literal["all"]
+    regularization_schedule: Annealing | LambdaSchedule | None
 
 
 class LeaderRun:
@@ -90,8 +96,10 @@ class LeaderRun:
     def _set_up(self, options: RunOptions) -> None:
         leader, loss, constraints = self.leader, options["loss"], options["constraints"]
         leader.estimator.bind(self.oracle, loss)
+        check_annealable(options["regularization_schedule"], self.oracle)
         core = self.oracle.core
         self._number, self._every = _contexts_per_iteration(core, options["contexts"])
+        self.coupling: Coupling | None = coupling(options["objective"], core, self._every is not None, loss)
         start = core.initial_leader(self.rng) if options["x0"] is None else options["x0"]
         start = start.detach().numpy() if isinstance(start, Tensor) else start
         self.x0 = torch.tensor(check_leader(start, core.leader_space))
@@ -104,11 +112,12 @@ class LeaderRun:
         self._before = 0.0  # seconds of earlier sessions of this run
         self.share = 1.0
         self._began = perf_counter()
+        self._regularization: float | None = None  # of the last iteration, where a schedule decides on it
         self.evaluator: Evaluator | None = None
         regularization = leader.estimator.regularization
         self.constrained: AugmentedLagrangian | None = None
         if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
-            self.evaluator = evaluator(self.oracle, regularization, loss)
+            self.evaluator = evaluator(self.oracle, regularization, loss, self.coupling)
         if constraints:
             if loss is not None or regularization is None:
                 raise OptionError(
@@ -129,17 +138,40 @@ class LeaderRun:
 
     def iterate(self, evaluate: bool, checkpoints: Checkpoints | None) -> dict[str, Any]:
         """One outer iteration. Returns its record."""
-        x = self.x.detach()
         drawn = self.draw()
-        if len(drawn) == 1 and drawn[0][1] == 1.0:
-            estimate = self.leader.estimator.estimate(self.oracle, x, drawn[0][0], self.rng)
-            return self.take(drawn, estimate, evaluate, checkpoints)
-        rngs = self._generators(x, [context for context, _ in drawn])
-        estimator = self.leader.estimator
-        estimates = [estimator.estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]
-        weights = [weight for _, weight in drawn]
-        estimate = estimates[0] if weights[0] == 1.0 else weighted(estimates, weights)
+        with self._annealed():
+            estimate = self._estimate(drawn)
         return self.take(drawn, estimate, evaluate, checkpoints)
+
+    @contextmanager
+    def _annealed(self) -> Iterator[None]:
+        """Let follower and estimator work with the lambda of this iteration, where a schedule says another than their own."""
+        schedule, follower = self._options["regularization_schedule"], self.oracle.follower
+        if schedule is None or follower.regularization is None:
+            yield
+            return
+        own = follower.regularization
+        self._regularization = scheduled(schedule, self.done, self.iterations, own)
+        try:
+            follower.regularization = self._regularization
+            self.leader.estimator.take_regularization(self._regularization)
+            yield
+        finally:
+            follower.regularization = own
+            self.leader.estimator.take_regularization(own)
+
+    def _estimate(self, drawn: WeightedContexts) -> Estimate:
+        """The estimate of an iteration, from its contexts."""
+        x, estimator = self.x.detach(), self.leader.estimator
+        if self.coupling is not None and self._every is not None:
+            together = estimator.estimate_coupled(self.oracle, x, drawn, self.coupling.value, self.rng)
+            if together is not None:
+                return together
+        rngs = self._generators(x, [context for context, _ in drawn])
+        estimates = [estimator.estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]
+        if self.coupling is None:
+            return weighted(estimates, [weight for _, weight in drawn])
+        return self.coupling.combine(drawn, estimates)
 
     def draw(self) -> WeightedContexts:
         """Begin an iteration: the contexts it is about, with their weights."""
@@ -175,12 +207,17 @@ class LeaderRun:
             record["context"] = context
         if estimate.standard_error is not None:
             record["standard_error"] = float(torch.linalg.vector_norm(estimate.standard_error))
+        if self._regularization is not None:
+            record["regularization"] = self._regularization
         record |= estimate.metrics | measured
         if self.evaluator is not None:
             if evaluate:
-                record["leader_return"] = self.evaluator(x)
+                values = self.evaluator.values(x)
+                record["leader_return"] = self.evaluator.combined(values)
+                if self.coupling is not None:
+                    record |= self.coupling.columns(values)
             if self.oracle.last_response is not None and not self.oracle.follower.exact:
-                record |= self.evaluator.suboptimality(self.oracle.last_response)
+                record |= self.evaluator.suboptimality(self.oracle.last_response, self._regularization)
         record["gradient_norm"] = norm = self.leader.update.step(self.x, gradient)
         if not norm < float("inf"):
             kept = "" if checkpoints is None else f" The last good checkpoint is {checkpoints.last}."
@@ -211,17 +248,19 @@ class LeaderRun:
     def result(self) -> Result:
         """What the run found."""
         found = self.x.detach().clone()
+        values = None if self.evaluator is None else self.evaluator.values(found)
         return Result(
             x=found,
             x0=self.x0,
             x_random=self.x_random,
             history=self.history,
-            leader_return=None if self.evaluator is None else self.evaluator(found),
+            leader_return=None if self.evaluator is None or values is None else self.evaluator.combined(values),
             env_steps=self.oracle.env_steps,
             iterations=self.done,
             stopped=self.stopped or "iterations",
             seconds=self.seconds,
             oracle=self.oracle,
+            context_returns=values,
         )
 
     def identity(self, evaluate_every: int) -> dict[str, Any]:
@@ -256,6 +295,7 @@ class LeaderRun:
             "follower": self.oracle.follower.state(),
             "constraints": {} if self.constrained is None else self.constrained.state(),
             "evaluator": {} if self.evaluator is None else self.evaluator.state(),
+            "coupling": {} if self.coupling is None else self.coupling.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -287,6 +327,8 @@ class LeaderRun:
         self.oracle.follower.load_state(entry(state, "follower", dict))
         if self.evaluator is not None:
             self.evaluator.load_state(entry(state, "evaluator", dict))
+        if self.coupling is not None:
+            self.coupling.load_state(entry(state, "coupling", dict))
         if self.constrained is not None:
             self.constrained.load_state(entry(state, "constraints", dict))
 

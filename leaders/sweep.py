@@ -109,6 +109,7 @@ class Sweep:
             runs.append(settings_from_values(values.pop("environment"), values))
         for settings in runs:
             settings.make_leader()
+            settings.make_objective()
         return runs
 
 

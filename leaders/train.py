@@ -26,6 +26,7 @@ def train(settings: RunSettings) -> Result:
         BOCMDPError: settings that cannot work, or a folder in use, before anything runs; files that cannot be written.
     """
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
+    objective = settings.make_objective()
     constraints = [Constraint(**constraint) for constraint in configurable(env).constraints()]
     with RunFolder(settings) as run:
         if settings.resume:
@@ -37,8 +38,10 @@ def train(settings: RunSettings) -> Result:
             follower,
             settings.iterations,
             seed=settings.seed,
+            objective=objective,
             constraints=constraints,
             contexts=settings.contexts,
+            regularization_schedule=settings.make_schedule(),
             evaluate_every=settings.evaluate_every,
             callback=lambda progress: run.log(progress.record, progress.history),
             checkpoints=run.checkpoints,
@@ -56,6 +59,7 @@ def train(settings: RunSettings) -> Result:
         run.write_summary(
             {
                 "leader_return": result.leader_return,
+                "context_returns": None if result.context_returns is None else result.context_returns.tolist(),
                 "x": result.x.tolist(),
                 "x0": result.x0.tolist(),
                 "x_random": result.x_random.tolist(),

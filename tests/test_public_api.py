@@ -24,7 +24,7 @@ import bocmdp_gym
 import followers
 import leaders
 from bocmdp_gym import errors, wrappers
-from leaders import gradients, updates
+from leaders import gradients, objectives, updates
 from leaders.gradients.registry import ESTIMATORS
 from tests.problems import random_model
 from tests.registries import restored
@@ -49,10 +49,10 @@ RESULTS = {
 #: Bases to derive from, protocols, and types.
 BASES = {
     "BOCMDP", "Configurable", "ConfigurableEnv", "ConfigurableWrapper", "Hooks", "TransitionOperator", "Follower",
-    "IterativeFollower", "Policy", "Solve", "Estimator", "PolicyEstimator", "Loss",
+    "IterativeFollower", "Policy", "Solve", "Estimator", "PolicyEstimator", "Loss", "Objective",
 }  # fmt: skip
 #: No callables.
-OTHERS = {"__version__", "errors", "ESTIMATORS"}
+OTHERS = {"__version__", "errors", "objectives", "ESTIMATORS"}
 #: Used by estimators on what they have checked.
 INNER = {"exact_weights", "geometric_loss_weights", "geometric_weights", "monte_carlo_weights"}
 
@@ -223,7 +223,14 @@ CASES: dict[str, Case] = {
     "Update": Case(updates.Update, lambda: {"learning_rate": 0.1}),
     "project_to_simplex": Case(updates.project_to_simplex, lambda: {"x": torch.ones(2), "total": 1.0}),
     "Checkpoints": Case(leaders.Checkpoints, lambda: {"folder": "no-such-folder", "every": 3}),
+    "Annealing": Case(leaders.Annealing, lambda: {"initial": 0.1}),
     "Constraint": Case(leaders.Constraint, lambda: {"name": "c", "outcome": "follower", "at_least": 0.1}),
+    "Mean": Case(objectives.Mean, dict),
+    "Min": Case(objectives.Min, lambda: {"memory": 3}),
+    "CVaR": Case(objectives.CVaR, lambda: {"level": 0.2}),
+    "SoftMin": Case(objectives.SoftMin, lambda: {"temperature": 0.2}),
+    "EqualityTimesProductivity": Case(objectives.EqualityTimesProductivity, dict),
+    "Function": Case(objectives.Function, lambda: {"function": torch.sum}),
     "LeaderEnv": Case(leaders.LeaderEnv, lambda: {"env": model(), "follower": planner(), "bounds": (-1.0, 1.0)}),
     "optimize": Case(leaders.optimize, lambda: run(x0=[0.0, 0.0], seed=0)),
     "optimize_many": Case(leaders.optimize_many, lambda: run(seeds=[0, 1])),
@@ -296,7 +303,7 @@ def is_number(case: Case, parameter: str) -> bool:
 
 
 def test_every_public_name_has_a_case() -> None:
-    names = {name for module in (bocmdp_gym, followers, leaders, wrappers, gradients) for name in module.__all__}
+    names = {name for module in (bocmdp_gym, followers, leaders, wrappers, gradients, objectives) for name in module.__all__}
     known = CASES.keys() | RESULTS | BASES | OTHERS | INNER
     assert not names - known, "give these valid arguments in CASES"
     assert not (RESULTS | BASES) & CASES.keys()

@@ -41,6 +41,7 @@ PUBLIC = (
     "followers",
     "leaders",
     "leaders.gradients",
+    "leaders.objectives",
 )
 #: Settings whose known optimum is shown: keywords of gym.make, keywords of `benchmark` ("method": another method to ask).
 OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {

@@ -384,11 +384,41 @@ def _td_escapes(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("ascent from there with", *columns), rows)
 
 
+def _which_estimator(r: dict[str, Any]) -> Iterable[str]:
+    problems = r["problems"]
+
+    def cell(problem: dict[str, Any], name: str) -> str:
+        if name not in problem["estimators"]:
+            return "–"
+        one, contexts = problem["estimators"][name], problem["contexts"]
+        steps = (one["env_steps"] + one["model_draws"]) / contexts
+        used = "model only" if steps == 0 else f"{steps:,.0f} steps"
+        error = one["relative_error"]
+        said = f"{error:,.0f}" if error >= 10 else f"{error:.2g}"
+        return f"{said} ({one['cosine']:.2f}; {used}, {1e3 * one['seconds'] / contexts:.3g} ms)"
+
+    names = list(dict.fromkeys(name for problem in problems.values() for name in problem["estimators"]))
+    rows = [(f"`{name}`", *(cell(problem, name) for problem in problems.values())) for name in names]
+    yield from table(("estimator", *(problem["what"] for problem in problems.values())), rows)
+    yield ""
+    yield (
+        "Root mean square error of one estimate at x = 0, relative to the gradient (in brackets: mean cosine of their angle, "
+        f"steps and time per context; about {r['steps']:,} steps were asked for, {r['discarded']} estimates thrown away "
+        "before); –: cannot work there."
+    )
+    measured = [
+        f"{problem['reference_error']:.1%} ({problem['what']})" for problem in problems.values() if problem["reference_error"] > 0
+    ]
+    if measured:
+        yield f"References from central differences have standard errors of {'; '.join(measured)}."
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "walk": _walk,
     "sampler": _sampler,
     "estimators": _estimators,
+    "which_estimator": _which_estimator,
     "monte_carlo_bias": _monte_carlo_bias,
     "multilevel": _multilevel,
     "convergence": _convergence,

@@ -19,7 +19,7 @@ from bocmdp_gym.kernels.bellman import adjoint, expectation, softmax_derivative
 from bocmdp_gym.soft_bellman import torch_linear_algebra
 from bocmdp_gym.solvers.banded import banded_factor, banded_policy_iteration, banded_solve, banded_solve_transposed
 from leaders.gradients.batch import Array, BatchEstimator, CompiledBatch
-from leaders.gradients.estimate import Estimate, WeightedContexts
+from leaders.gradients.estimate import Estimate, Weigh, WeightedContexts
 
 
 class ExactBatch(CompiledBatch):
@@ -89,13 +89,15 @@ class DeviceBatch(BatchEstimator):
         self.model, self.regularization, self.tolerance, self.max_iterations = model, regularization, tolerance, max_iterations
 
     @with_gradients
-    def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
+    def estimate(
+        self,
+        x: Tensor,
+        drawn: Sequence[WeightedContexts],
+        rngs: Sequence[np.random.Generator],
+        weigh: Weigh | None = None,
+    ) -> list[Estimate]:
         del rngs
         x = x.detach().requires_grad_()
-        weights = torch.zeros(len(drawn), self.model.n_contexts, dtype=torch.float64)
-        for b, run in enumerate(drawn):
-            for context, weight in run:
-                weights[b, context] += weight
         with torch_linear_algebra():
             mdps = self.model.configure(x).to(self._device)
             solution = mdps.solve(
@@ -104,11 +106,28 @@ class DeviceBatch(BatchEstimator):
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
             )
-            returns = (mdps.policy_return(solution.policy).cpu() * weights).sum(-1)
+            values = mdps.policy_return(solution.policy).cpu()
+            weights, seen = self._weights(values.detach(), drawn, weigh)
+            returns = (values * weights).sum(-1)
             (gradients,) = torch.autograd.grad(returns.sum(), x)
         self._start = solution.value.detach()
         metrics = {"follower_iterations": solution.iterations, "follower_residual": solution.residual}
-        return [Estimate(g, value, metrics=dict(metrics)) for g, value in zip(gradients, returns.tolist(), strict=True)]
+        found = returns.tolist() if seen is None else seen
+        return [Estimate(g, value, metrics=dict(metrics)) for g, value in zip(gradients, found, strict=True)]
+
+    def _weights(
+        self, values: Tensor, drawn: Sequence[WeightedContexts], weigh: Weigh | None
+    ) -> tuple[Tensor, list[float] | None]:
+        """Each run's weights of its contexts ``(B, C)``; and the return of them all, where an objective says what it is."""
+        weights, seen = torch.zeros(len(drawn), self.model.n_contexts, dtype=torch.float64), []
+        for b, run in enumerate(drawn):
+            given = [weight for _, weight in run]
+            if weigh is not None:
+                given, value = weigh(b, run, [float(values[b, context]) for context, _ in run])
+                seen.append(value)
+            for (context, _), weight in zip(run, given, strict=True):
+                weights[b, context] += weight
+        return weights, seen if weigh is not None else None
 
 
 @njit(cache=True)

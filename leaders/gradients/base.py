@@ -12,7 +12,7 @@ a gradient (`ConfiguredMDPs.vjp`). No estimator carries a d-vector per state and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ from bocmdp_gym.options import check_regularization
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._returns import score_weights
 from leaders.gradients.batch import BatchEstimator
-from leaders.gradients.estimate import Estimate
+from leaders.gradients.estimate import Estimate, WeightedContexts
 from leaders.gradients.needs import Needs, check_needs, settle_regularization
 
 Array = npt.NDArray[np.float64]
@@ -64,6 +64,11 @@ class Estimator(Needs, WithArguments, ABC):
         self.__dict__.pop("_lambda", None)
         check_needs(self, oracle, loss)
         self.loss = loss
+
+    def take_regularization(self, regularization: float) -> None:
+        """Estimate for another lambda from now on: the follower's has changed (`leaders.annealing`)."""
+        self.regularization = regularization
+        self.__dict__.pop("_lambda", None)
 
     @classmethod
     def batched(
@@ -103,6 +108,24 @@ class Estimator(Needs, WithArguments, ABC):
     @abstractmethod
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         """One estimate of dF_xi/dx at x ``(d,)`` and ``context``."""
+
+    def estimate_coupled(
+        self,
+        oracle: TrajectoryOracle,
+        x: Tensor,
+        contexts: WeightedContexts,
+        objective: Callable[[Sequence[float]], float],
+        rng: np.random.Generator,
+    ) -> Estimate | None:
+        """One estimate of dPhi/dx, for an objective Phi of all contexts' returns; None: by `estimate`, context by context.
+
+        Args:
+            oracle, x, rng: as for `estimate`.
+            contexts: all of them.
+            objective: Phi of their returns ``(C,)``.
+        """
+        del oracle, x, contexts, objective, rng
+        return None
 
 
 class PolicyEstimator(Estimator):

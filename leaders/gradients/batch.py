@@ -31,7 +31,7 @@ from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
 from bocmdp_gym.solvers import BandedSolver
 from followers import TrajectoryOracle
-from leaders.gradients.estimate import Estimate, WeightedContexts, weighted
+from leaders.gradients.estimate import Estimate, Weigh, WeightedContexts, weighted
 
 Array = npt.NDArray[np.float64]
 #: Fewer runs than this are faster one after another.
@@ -44,8 +44,20 @@ class BatchEstimator(ABC):
     """The estimates of one iteration of B runs."""
 
     @abstractmethod
-    def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
+    def estimate(
+        self,
+        x: Tensor,
+        drawn: Sequence[WeightedContexts],
+        rngs: Sequence[np.random.Generator],
+        weigh: Weigh | None = None,
+    ) -> list[Estimate]:
         """At x ``(B, d)``, each run's estimate: that of its contexts, weighted.
+
+        Args:
+            x: of the runs.
+            drawn: their contexts, with weights.
+            rngs: their generators.
+            weigh: what an objective makes of the weights, called once for each run; None: they stay.
 
         Raises:
             ConvergenceError: a follower's problem was not solved.
@@ -99,10 +111,23 @@ class CompiledBatch(BatchEstimator):
             self._pool.shutdown()
 
     @with_gradients
-    def estimate(self, x: Tensor, drawn: Sequence[WeightedContexts], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
+    def estimate(
+        self,
+        x: Tensor,
+        drawn: Sequence[WeightedContexts],
+        rngs: Sequence[np.random.Generator],
+        weigh: Weigh | None = None,
+    ) -> list[Estimate]:
         mdps = self.model.configure(x.detach().requires_grad_())
         slots = [self._slot(mdps, np.array([contexts[k][0] for contexts in drawn]), rngs) for k in range(len(drawn[0]))]
-        return [weighted(estimates, [w for _, w in run]) for run, *estimates in zip(drawn, *slots, strict=True)]
+        if weigh is None:
+            return [weighted(estimates, [w for _, w in run]) for run, *estimates in zip(drawn, *slots, strict=True)]
+        found = []
+        for b, (run, *estimates) in enumerate(zip(drawn, *slots, strict=True)):
+            weights, value = weigh(b, run, [estimate.leader_return for estimate in estimates])
+            found.append(weighted(estimates, weights))
+            found[-1].leader_return = value
+        return found
 
     def _slot(self, mdps: ConfiguredMDPs, contexts: npt.NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
         """One estimate per run, in one context each."""

@@ -18,6 +18,8 @@ from bocmdp_gym.options import as_integer
 Indices = npt.NDArray[np.int64]
 #: The contexts of one iteration, with their weights.
 WeightedContexts = list[tuple[Any, float]]
+#: Weights of a run's gradients in its contexts, and the return of them all: of the run's number, its contexts, F_xi there.
+Weigh = Callable[[int, WeightedContexts, Sequence[float]], tuple[list[float], float]]
 
 
 @dataclass

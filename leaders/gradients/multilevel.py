@@ -66,6 +66,10 @@ class MultilevelEstimator(Estimator):
         super().bind(oracle, loss)
         self.inner.bind(oracle, loss)
 
+    def take_regularization(self, regularization: float) -> None:
+        super().take_regularization(regularization)
+        self.inner.take_regularization(regularization)
+
     @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         before, draws, iterations = oracle.env_steps, [], 0

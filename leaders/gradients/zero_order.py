@@ -7,11 +7,14 @@ The mathematics. With z ~ N(0, I) and u > 0,
 both have the mean dF_u/dx, the gradient of the smoothed return F_u(x) = E F(x + u z), which tends to dF/dx as u does to 0. Alg. 8
 takes u_t = C/(t + 1) in iteration t. F is the return of the follower's response, so nothing needs to be known of model or
 follower: any environment and any follower will do. Several directions are averaged.
+
+An objective Phi(F_1, ..., F_C) of all contexts' returns is such an F itself: its differences are taken, along directions that all
+contexts share, and no derivative of Phi is needed. Where contexts are drawn, each one's differences are weighted instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,7 @@ from bocmdp_gym.saved_state import count_entry
 from followers import Policy, TrajectoryOracle
 from followers.environments import check_unchanged
 from leaders.gradients.base import Array, Estimator, policy_table
-from leaders.gradients.estimate import Estimate, combine_groups
+from leaders.gradients.estimate import Estimate, WeightedContexts, combine_groups
 from leaders.gradients.exact import policy_return
 
 
@@ -103,7 +106,25 @@ class ZeroOrderEstimator(Estimator):
     @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         u = self._smoothing_at(x)
-        evaluate = self._evaluation(oracle, context, rng)
+        return self._differences(oracle, x, u, self._evaluation(oracle, context, rng), rng)
+
+    @with_gradients
+    def estimate_coupled(
+        self,
+        oracle: TrajectoryOracle,
+        x: Tensor,
+        contexts: WeightedContexts,
+        objective: Callable[[Sequence[float]], float],
+        rng: np.random.Generator,
+    ) -> Estimate:
+        u = self._smoothing_at(x)
+        returns = [self._evaluation(oracle, context, rng) for context, _ in contexts]
+        return self._differences(oracle, x, u, lambda point: objective([one(point) for one in returns]), rng)
+
+    def _differences(
+        self, oracle: TrajectoryOracle, x: Tensor, u: float, evaluate: Callable[[Tensor], float], rng: np.random.Generator
+    ) -> Estimate:
+        """Differences of a function of x, at distance u."""
         before = oracle.env_steps
         here = 0.0 if self.two_sided else evaluate(x)
         gradients, returns = [], [] if self.two_sided else [here]

@@ -20,7 +20,7 @@ from bocmdp_gym.registration import ENVIRONMENTS, Entry
 from followers.registry import FOLLOWERS
 from leaders.leaders import HPGD
 from leaders.settings.options import Option, annotated, options_of
-from leaders.settings.run import RUN_NAMES, RunSettings, leader_fields, named_fields
+from leaders.settings.run import RUN_NAMES, RunSettings, leader_fields, named_fields, objective_fields
 
 
 class Defaults(NamedTuple):
@@ -120,9 +120,9 @@ def _settings(
     for setting in values.keys() & inherited.keys() - made.keys():
         made[setting] = hints[setting], _again(inherited[setting], values)
     every = [(setting, option, "environment") for setting, option in environment.items()]
-    for setting, option, owner in [*leader_fields(RUN_NAMES | environment.keys()), *every]:
+    for setting, option, owner in [*objective_fields(), *leader_fields(RUN_NAMES | environment.keys()), *every]:
         option = replace(option, default=values.get(setting, option.default))
-        made[setting] = annotated(option, "" if owner == "leader" else None), option.field(owner)
+        made[setting] = annotated(option, "" if owner in ("leader", "objective") else None), option.field(owner)
     specified = [(setting, kind, default) for setting, (kind, default) in made.items()]
     namespace = {"name": name, "__doc__": text, "__module__": __name__}
     return make_dataclass(f"{name} settings", specified, bases=(base,), frozen=True, kw_only=True, namespace=namespace)

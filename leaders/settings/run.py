@@ -19,6 +19,7 @@ from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError
 from followers import Follower
 from followers.registry import FOLLOWERS, make_follower
+from leaders.annealing import Annealing
 from leaders.gradients import Estimator
 from leaders.leaders import (
     AMD,
@@ -32,6 +33,7 @@ from leaders.leaders import (
     option_help,
     signature_of,
 )
+from leaders.objectives import OBJECTIVES, Objective
 from leaders.settings.options import Option, annotated, options_of
 from leaders.updates import Update
 
@@ -47,14 +49,17 @@ _PLANNER = "soft-policy-iteration"
 class RunSettings:
     """Settings every environment shares; `leaders.settings.commands` has the classes with those of an environment besides."""
 
-    # the help texts of these five, which have one list or another to tell, are in `named_fields`
+    # the help texts of these six, which have one list or another to tell, are in `named_fields`
     leader: str = "hpgd"
     estimator: str | None = None
     follower: str = _PLANNER
     follower_steps: int | None = None
     follower_options: Mapping[str, Any] = field(default_factory=dict)
+    leader_objective: str = "mean"
     regularization: float = 0.001
     """The follower's entropy coefficient lambda > 0: how random its optimal behaviour is."""
+    regularization_from: float | None = None
+    """Begin with this lambda instead, and let it fall to --regularization over the first 80% of the iterations."""
     iterations: int = 10_000
     """Outer iterations: one gradient and one step of x each."""
     contexts: int | Literal["all"] = 1
@@ -139,6 +144,32 @@ class RunSettings:
             given["estimator"] = estimators[estimator]
         return leader(**given)
 
+    def make_schedule(self) -> Annealing | None:
+        """How the follower's lambda changes over the run, if it does."""
+        return None if self.regularization_from is None else Annealing(self.regularization_from)
+
+    def make_objective(self) -> Objective:
+        """What is made of the contexts' returns.
+
+        Raises:
+            OptionError: an option that this objective does not have, one that it needs and that is missing, or a value out of
+                range.
+        """
+        kind, given = OBJECTIVES[self.leader_objective], {}
+        parameters = inspect.signature(kind).parameters
+        for name, option in self._options("objective").items():
+            value = getattr(self, name)
+            if value is not None and option.name not in parameters:
+                users = " and ".join(who for who, one in OBJECTIVES.items() if option.name in inspect.signature(one).parameters)
+                raise OptionError(
+                    f"--{hyphenated(name)} is an option of {users}, not of --leader-objective {self.leader_objective}."
+                )
+            if value is not None:
+                given[option.name] = option.value(value)
+            elif option.name in parameters and parameters[option.name].default is inspect.Parameter.empty:
+                raise OptionError(f"--leader-objective {self.leader_objective} needs --{hyphenated(name)}.")
+        return kind(**given)
+
     def fingerprint(self) -> dict[str, Any]:
         """The settings that decide a run's numbers; a checkpoint is resumed only where they are equal."""
         elsewhere = ("out", "overwrite", "resume", "checkpoint_every", "progress")
@@ -180,6 +211,11 @@ def named_fields() -> dict[str, Any]:
         "follower": (Literal[tuple(FOLLOWERS)], followers, None),
         "follower_steps": (int | None, f"{steps} {budgets}.", ""),
         "follower_options": (dict[str, Any], "Further arguments of the follower's constructor, by name", "(default: {})"),
+        "leader_objective": (
+            Literal[tuple(OBJECTIVES)],
+            f"What is made of the leader's returns in the contexts. {_summaries(OBJECTIVES)}",
+            None,
+        ),
     }
     return {name: annotated(Option(name, kind, None, text, {}), hint) for name, (kind, text, hint) in found.items()}
 
@@ -217,6 +253,19 @@ def leader_fields(taken: Set[str]) -> list[tuple[str, Option, str]]:
         field_name = f"estimator_{name}" if name in taken else name
         found.append((field_name, Option(name, one_of, None, about, spelling), "leader"))
     return found
+
+
+def objective_fields() -> list[tuple[str, Option, str]]:
+    """The settings that are arguments of objectives, as those of `leader_fields`; each is called leader_objective_NAME."""
+    found: dict[str, tuple[Option, list[str]]] = {}
+    for user, kind in OBJECTIVES.items():
+        for name, option in options_of(inspect.signature(kind).parameters.values(), kind, argument_help(kind)).items():
+            found.setdefault(name, (option, []))[1].append(user)
+    made = []
+    for name, (option, users) in found.items():
+        text = f"{option.help[:1].upper()}{option.help[1:].replace(' (`Objective`)', '').rstrip('.')} ({', '.join(users)})."
+        made.append((f"leader_objective_{name}", replace(option, kind=option.kind | None, default=None, help=text), "objective"))
+    return made
 
 
 def _sentence(said: OptionHelp) -> str:

@@ -14,6 +14,7 @@ from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import OptionError
 from followers import CallableFollower
 from leaders.evaluate import evaluate, gini, main
+from leaders.objectives import Mean
 from leaders.settings import settings_from_summary
 from leaders.train import main as train
 
@@ -114,6 +115,9 @@ class Settings:
 
     def make_env(self) -> Any:
         return self._env
+
+    def make_objective(self) -> Any:
+        return Mean()
 
     def make_follower(self, regularization: float | None = None) -> Any:
         return CallableFollower(lambda observation: 0)
