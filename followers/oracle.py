@@ -18,6 +18,7 @@ from bocmdp_gym.errors import LeaderParameterError, UnsupportedError
 from bocmdp_gym.options import as_array, check_count, check_flag, check_generator
 from bocmdp_gym.sampling import simulate
 from bocmdp_gym.validation import check_context, check_leader
+from bocmdp_gym.wrappers.leader_share import LeaderShareCopies
 from followers.adapters import as_policy
 from followers.base import Follower, Task, check_follower_type
 from followers.environments import (
@@ -77,7 +78,8 @@ class TrajectoryOracle(WithArguments):
             check_unchanged(type(follower).__name__, self.layers, self.core, plain=self.core.interpolates)
         self._env_steps = self.idle_steps = 0
         self.last_response: Policy | None = None
-        unwrapped = not isinstance(self.env, VectorEnv) or self.env is self.env.unwrapped
+        inner = self.env.env if isinstance(self.env, LeaderShareCopies) else self.env
+        unwrapped = not isinstance(inner, VectorEnv) or inner is inner.unwrapped
         self._plain = self.layers.plain and unwrapped
         simulable = isinstance(self.core, TabularEnv) and self.layers.showing is not None and unwrapped
         if compiled and not simulable:
@@ -143,8 +145,13 @@ class TrajectoryOracle(WithArguments):
             raise UnsupportedError(f"{type(self.core).__name__} has no tabular model.")
         leader = self._checked(x)
         if self._mdps is None:
-            self._mdps = self.model.configure_with_graph(leader)
+            self._mdps = self._configured(self.model, leader)
         return self._mdps
+
+    def _configured(self, model: TabularBOCMDP, leader: Array) -> ConfiguredMDPs:
+        """The model's arrays at a checked x, with the follower's share of the leader's reward where a layer pays one."""
+        mdps = model.configure_with_graph(leader)
+        return mdps.with_leader_share(self.layers.share) if self.layers.share else mdps
 
     def _checked(self, x: Any) -> Array:
         """x as a checked read-only array, the same object as long as x keeps its value; a new x ends what was configured."""
@@ -178,7 +185,7 @@ class TrajectoryOracle(WithArguments):
         task = Task(leader, context, self.core, self.env, self.layers, self.configure)
         if self.follower.plans and isinstance(self.model, TabularBOCMDP):  # it will ask for these, so they are made on the way
             if self._mdps is None:
-                self._mdps = self.model.configure_with_graph(leader)
+                self._mdps = self._configured(self.model, leader)
             task.mdps, task.arrays = self._mdps, self._mdps.arrays(context)
         return task
 

@@ -21,7 +21,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from followers import TrajectoryOracle
-from leaders.gradients import AdaptiveModelDesignEstimator, Estimator, ExactEstimator, ZeroOrderEstimator
+from leaders.gradients import AdaptiveModelDesignEstimator, Estimator, ExactEstimator, FirstOrderEstimator, ZeroOrderEstimator
 from leaders.gradients.registry import ESTIMATORS, add_estimator
 from leaders.updates import Update, optimizer_options
 
@@ -250,6 +250,17 @@ class ZeroOrder(LeaderByName):
     kinds = {"zero-order": ZeroOrderEstimator}
     leading = ("learning_rate", "smoothing")
     changed = {"learning_rate": 0.1, "max_gradient_norm": 1.0}
+
+
+class FirstOrder(LeaderByName):
+    """Ascent along how the follower answers a small payment in the leader's reward: any follower, without its lambda.
+
+    Raises:
+        OptionError: a value out of range.
+    """
+
+    kinds = {"first-order": FirstOrderEstimator}
+    leading = ("learning_rate", "weight")
 
 
 @known_options()
