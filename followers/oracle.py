@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
 from bocmdp_gym.arguments import WithArguments
-from bocmdp_gym.errors import LeaderParameterError, UnsupportedError
+from bocmdp_gym.errors import LeaderParameterError, OptionError, UnsupportedError
 from bocmdp_gym.options import as_array, check_count, check_flag, check_generator
-from bocmdp_gym.sampling import simulate
+from bocmdp_gym.sampling import simulate, simulate_paired
 from bocmdp_gym.validation import check_context, check_leader
 from bocmdp_gym.wrappers.leader_share import LeaderShareCopies
 from followers.adapters import as_policy
@@ -223,6 +223,7 @@ class TrajectoryOracle(WithArguments):
         env_steps: int,
         rng: np.random.Generator,
         start: npt.ArrayLike | None = None,
+        paired: bool = False,
     ) -> Trajectories:
         """Trajectories of a policy at its own (x, context).
 
@@ -234,9 +235,11 @@ class TrajectoryOracle(WithArguments):
             rng: source of randomness.
             start: start states and first actions ``(F, 2)`` (-1: the policy's), one episode each, while the budget lasts; where
                 states are no indices, a list of pairs (None: the policy's action).
+            paired: give every episode random numbers of its own, so that two samples from equal generators draw the same in
+                episodes of equal number; copies of a vector environment only begin alike.
 
         Raises:
-            OptionError: a budget below 1.
+            OptionError: a budget below 1, or starts for paired episodes.
             StateError: a start that does not exist.
             UnsupportedError: starts asked of an environment that cannot be put into a state.
             ActionError: the policy did something that is no action.
@@ -245,12 +248,14 @@ class TrajectoryOracle(WithArguments):
         if type(env_steps) is not int or not 1 <= env_steps < 2**31:
             env_steps = check_count("env_steps", env_steps)
         check_generator(rng)
+        if paired and start is not None:
+            raise OptionError("paired episodes start where the environment has them start; leave start out.")
         if not isinstance(policy, Policy):
             policy = as_policy(policy, space=self._action_space)
         if self.compiled and policy.table is not None:
-            batch = self._simulate(policy, policy.table, env_steps, rng, start)
+            batch = self._simulate(policy, policy.table, env_steps, rng, start, paired)
         elif not isinstance(self.env, VectorEnv):
-            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain)
+            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain, paired=paired)
         elif start is not None:
             raise UnsupportedError(
                 "the copies of a vector environment reset by themselves, so they cannot each be put into a state; give the "
@@ -263,12 +268,22 @@ class TrajectoryOracle(WithArguments):
         return batch
 
     def _simulate(
-        self, policy: Policy, table: Array, env_steps: int, rng: np.random.Generator, start: npt.ArrayLike | None
+        self,
+        policy: Policy,
+        table: Array,
+        env_steps: int,
+        rng: np.random.Generator,
+        start: npt.ArrayLike | None,
+        paired: bool,
     ) -> Trajectories:
         """The compiled path."""
         arrays = self.configure(policy.leader).arrays(policy.context)
         shown = self._observations(policy.context)
-        run = simulate(arrays, table, env_steps, rng, horizon=self.layers.horizon, starts=start)
+        horizon = self.layers.horizon
+        if paired:
+            run = simulate_paired(arrays, table, env_steps, rng, horizon=horizon)
+        else:
+            run = simulate(arrays, table, env_steps, rng, horizon=horizon, starts=start)
         return Trajectories(
             observations=run.states if shown is None else shown[run.states],
             actions=run.actions,

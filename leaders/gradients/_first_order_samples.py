@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Trajectories, Weights
 from bocmdp_gym.mdps import ConfiguredMDPs
-from followers import Policy, TrajectoryOracle
+from followers import TrajectoryOracle
 from leaders.gradients._returns import returns_to_go
 from leaders.gradients._surrogate import Surrogate, check_points
 from leaders.gradients.base import Array, add_scores
@@ -42,43 +41,6 @@ class Paid:
         batch = self.batch
         steps = np.concatenate([np.arange(batch.ends[e] - batch.lengths[e], batch.ends[e]) for e in chosen])
         return replace(self, batch=batch.episodes(chosen), bonus=None if self.bonus is None else self.bonus[steps])
-
-
-def play(
-    oracle: TrajectoryOracle, policy: Policy, env_steps: int, n_episodes: int | None, rng: np.random.Generator
-) -> Trajectories:
-    """Episodes of a policy, each from a seed of its own, so that those of equal number on two sides draw the same.
-
-    Args:
-        oracle: where.
-        policy: who acts.
-        env_steps: how many steps, if ``n_episodes`` is None; the last episode is finished.
-        n_episodes: how many episodes.
-        rng: its next draw seeds them all.
-    """
-    if isinstance(oracle.env, VectorEnv) and not oracle.compiled:
-        return oracle.sample(policy, env_steps, rng)
-    seeds = rng.integers(2**32, size=4).tolist()
-    played: list[Trajectories] = []
-    steps = 0
-    while steps < env_steps if n_episodes is None else len(played) < n_episodes:
-        played.append(oracle.sample(policy, 1, np.random.default_rng([*seeds, len(played)])))
-        steps += played[-1].n_steps
-    return joined(played)
-
-
-def joined(batches: Sequence[Trajectories]) -> Trajectories:
-    """Trajectories of one policy, laid end to end."""
-    first = batches[0]
-    if len(batches) == 1:
-        return first
-    offsets = np.cumsum([0, *(one.n_steps for one in batches[:-1])])
-    parts: dict[str, Any] = {"leader": first.leader, "context": first.context}
-    parts["ends"] = np.concatenate([one.ends + offset for one, offset in zip(batches, offsets, strict=True)])
-    for name in (field.name for field in fields(Trajectories) if field.name not in parts):
-        values = [getattr(one, name) for one in batches]
-        parts[name] = None if values[0] is None else np.concatenate(values)
-    return Trajectories(**parts)
 
 
 class SampledGradient:

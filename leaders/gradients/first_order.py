@@ -47,14 +47,14 @@ from bocmdp_gym.options import check_count, check_flag, check_number
 from bocmdp_gym.wrappers.leader_share import with_leader_share
 from followers import Policy, TrajectoryOracle
 from followers.environments import check_unchanged
-from leaders.gradients._first_order_samples import Paid, SampledGradient, play
+from leaders.gradients._first_order_samples import Paid, SampledGradient
 from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups
 from leaders.gradients.exact import policy_return
 
 #: The automatic weight: this share of lambda per spread of the leader's values; exact ones, and from samples.
-EXACT_SHARE, SAMPLED_SHARE = 0.05, 0.5
+EXACT_SHARE, SAMPLED_SHARE = 0.005, 0.1
 #: Where there is no lambda: this share of the follower's spread per spread of the leader's values.
 UNKNOWN_SHARE = 0.1
 
@@ -84,14 +84,14 @@ class FirstOrderEstimator(Estimator):
         two_sided: compare +w with -w; False: w with 0, which is biased in proportion to w and not its square.
         exact: weigh with the visits and values of the two policies on the model's arrays (needs a tabular model and action
             probabilities) instead of ``env_steps`` sampled steps.
-        env_steps: steps per estimate, both sides together; the last pair of episodes is finished.
+        env_steps: steps per estimate, half of them on either side, whose last episode is finished.
         common_random_numbers: both sides' followers and episodes draw the same random numbers.
         error_groups: split the pairs of episodes into this many groups and report a standard error from their spread; 0: none.
         regularization: lambda, for evaluation only; the follower's if None.
 
     The automatic weight is c T / sigma: sigma is the spread of the leader's values and T lambda, if the follower has one. From
-    samples c is 0.5 and sigma the standard deviation of the leader's discounted returns from the steps visited; with ``exact``
-    c is 0.05 and sigma that of Qbar(s, a) over actions, in the states visited. Where the follower has no lambda, T is the same
+    samples c is 0.1 and sigma the standard deviation of the leader's discounted returns from the steps visited; with ``exact``
+    c is 0.005 and sigma that of Qbar(s, a) over actions, in the states visited. Where the follower has no lambda, T is the same
     spread of its own values, and c 0.1. Smaller weights are less biased, and their noise grows like 1/w.
 
     ``metrics``: ``weight``, and ``paid_gain``, (F_w - F_-w) / (2 w), which optimal answers make positive.
@@ -231,17 +231,20 @@ class FirstOrderEstimator(Estimator):
     ) -> Estimate:
         assert oracle.model is not None
         lambda_ = oracle.follower.regularization or 0.0
-        paid, policies, n_episodes = [], [], None
+        paired = self.common_random_numbers
+        paid, policies = [], []
         for side in self._sides:
             own = _generator(seed, rng)
             policy = side.oracle.respond(x, context, own)
-            batch = play(side.oracle, policy, max(self.env_steps // len(self._sides), 1), n_episodes, own)
+            batch = side.oracle.sample(policy, -(-self.env_steps // 2), own, paired=paired)
             if side.oracle is not oracle:
                 oracle.count_steps(batch.n_steps)
-            n_episodes = batch.n_episodes if not _copies(side.oracle) else None
             bonus = lambda_ * _entropies(side.oracle, policy, batch) if lambda_ and self._is_scored(oracle) else None
             paid.append(Paid(batch, side.share, side.coefficient, bonus))
             policies.append(policy)
+        if paired and not _copies(oracle):  # an episode without its counterpart would be noise that nothing takes away
+            pairs = np.arange(min(one.batch.n_episodes for one in paid))
+            paid = [one if one.batch.n_episodes == len(pairs) else one.episodes(pairs) for one in paid]
         gradient_of = SampledGradient(oracle, x, paid, by_state=_by_state(oracle), check=not self._is_checked)
         self._is_checked = True
         groups = max(min(self.error_groups, *(one.batch.n_episodes for one in paid)), 1)
