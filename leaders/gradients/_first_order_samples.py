@@ -139,8 +139,8 @@ def _baselines(
 ) -> tuple[Array, Array]:
     """What returns are compared with, from episodes of the other half: after every step ``(N,)``, and from the starts ``(E,)``.
 
-    After a step it is the mean over visits to its state, or where there are no states (or none was visited) over steps of its
-    number; neither knows where the step led, so scores stay without bias.
+    After a step it is the mean over steps of its number, and where there are states the mean over visits to its state of what that
+    leaves; neither knows where the step led, so scores stay without bias.
     """
     batch = side.batch
     second = np.arange(batch.n_episodes) % 2 == 1
@@ -152,11 +152,11 @@ def _baselines(
         if not own.any() or own.all() or not there.any():
             continue
         level = np.full(batch.n_steps, following[there].mean())
-        for key in keys:  # from the coarser to the finer
+        for key in keys:
             size = int(key.max()) + 1
             count = np.bincount(key[there], minlength=size)
-            mean = np.bincount(key[there], following[there], size) / np.maximum(count, 1)
-            level = np.where(count[key] > 0, mean[key], level)
+            rest = np.bincount(key[there], (following - level)[there], size)
+            level = level + (rest / np.maximum(count, 1))[key]
         baseline[here] = level[here]
         starts[own] = returns[batch.starts][~own].mean()
     return baseline, starts

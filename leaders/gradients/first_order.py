@@ -54,7 +54,7 @@ from leaders.gradients.estimate import Estimate, check_groups, combine_groups
 from leaders.gradients.exact import policy_return
 
 #: The automatic weight: this share of lambda per spread of the leader's values; exact ones, and from samples.
-EXACT_SHARE, SAMPLED_SHARE = 0.005, 0.1
+EXACT_SHARE, SAMPLED_SHARE = 0.001, 0.1
 #: Where there is no lambda: this share of the follower's spread per spread of the leader's values.
 UNKNOWN_SHARE = 0.1
 
@@ -91,7 +91,7 @@ class FirstOrderEstimator(Estimator):
 
     The automatic weight is c T / sigma: sigma is the spread of the leader's values and T lambda, if the follower has one. From
     samples c is 0.1 and sigma the standard deviation of the leader's discounted returns from the steps visited; with ``exact``
-    c is 0.005 and sigma that of Qbar(s, a) over actions, in the states visited. Where the follower has no lambda, T is the same
+    c is 0.001 and sigma that of Qbar(s, a) over actions, in the states visited. Where the follower has no lambda, T is the same
     spread of its own values, and c 0.1. Smaller weights are less biased, and their noise grows like 1/w.
 
     ``metrics``: ``weight``, and ``paid_gain``, (F_w - F_-w) / (2 w), which optimal answers make positive.
