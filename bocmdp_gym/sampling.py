@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +149,8 @@ def simulate_paired(
             chunks.append(simulate(arrays, policy, 1, own, horizon=None))
             chunks[-1].ends[:] += steps
             steps = int(chunks[-1].ends[-1])
-        return Simulation(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+        joined: list[npt.NDArray[Any]] = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+        return Simulation(*joined)
     policy = np.array(policy, dtype=np.float64, order="C")
     moves = np.arange(policy.shape[1]) if arrays.moves is None else arrays.moves
     capacity = budget + horizon
@@ -178,8 +179,15 @@ def simulate_paired(
         rng.bit_generator.random_raw(4),
         *run,
     )
-    sizes = (n_steps,) * 4 + (n_episodes,) * 3
-    return Simulation(*(part[:size] for part, size in zip(run, sizes, strict=True)))
+    return Simulation(
+        run.states[:n_steps],
+        run.actions[:n_steps],
+        run.rewards[:n_steps],
+        run.leader_rewards[:n_steps],
+        run.ends[:n_episodes],
+        run.terminated[:n_episodes],
+        run.final_states[:n_episodes],
+    )
 
 
 def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:

@@ -248,7 +248,7 @@ class TrajectoryOracle(WithArguments):
         if type(env_steps) is not int or not 1 <= env_steps < 2**31:
             env_steps = check_count("env_steps", env_steps)
         check_generator(rng)
-        if paired and start is not None:
+        if check_flag("paired", paired) and start is not None:
             raise OptionError("paired episodes start where the environment has them start; leave start out.")
         if not isinstance(policy, Policy):
             policy = as_policy(policy, space=self._action_space)

@@ -224,7 +224,7 @@ COLUMNS = {
     "follower_critic_error": "the same of the fitted follower values, where transitions depend on x",
     "seen_pairs": "pooled estimator: pairs of state and action whose transitions have been seen, of this iteration's context",
     "weight": "first-order leader: w, what the follower is paid per unit of the leader's reward, on one side and on the other",
-    "paid_gain": "first-order leader: what the leader gains per unit of weight, (F_w - F_-w) / 2w; optimal answers make it positive",
+    "paid_gain": "first-order leader: the leader's gain per unit of weight, (F_w - F_-w) / 2w; optimal answers make it positive",
     "smoothing": "zero-order leaders: u_t, the distance of the points compared is u_t |z|",
     "env_steps": "environment steps used so far, all iterations together",
     "model_draws": "steps drawn from the model itself so far, without the environment (geometric draws)",

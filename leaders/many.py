@@ -104,7 +104,7 @@ def optimize_many(
     runs: list[LeaderRun] = []
 
     def start(i: int) -> LeaderRun:
-        runs.append(LeaderRun(env, leaders[i], follower.copy(), iterations, numbers[i], options, oracle))
+        runs.append(LeaderRun(env, leaders[i], _copied(follower), iterations, numbers[i], options, oracle))
         return runs[-1]
 
     with closing_on_error(runs):
@@ -138,6 +138,11 @@ def _one_per_run(leader: Any, seeds: Any) -> tuple[list[Leader], list[Any]]:
         if not isinstance(one, Leader):
             raise OptionError(f"a leader is {one!r}; expected a Leader, for example HPGD().")
     return [Leader(one.estimator, copy(one.update)) for one in leaders], numbers
+
+
+def _copied(follower: Any) -> Any:
+    """A copy of a follower; `LeaderRun` refuses what is none."""
+    return follower.copy() if isinstance(follower, Follower) else follower
 
 
 def _complete_at_once(

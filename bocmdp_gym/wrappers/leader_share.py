@@ -1,7 +1,7 @@
 """`LeaderShare`: pays the follower a share of what the leader earns, in any environment, one copy or many.
 
-With the weight s, r(s, a) becomes r(s, a) + s rbar(s, a), and nothing else changes. Oracles and followers know this layer: the model
-that they read pays the same (`bocmdp_gym.ConfiguredMDPs.with_leader_share`), so planners answer the problem that is played.
+With the weight s, r(s, a) becomes r(s, a) + s rbar(s, a), and nothing else changes. Oracles and followers know this layer: the
+model that they read pays the same (`ConfiguredMDPs.with_leader_share`), so planners answer the problem that is played.
 """
 
 from __future__ import annotations

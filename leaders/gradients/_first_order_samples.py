@@ -76,14 +76,15 @@ class SampledGradient:
     def _by_state(self, side: Paid, mdps: ConfiguredMDPs) -> Tensor:
         """Weights of visits on the arrays, and one reverse pass."""
         model, batch = mdps.model, side.batch
-        assert batch.states is not None and batch.final_states is not None
+        assert batch.states is not None
+        assert batch.final_states is not None
         n_states, n_actions = model.n_states, model.n_actions
         pairs = batch.states.astype(np.int64) * n_actions + batch.actions
         scale = side.coefficient / batch.n_episodes
-        power = scale * model.discount**batch.times
+        power = scale * _discounts(batch, model.discount)
 
-        def on_pairs(values: Array, where: npt.NDArray[np.int64] = pairs) -> Array:
-            return np.bincount(where, values, n_states * n_actions).reshape(n_states, n_actions)
+        def on_pairs(values: Array) -> Array:
+            return _summed(pairs, values, n_states * n_actions).reshape(n_states, n_actions)
 
         visits = on_pairs(power)
         weights = Weights(reward=visits, leader_reward=side.share * visits)
@@ -100,7 +101,7 @@ class SampledGradient:
         slots = match.argmax(-1)
         w_transition = np.zeros(arrays.stored_probabilities.shape)
         np.add.at(w_transition, (states[continued], rows[continued], slots[continued]), score[continued])
-        w_initial = np.bincount(states[batch.starts], scale * (returns[batch.starts] - start_baseline), n_states)
+        w_initial = _summed(states[batch.starts], scale * (returns[batch.starts] - start_baseline), n_states)
         w_continued = on_pairs(model.discount * power * np.where(continued, following, 0.0))
         add_scores(weights, model.moving, arrays, w_transition, w_initial, w_continued)
         return mdps.vjp(weights, batch.context)
@@ -111,7 +112,7 @@ class SampledGradient:
         states = batch.states if isinstance(model, TabularBOCMDP) else None
         returns, following, continued = _returns(side, model.discount)
         baseline, start_baseline = _baselines(side, returns, following, continued, states)
-        power = side.coefficient * model.discount**batch.times
+        power = side.coefficient * _discounts(batch, model.discount)
         gradient, _ = Surrogate(model, self._x, batch).gradient(
             power,
             side.share * power,
@@ -120,6 +121,18 @@ class SampledGradient:
             1,
         )
         return gradient
+
+
+def _discounts(batch: Trajectories, discount: float) -> Array:
+    """gamma^t of every step ``(N,)``."""
+    powers: Array = np.power(discount, batch.times.astype(np.float64))
+    return powers
+
+
+def _summed(keys: npt.NDArray[Any], values: Array, size: int) -> Array:
+    """Sums of values by key, ``(size,)``."""
+    sums: npt.NDArray[Any] = np.bincount(keys, values, size)
+    return sums
 
 
 def _returns(side: Paid, discount: float) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
@@ -139,8 +152,8 @@ def _baselines(
 ) -> tuple[Array, Array]:
     """What returns are compared with, from episodes of the other half: after every step ``(N,)``, and from the starts ``(E,)``.
 
-    After a step it is the mean over steps of its number, and where there are states the mean over visits to its state of what that
-    leaves; neither knows where the step led, so scores stay without bias.
+    After a step it is the mean over steps of its number, and where there are states the mean over visits to its state of what
+    that leaves; neither knows where the step led, so scores stay without bias.
     """
     batch = side.batch
     second = np.arange(batch.n_episodes) % 2 == 1

@@ -1,8 +1,8 @@
 r"""The first-order hypergradient: what the follower does differently when it is paid a little of what the leader earns.
 
-The mathematics. Let pi_s be the follower's answer to the reward r + s rbar, and U_s(x) what it then gets. With gamma_L = gamma the
-leader's return is its derivative, F = dU_s/ds at s = 0, and U_s depends on x through the problem alone (envelope theorem: pi_s is
-optimal, whatever entropy or other regularisation it is optimal for). So, with w > 0,
+The mathematics. Let pi_s be the follower's answer to the reward r + s rbar, and U_s(x) what it then gets. With gamma_L = gamma
+the leader's return is its derivative, F = dU_s/ds at s = 0, and U_s depends on x through the problem alone (envelope theorem:
+pi_s is optimal, whatever entropy or other regularisation it is optimal for). So, with w > 0,
 
     dF/dx = lim (dU_w/dx - dU_-w/dx) / (2 w)         two-sided, error O(w^2)
     dF/dx = lim (dU_w/dx - dU_0/dx) / w              one-sided, error O(w)
@@ -17,8 +17,8 @@ optimisation (Kwon, Kwon, Wright and Nowak, "A fully first-order method for stoc
 
 From samples, d_s pi_s are discounted visit counts of two rollouts, V_s returns to go:
 
-    dU_s/dx ~ mean over episodes of  sum_t gamma^t (dr + s drbar)(s_t, a_t) + gamma^(t+1) dlogP(s_{t+1}|s_t, a_t) (G_{t+1} - b(s_t))
-              + dlog mu(s_0) (G_0 - b)
+    dU_s/dx ~ mean over episodes of  sum_t gamma^t (dr + s drbar)(s_t, a_t)
+              + sum_t gamma^(t+1) dlogP(s_{t+1}|s_t, a_t) (G_{t+1} - b(s_t)) + dlog mu(s_0) (G_0 - b)
 
 with baselines b from episodes of the other half. The noise of the difference is divided by 2 w; common random numbers, episode by
 episode and in the follower's training, and warm starts take most of it away. Visits after a time limit are not seen, a bias of
@@ -314,7 +314,8 @@ def first_order_weights(
     for arrays, policy, share, coefficient in sides:
         system = arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
         visits = coefficient * system.solve_transposed(arrays.initial)[:, None] * policy
-        assert weights.reward is not None and weights.leader_reward is not None
+        assert weights.reward is not None
+        assert weights.leader_reward is not None
         weights.reward += visits
         weights.leader_reward += share * visits
         if moving <= {"reward", "leader_reward"}:
@@ -380,4 +381,3 @@ def _return_spreads(batch: Trajectories, discount: float) -> tuple[float, float]
         float(returns_to_go(rewards, batch.ends, tails, discount).std()) for rewards in (batch.leader_rewards, batch.rewards)
     )
     return leader, follower
-

@@ -97,8 +97,8 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
     gamma, gamma_leader = oracle.core.discount, oracle.core.leader_discount
     if needs.needs_equal_discounts and gamma != gamma_leader:
         raise DiscountError(
-            f"{name} pays the follower in units of the leader's reward, which the follower discounts by {gamma} and the leader by "
-            f"{gamma_leader}: the gradient would be that of another return than the leader's. Use HPGD, ExactGradient or "
+            f"{name} pays the follower in units of the leader's reward, which the follower discounts by {gamma} and the leader "
+            f"by {gamma_leader}: the gradient would be that of another return than the leader's. Use HPGD, ExactGradient or "
             "ZeroOrder, or an environment whose leader_discount is its discount."
         )
     if needs.needs_rewards and model is None:

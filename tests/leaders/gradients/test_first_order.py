@@ -15,7 +15,16 @@ from bocmdp_gym import BOCMDP, ConfigurableEnv, TabularBOCMDP, errors
 from bocmdp_gym.wrappers import LeaderParameters, LeaderReward
 from leaders.gradients import Estimate, FirstOrderEstimator, first_order_weights
 from leaders.gradients import _first_order_samples as samples
-from tests.problems import F64, finite_difference, four_rooms, four_rooms_model, random_model, random_x, relative_error, small_rooms
+from tests.problems import (
+    F64,
+    finite_difference,
+    four_rooms,
+    four_rooms_model,
+    random_model,
+    random_x,
+    relative_error,
+    small_rooms,
+)
 
 ALL = ("reward", "leader_reward", "transition", "initial", "termination")
 LAMBDA = 0.5
@@ -343,9 +352,7 @@ def test_what_cannot_work_is_refused() -> None:
     planner = followers.SoftPolicyIteration(LAMBDA)
     with pytest.raises(errors.DiscountError, match=r"discounts by 0.9 and the leader by 0.7.*Use HPGD"):
         _estimate(random_model(leader_discount=0.7), FirstOrderEstimator(), random_x(5))
-    physics = LeaderParameters(
-        gym.make("CartPole-v1"), ["length"], 0.2, 2.0, lambda x, o, a, c: torch.zeros(len(a)), 0.9
-    )
+    physics = LeaderParameters(gym.make("CartPole-v1"), ["length"], 0.2, 2.0, lambda x, o, a, c: torch.zeros(len(a)), 0.9)
     with pytest.raises(errors.UnsupportedError, match=r"needs LeaderParameters.model.*ZeroOrder"):
         leaders.optimize(physics, leaders.FirstOrder(), followers.CallableFollower(lambda observation: 0), 1)
     with pytest.raises(errors.UnsupportedError, match="leave exact out"):
