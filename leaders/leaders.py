@@ -95,8 +95,9 @@ class LeaderByName(Leader):
             raise UnknownOptionError(f"{complaint}; expected {type(self).__name__}({leading}), and everything else by its name.")
         if type(self).__init__ is LeaderByName.__init__:  # by name, whichever way they were given
             self._arguments = given
-        values = {name: value for name, value in given.items() if value is not None or name in _UPDATE}
         names = tuple(self.kinds)
+        meant = given.keys() if len(names) == 1 else _UPDATE  # else None stands for the default of the estimator chosen
+        values = {name: value for name, value in given.items() if value is not None or name in meant}
         chosen = values.pop("estimator", names[0]) if len(names) > 1 else names[0]
         if not isinstance(chosen, str) or chosen not in self.kinds:
             raise OptionError(f"unknown estimator {chosen!r}. {suggest(chosen, self.kinds)}")

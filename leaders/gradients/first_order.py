@@ -45,7 +45,7 @@ from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count, check_flag, check_number
 from bocmdp_gym.wrappers.leader_share import with_leader_share
-from followers import Policy, TrajectoryOracle
+from followers import Follower, Policy, TrajectoryOracle
 from followers.environments import check_unchanged
 from leaders.gradients._first_order_samples import Paid, SampledGradient
 from leaders.gradients._returns import returns_to_go
@@ -79,8 +79,8 @@ class FirstOrderEstimator(Estimator):
     Each side has a follower of its own, a copy of the one given, with its own warm starts; both draw the same random numbers.
 
     Args:
-        weight: w, in units of the follower's reward per unit of the leader's; "auto": measured once per run, where it starts
-            (see below).
+        weight: w, in units of the follower's reward per unit of the leader's; "auto" or None: measured once per run, where it
+            starts (see below).
         two_sided: compare +w with -w; False: w with 0, which is biased in proportion to w and not its square.
         exact: weigh with the visits and values of the two policies on the model's arrays (needs a tabular model and action
             probabilities) instead of ``env_steps`` sampled steps.
@@ -106,7 +106,7 @@ class FirstOrderEstimator(Estimator):
 
     def __init__(
         self,
-        weight: float | Literal["auto"] = 1e-3,
+        weight: float | Literal["auto"] | None = 1e-3,
         two_sided: bool = True,
         exact: bool = False,
         env_steps: int = 10_000,
@@ -117,13 +117,15 @@ class FirstOrderEstimator(Estimator):
         super().__init__(regularization)
         if isinstance(weight, str) and weight != "auto":
             raise OptionError(f'weight is {weight!r}; expected a number above 0, or "auto".')
-        self.weight = None if isinstance(weight, str) else check_number("weight", weight, above=0.0)
+        automatic = weight is None or isinstance(weight, str)
+        self.weight = None if automatic else check_number("weight", weight, above=0.0)
         self.two_sided, self.exact = check_flag("two_sided", two_sided), check_flag("exact", exact)
         self.env_steps = check_count("env_steps", env_steps)
         self.common_random_numbers = check_flag("common_random_numbers", common_random_numbers)
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
         self._oracle: TrajectoryOracle | None = None
         self._used: float | None = None  # the weight of this run, once it is known
+        self._copies: list[Follower] = []
         self._sides: list[Side] = []
         self._is_checked = False  # whether the model's functions were seen to stay in torch
 
@@ -158,6 +160,7 @@ class FirstOrderEstimator(Estimator):
             )
         self._oracle, self._is_checked = oracle, False
         self._used, self._sides = None, []
+        self._copies = [follower.copy(name) for name in ("plus", "minus")[: 1 + self.two_sided]]
         if self.weight is not None:
             self._set_weight(self.weight)
 
@@ -166,16 +169,12 @@ class FirstOrderEstimator(Estimator):
         oracle = self._oracle
         assert oracle is not None
         self._used = weight
-
-        def paid(share: float, name: str) -> TrajectoryOracle:
-            env = with_leader_share(oracle.env, share)
-            return TrajectoryOracle(env, oracle.follower.copy(name), compiled=oracle.compiled)
-
-        if self.two_sided:
-            shares = ((weight, "plus", 0.5 / weight), (-weight, "minus", -0.5 / weight))
-            self._sides = [Side(paid(share, name), share, c) for share, name, c in shares]
-        else:
-            self._sides = [Side(paid(weight, "plus"), weight, 1.0 / weight), Side(oracle, 0.0, -1.0 / weight)]
+        self._sides = []
+        for follower, share in zip(self._copies, (weight, -weight), strict=False):
+            paid = TrajectoryOracle(with_leader_share(oracle.env, share), follower, compiled=oracle.compiled)
+            self._sides.append(Side(paid, share, 1.0 / share if not self.two_sided else 0.5 / share))
+        if not self.two_sided:
+            self._sides.append(Side(oracle, 0.0, -1.0 / weight))
 
     def state(self) -> dict[str, Any]:
         """The weight, and the followers of both sides (a follower that is the run's own is saved there)."""
@@ -268,7 +267,9 @@ class FirstOrderEstimator(Estimator):
     def _metrics(self, returns: Sequence[float], policies: Sequence[Policy]) -> dict[str, float]:
         gain = sum(side.coefficient * one for side, one in zip(self._sides, returns, strict=True))
         metrics = {**policies[0].metrics, "paid_gain": gain}
-        trained = sum(side.oracle.training_steps for side in self._sides)
+        assert self._oracle is not None
+        oracles = {id(one): one for one in (self._oracle, *(side.oracle for side in self._sides))}
+        trained = sum(one.training_steps for one in oracles.values())
         return metrics | ({"follower_training_steps": float(trained)} if "follower_training_steps" in metrics else {})
 
     def _automatic(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> float:
