@@ -41,7 +41,7 @@ MARKED = (4, 2)
 WEIGHT, STEP, SAMPLES = 0.03, 1.0, 40_000
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "PPO": {
-        "total_timesteps": 16_384,
+        "total_timesteps": 8_192,
         "n_envs": 8,
         "n_steps": 64,
         "batch_size": 256,
@@ -50,10 +50,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "ent_coef": 0.01,
     },
     "DQN": {
-        "total_timesteps": 12_000,
+        "total_timesteps": 8_000,
         "learning_rate": 2e-3,
         "learning_starts": 500,
-        "buffer_size": 12_000,
+        "buffer_size": 8_000,
         "batch_size": 64,
         "target_update_interval": 250,
         "exploration_fraction": 0.5,
@@ -61,7 +61,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
 }
 #: (context, seeds) of each algorithm.
-RUNS = {"linear program": [(0, 1), (1, 1)], "PPO": [(0, 8), (1, 8)], "DQN": [(1, 8)]}
+RUNS = {"linear program": [(0, 1), (1, 1)], "PPO": [(1, 6), (0, 6)], "DQN": [(1, 5)]}
 
 
 def problems() -> dict[str, tuple[TabularBOCMDP, float, torch.Tensor]]:

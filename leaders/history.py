@@ -229,6 +229,8 @@ COLUMNS = {
     "env_steps": "environment steps used so far, all iterations together",
     "model_draws": "steps drawn from the model itself so far, without the environment (geometric draws)",
     "follower_iterations": "iterations the follower needed",
+    "follower_lambda": "lambda under which the policy of a follower that has none looks most like a softmax of its own Q",
+    "follower_lambda_error": "its standard error, over states",
     "follower_training_steps": "environment steps the follower has learnt from so far, all contexts together",
     "follower_response_steps": "steps of this iteration's response, where a callback stopped it before it had made all",
     "follower_residual": "what remains of the follower's error, by the measure its class names (a soft Bellman residual, mostly)",

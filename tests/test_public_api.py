@@ -210,6 +210,10 @@ CASES: dict[str, Case] = {
     "RayOracle": Case(followers.RayOracle, lambda: {"env": model(), "follower": planner(), "workers": 1}, ()),
     "check_follower": Case(followers.check_follower, lambda: {"follower": planner()}, ("follower", "delta", "shortfall", "seed")),
     "empirical_policy": Case(followers.empirical_policy, lambda: {"batch": batch(), "n_states": 3, "n_actions": 2}),
+    "estimate_regularization": Case(
+        followers.estimate_regularization,
+        lambda: {"oracle": oracle(), "policy": response(), "env_steps": 20, "rng": rng()},
+    ),
     "suboptimality": Case(
         followers.suboptimality, lambda: {"model": model(), "policy": np.full((2, 3, 2), 0.5), "x": np.zeros(2), **LAMBDA}
     ),

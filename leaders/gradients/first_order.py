@@ -47,6 +47,7 @@ from bocmdp_gym.options import check_count, check_flag, check_number
 from bocmdp_gym.wrappers.leader_share import with_leader_share
 from followers import Follower, Policy, TrajectoryOracle
 from followers.environments import check_unchanged
+from followers.regularization import likely_regularization
 from leaders.gradients._first_order_samples import Paid, SampledGradient
 from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array, Estimator, policy_table
@@ -266,7 +267,7 @@ class FirstOrderEstimator(Estimator):
 
     def _metrics(self, returns: Sequence[float], policies: Sequence[Policy]) -> dict[str, float]:
         gain = sum(side.coefficient * one for side, one in zip(self._sides, returns, strict=True))
-        metrics = {**policies[0].metrics, "paid_gain": gain}
+        metrics = {**policies[0].metrics, "paid_gain": gain, **likely_regularization(self._sides[0].oracle, policies[0])}
         assert self._oracle is not None
         oracles = {id(one): one for one in (self._oracle, *(side.oracle for side in self._sides))}
         trained = sum(one.training_steps for one in oracles.values())
