@@ -50,6 +50,7 @@ from followers.environments import check_unchanged
 from followers.regularization import likely_regularization
 from leaders.gradients._first_order_samples import Paid, SampledGradient
 from leaders.gradients._returns import returns_to_go
+from leaders.gradients._surrogate import Surrogate
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups
 from leaders.gradients.exact import policy_return
@@ -78,6 +79,7 @@ class FirstOrderEstimator(Estimator):
     """dF_xi/dx from how the follower answers r + w rbar and r - w rbar: any follower, without a lambda or probabilities.
 
     Each side has a follower of its own, a copy of the one given, with its own warm starts; both draw the same random numbers.
+    Binding the estimator to an oracle makes these copies, and resets the oracle's follower.
 
     Args:
         weight: w, in units of the follower's reward per unit of the leader's; "auto" or None: measured once per run, where it
@@ -239,10 +241,10 @@ class FirstOrderEstimator(Estimator):
             batch = side.oracle.sample(policy, -(-self.env_steps // 2), own, paired=paired)
             if side.oracle is not oracle:
                 oracle.count_steps(batch.n_steps)
-            bonus = lambda_ * _entropies(side.oracle, policy, batch) if lambda_ and self._is_scored(oracle) else None
+            bonus = lambda_ * _entropies(side.oracle, policy, batch) if lambda_ and _weighs_values(oracle, x, batch) else None
             paid.append(Paid(batch, side.share, side.coefficient, bonus))
             policies.append(policy)
-        if paired and not _copies(oracle):  # an episode without its counterpart would be noise that nothing takes away
+        if paired and not _move_together(oracle):  # an episode without its counterpart would be noise that nothing takes away
             pairs = np.arange(min(one.batch.n_episodes for one in paid))
             paid = [one if one.batch.n_episodes == len(pairs) else one.episodes(pairs) for one in paid]
         gradient_of = SampledGradient(oracle, x, paid, by_state=_by_state(oracle), check=not self._is_checked)
@@ -253,11 +255,6 @@ class FirstOrderEstimator(Estimator):
         gradient, error = combine_groups(gradients, [len(part) for part in chosen[0]])
         returns = [float(one.batch.discounted_returns(oracle.model.discount, leader=True).mean()) for one in paid]
         return Estimate(gradient, self._mean(returns), 0, error, self._metrics(returns, policies))
-
-    def _is_scored(self, oracle: TrajectoryOracle) -> bool:
-        """Whether values are weighed: where more than rewards depends on x, or may."""
-        model = oracle.model
-        return not (isinstance(model, TabularBOCMDP) and set(model.moving) <= {"reward", "leader_reward"})
 
     # ------------------------------------------------------------------------------------------------------- shared
 
@@ -336,7 +333,16 @@ def _generator(seed: list[int] | None, rng: np.random.Generator) -> np.random.Ge
     return rng if seed is None else np.random.default_rng(seed)
 
 
-def _copies(oracle: TrajectoryOracle) -> bool:
+def _weighs_values(oracle: TrajectoryOracle, x: Tensor, batch: Trajectories) -> bool:
+    """Whether the follower's values are weighed: where more than rewards depends on x."""
+    model = oracle.model
+    assert model is not None
+    if isinstance(model, TabularBOCMDP):
+        return not set(model.moving) <= {"reward", "leader_reward"}
+    return Surrogate(model, x, batch.episodes(np.zeros(1, dtype=np.int64))).needs_values
+
+
+def _move_together(oracle: TrajectoryOracle) -> bool:
     """Whether episodes are played in copies that move together, so that they cannot be seeded one by one."""
     return isinstance(oracle.env, VectorEnv) and not oracle.compiled
 

@@ -264,6 +264,18 @@ def test_learners_rules_and_agents_will_do() -> None:
             assert result.history["follower_training_steps"][-1] == 2 * 2 * 128
 
 
+def test_an_entropy_that_nothing_weighs_is_not_asked_for() -> None:
+    """SAC has a lambda and a density, no probabilities; here x moves rewards alone."""
+
+    def paid(x: Any, observations: Any, actions: Any, context: Any) -> Any:
+        return x[0] * actions[:, 0]
+
+    pendulum = LeaderReward(gym.make("Pendulum-v1"), paid, 1, lambda x, o, a, c: o[:, 0], 0.9)
+    follower = followers.SACFollower(0.2, 120, learning_starts=100, batch_size=16, device="cpu")
+    result = leaders.optimize(pendulum, leaders.FirstOrder(0.1, 0.1, env_steps=200), follower, 1)
+    assert np.isfinite(result.history["gradient_norm"]).all()
+
+
 class _Counter(followers.Follower):
     """Answers as its share says, and remembers it."""
 
