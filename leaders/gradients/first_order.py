@@ -97,7 +97,7 @@ class FirstOrderEstimator(Estimator):
     c is 0.001 and sigma that of Qbar(s, a) over actions, in the states visited. Where the follower has no lambda, T is the same
     spread of its own values, and c 0.1. Smaller weights are less biased, and their noise grows like 1/w.
 
-    ``metrics``: ``weight``, and ``paid_gain``, (F_w - F_-w) / (2 w), which optimal answers make positive.
+    ``metrics``: ``weight``, and ``paid_gain``, ``(F_w - F_-w) / (2 w)``, which optimal answers make positive.
 
     Raises:
         OptionError: a value out of range.
