@@ -1,19 +1,18 @@
 """`leaders.FirstOrder`: its error over the weight, and learners of Stable-Baselines3 against their own true response.
 
-Two parts, each stored in ``benchmarks/results/first_order_PART.json``:
-
 - ``weights``: relative error of the two-sided and the one-sided estimate with exact weights against the exact gradient, over the
   weight w, on three models: Four-Rooms of the paper (lambda 0.001), a random MDP in which x moves rewards, transitions and starts
   (lambda 0.1), and the companion of the tax design environment (lambda 0.2). Beside it, from samples on Four-Rooms: the root mean
   square error of one estimate of 10,000 steps, relative to the exact gradient's norm, and the Monte-Carlo estimator's.
-- ``learners``: PPO and DQN, and a linear program, on a small Four-Rooms with random starts, where many routes compete. Their
-  true response is measured by central differences of the leader's exact return from the policies they end with, h = 1 along five
-  directions (the penalty of each of the four rooms, and of the marked cell), means over seeds, each response trained from
-  scratch. Beside it is the mean over as many other seeds of what `FirstOrder` finds from 40,000 sampled steps and the two answers
-  to r +- 0.03 rbar, projected on the same directions. Reported: both with standard errors, and the cosine between them.
+- ``PPO``, ``DQN`` and ``"linear program"``: followers without a lambda, on a small Four-Rooms with random starts, where many
+  routes compete. Their true response is measured by central differences of the leader's exact return from the policies they end
+  with, h = 1 along five directions (the penalty of each of the four rooms, and of the marked cell), means over seeds, each
+  response trained from scratch. Beside it is the mean over as many other seeds of what `FirstOrder` finds from 40,000 sampled
+  steps and the two answers to r +- 0.03 rbar, projected on the same directions. Reported: both with standard errors, and the
+  cosine between them.
 
-Run both with ``python -m benchmarks.first_order``, or name some (``learners`` can be followed by algorithms: PPO, DQN). The plot
-of the first is ``benchmarks/results/first_order.png``.
+Run all of them with ``python -m benchmarks.first_order``, or name some; each is stored in
+``benchmarks/results/first_order_PART.json``. The plot of the first is ``benchmarks/results/first_order.png``.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ MARKED = (4, 2)
 WEIGHT, STEP, SAMPLES = 0.03, 1.0, 40_000
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "PPO": {
-        "total_timesteps": 8_192,
+        "total_timesteps": 16_384,
         "n_envs": 8,
         "n_steps": 64,
-        "batch_size": 256,
-        "n_epochs": 4,
+        "batch_size": 128,
+        "n_epochs": 6,
         "learning_rate": 3e-3,
-        "ent_coef": 0.01,
+        "ent_coef": 0.005,
     },
     "DQN": {
         "total_timesteps": 8_000,
@@ -61,7 +60,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
 }
 #: (context, seeds) of each algorithm.
-RUNS = {"linear program": [(0, 1), (1, 1)], "PPO": [(1, 6), (0, 6)], "DQN": [(1, 5)]}
+RUNS = {"linear program": [(0, 1), (1, 1)], "PPO": [(1, 5)], "DQN": [(1, 4)]}
 
 
 def problems() -> dict[str, tuple[TabularBOCMDP, float, torch.Tensor]]:
@@ -151,7 +150,6 @@ def small_env() -> gym.Env[Any, Any]:
         slip_probability=0.2,
         discount=0.9,
         horizon=100,
-        observation="coordinates",
         penalty_budget=1.0,
         penalty_cost=0.1,
     )
@@ -231,14 +229,10 @@ def response(name: str, context: int, seeds: int) -> dict[str, Any]:
     }
 
 
-def learners(names: list[str]) -> dict[str, Any]:
-    results: dict[str, Any] = {"weight": WEIGHT, "step": STEP, "sampled steps": SAMPLES, "settings": ALGORITHMS, "followers": {}}
-    for name in ["linear program", *(names or ALGORITHMS)]:
-        results["followers"][name] = []
-        for context, seeds in RUNS[name]:
-            results["followers"][name].append(response(name, context, seeds))
-            print(name, results["followers"][name][-1], flush=True)
-    return results
+def learner(name: str) -> dict[str, Any]:
+    """All that is run with one follower."""
+    settings = {"weight": WEIGHT, "step": STEP, "sampled steps": SAMPLES, "follower": ALGORITHMS.get(name)}
+    return {**settings, "contexts": [response(name, context, seeds) for context, seeds in RUNS[name]]}
 
 
 def plot(results: dict[str, Any]) -> None:
@@ -260,13 +254,14 @@ def plot(results: dict[str, Any]) -> None:
 def main(arguments: list[str]) -> None:
     """The command line."""
     torch.set_num_threads(1)
-    parts = [one for one in arguments if one in ("weights", "learners")] or ["weights", "learners"]
-    if "weights" in parts:
+    names = arguments or ["weights", *RUNS]
+    if "weights" in names:
         found = weights()
         store("first_order_weights", found)
         plot(found)
-    if "learners" in parts:
-        store("first_order_learners", learners([one for one in arguments if one in ALGORITHMS]))
+    for name in RUNS:
+        if name in names:
+            store(f"first_order_{name.replace(' ', '_').lower()}", learner(name))
 
 
 if __name__ == "__main__":
