@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -231,6 +231,20 @@ class ConfiguredMDPs:
         moved.transition = self.transition.with_values(self.transition.values.to(device))
         moved._parts["transition"] = moved.transition
         return moved
+
+    def with_leader_share(self, weight: float) -> ConfiguredMDPs:
+        """The same problem where the follower is paid ``weight`` times the leader's reward on top: r + s rbar for r."""
+        shared, inner = object.__new__(ConfiguredMDPs), self.arrays
+        shared.model, shared.x, shared.transition, shared._has_graph = self.model, self.x, self.transition, self._has_graph
+        shared._parts = {**self._parts, "reward": self._parts["reward"] + weight * self._parts["leader_reward"]}
+
+        @cache
+        def arrays(context: int) -> ContextArrays:
+            own = inner(context)
+            return own._replace(reward=own.reward + weight * own.leader_reward)
+
+        shared.arrays = arrays
+        return shared
 
     def _full(self, name: str) -> Tensor:
         part: Tensor = self._parts[name]

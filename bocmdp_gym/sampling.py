@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from numba import njit
 
 from bocmdp_gym.errors import OptionError, StateError
 from bocmdp_gym.kernels.alias import AliasTables, alias_tables, move_tables, policy_tables
-from bocmdp_gym.kernels.random import LOW, ONE, UNIT, next_bits, unit
+from bocmdp_gym.kernels.random import LOW, ONE, UNIT, fork, next_bits, unit
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import as_array
 
@@ -127,6 +127,67 @@ def simulate(
     offsets = np.cumsum([0, *(len(chunk.states) for chunk in chunks[:-1])])
     shifted = [chunk._replace(ends=chunk.ends + offset) for chunk, offset in zip(chunks, offsets, strict=True)]
     return Simulation(*(np.concatenate(parts) for parts in zip(*shifted, strict=True)))
+
+
+def simulate_paired(
+    arrays: ContextArrays, policy: Array, budget: int, rng: np.random.Generator, *, horizon: int | None
+) -> Simulation:
+    """`simulate`, with a stream of random numbers for every episode, and draws of actions apart from those of successors.
+
+    From equal generators, two policies (or models) draw the same numbers in episodes of equal number, however long the episodes
+    before them were: their trajectories differ where the policies do, and only then.
+
+    Args:
+        arrays, policy, budget, rng, horizon: as for `simulate`.
+    """
+    if horizon is None:  # episodes of any length: one at a time
+        state = rng.integers(2**63, size=4).tolist()
+        chunks: list[Simulation] = []
+        steps = 0
+        while steps < budget:
+            own = np.random.default_rng([*state, len(chunks)])
+            chunks.append(simulate(arrays, policy, 1, own, horizon=None))
+            chunks[-1].ends[:] += steps
+            steps = int(chunks[-1].ends[-1])
+        joined: list[npt.NDArray[Any]] = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+        return Simulation(*joined)
+    policy = np.array(policy, dtype=np.float64, order="C")
+    moves = np.arange(policy.shape[1]) if arrays.moves is None else arrays.moves
+    capacity = budget + horizon
+    run = Simulation(
+        np.empty(capacity, dtype=np.int32),
+        np.empty(capacity, dtype=np.int32),
+        np.empty(capacity),
+        np.empty(capacity),
+        np.empty(capacity, dtype=np.int64),
+        np.empty(capacity, dtype=np.bool_),
+        np.empty(capacity, dtype=np.int32),
+    )
+    n_steps, n_episodes = _play_paired(
+        policy,
+        *move_tables(policy, moves),
+        *successor_tables(arrays),
+        moves,
+        *arrays.starts,
+        arrays.stored_successors,
+        arrays.stored_probabilities,
+        arrays.reward,
+        arrays.leader_reward,
+        arrays.termination,
+        horizon,
+        budget,
+        rng.bit_generator.random_raw(4),
+        *run,
+    )
+    return Simulation(
+        run.states[:n_steps],
+        run.actions[:n_steps],
+        run.rewards[:n_steps],
+        run.leader_rewards[:n_steps],
+        run.ends[:n_episodes],
+        run.terminated[:n_episodes],
+        run.final_states[:n_episodes],
+    )
 
 
 def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -281,3 +342,68 @@ def play_episodes(
     carry[0] = np.int64(s) if is_open else -1
     carry[1] = age
     return step, episode
+
+
+@njit(cache=True)
+def _play_paired(
+    policy,
+    threshold,
+    packed,
+    row_threshold,
+    row_packed,
+    index,
+    start_threshold,
+    start_packed,
+    succ,
+    prob,
+    reward,
+    leader_reward,
+    termination,
+    horizon,
+    budget,
+    rng,
+    states,
+    actions,
+    rewards,
+    leader_rewards,
+    ends,
+    terminated,
+    final_states,
+):
+    """Episodes of `play_episodes`, each with a generator forked from ``rng``, until ``budget`` steps are done."""
+    carry, own, no_starts = np.array([-1, 0]), np.empty(4, dtype=np.uint64), np.empty((0, 2), dtype=np.int64)
+    steps = 0
+    episodes = 0
+    while steps < budget:
+        fork(rng, own)
+        played, _ = play_episodes(
+            policy,
+            threshold,
+            packed,
+            row_threshold,
+            row_packed,
+            index,
+            start_threshold,
+            start_packed,
+            no_starts,
+            succ,
+            prob,
+            reward,
+            leader_reward,
+            termination,
+            horizon,
+            1,
+            carry,
+            own,
+            states[steps:],
+            actions[steps:],
+            rewards[steps:],
+            leader_rewards[steps:],
+            ends[episodes:],
+            terminated[episodes:],
+            final_states[episodes:],
+        )
+        steps += played
+        ends[episodes] = steps
+        episodes += 1
+    return steps, episodes

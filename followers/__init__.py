@@ -20,6 +20,7 @@ from followers.policy_distance import Suboptimality, suboptimality
 from followers.policy_gradient import VanillaPolicyGradient
 from followers.ray_oracle import RayOracle
 from followers.registry import register
+from followers.regularization import RegularizationEstimate, estimate_regularization
 from followers.soft_policy_iteration import SoftPolicyIteration
 from followers.soft_q_learning import SoftQLearning
 from followers.soft_value_iteration import SoftValueIteration
@@ -49,6 +50,7 @@ __all__ = [
     "NaturalPolicyGradient",
     "Policy",
     "RayOracle",
+    "RegularizationEstimate",
     "SACFollower",
     "SB3Follower",
     "SoftDQN",
@@ -66,6 +68,7 @@ __all__ = [
     "__version__",
     "check_follower",
     "empirical_policy",
+    "estimate_regularization",
     "register",
     "suboptimality",
 ]

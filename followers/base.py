@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,6 +41,11 @@ class Task:
         """gamma."""
         discount: float = self.core.discount
         return discount
+
+    @property
+    def leader_share(self) -> float:
+        """What the follower is paid per unit of the leader's reward, in addition to the model's reward; mostly 0."""
+        return self._layers.share
 
     @property
     def env(self) -> AnyEnv:
@@ -168,6 +174,25 @@ class Follower(WithArguments, ABC):
 
     def reset(self) -> None:
         """Forget everything learnt: called once when a run starts, so that equal seeds give equal runs."""
+
+    def copy(self, name: str | None = None) -> Follower:
+        """A follower of the same settings that has learnt nothing; this one is reset too.
+
+        Args:
+            name: keeps apart what several copies write into folders.
+
+        Raises:
+            UnsupportedError: it holds something that cannot be copied.
+        """
+        del name
+        try:
+            self.reset()
+            return deepcopy(self)
+        except Exception as error:  # what cannot be copied says so in its own words
+            raise UnsupportedError(
+                f"a copy of the follower is needed, and {type(self).__name__} cannot be copied ({error}); keep what cannot be "
+                "copied out of it, for example in functions that make it, or define __deepcopy__ for it."
+            ) from error
 
     def state(self) -> dict[Any, Any]:
         """What a checkpoint keeps of it: nested dicts of arrays and JSON-able values; {} if it remembers nothing."""

@@ -23,6 +23,7 @@ from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationErro
 from bocmdp_gym.layers import defined_by, is_transparent
 from bocmdp_gym.vector_env import NativeVectorEnv
 from bocmdp_gym.wrappers import ObserveContext
+from bocmdp_gym.wrappers.leader_share import share_of
 
 #: A Gymnasium environment, or a vector environment of copies of one.
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
@@ -68,15 +69,17 @@ class Layers(NamedTuple):
 
     Attributes:
         horizon: steps after which an episode is cut, None for never.
-        plain: none of them changes dynamics, rewards, actions or observations.
+        plain: none of them changes dynamics, rewards (but for ``share``), actions or observations.
         showing: those that show states differently, innermost first; None where one does more than that.
         changing: the name of a layer that does more, and so changes the problem; None where none does.
+        share: what the follower is paid per unit of the leader's reward (`bocmdp_gym.wrappers.leader_share`).
     """
 
     horizon: int | None
     plain: bool
     showing: list[Any] | None
     changing: str | None
+    share: float = 0.0
 
 
 def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None) -> Layers:
@@ -91,11 +94,14 @@ def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None)
         one: the environment that stands for each copy, where it was made already.
     """
     changing: str | None = None
+    share = 0.0
     copies: list[Any] = [env]
     if isinstance(env, VectorEnv):
         layer: Any = env
         while isinstance(layer, VectorWrapper):
-            changing = changing or (None if is_transparent(layer) else type(layer).__name__)
+            weight = share_of(layer)
+            share += weight or 0.0
+            changing = changing or (None if weight is not None or is_transparent(layer) else type(layer).__name__)
             layer = layer.env
         copies = list(layer.envs) if isinstance(layer, SyncVectorEnv) else [single(env) if one is None else one]
     horizons: list[int | None] = [core.horizon]
@@ -104,18 +110,21 @@ def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None)
         for layer in _around(copy):
             if isinstance(layer, TimeLimit):
                 horizons.append(layer._max_episode_steps)
-            if _is_showing(layer):
+            weight = share_of(layer)
+            if weight is not None:
+                share += weight if i == 0 else 0.0
+            elif _is_showing(layer):
                 if i == 0:
                     showing.insert(0, layer)
             elif not is_transparent(layer):
                 changing = changing or type(layer).__name__
     horizon = min((h for h in horizons if h is not None), default=None)
-    layers = Layers(horizon, changing is None and not showing, showing if changing is None else None, changing)
+    layers = Layers(horizon, changing is None and not showing, showing if changing is None else None, changing, share)
     if layers.showing and isinstance(core, TabularEnv):
         space: Any = core.context_space
         rows = observations_of_states(core, layers, int(space.start))
         if rows is not None and len(np.unique(rows.reshape(len(rows), -1), axis=0)) < len(rows):
-            return Layers(horizon, False, None, " > ".join(type(layer).__name__ for layer in reversed(showing)))
+            return Layers(horizon, False, None, " > ".join(type(layer).__name__ for layer in reversed(showing)), share)
     return layers
 
 

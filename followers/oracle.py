@@ -14,10 +14,11 @@ from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
 from bocmdp_gym.arguments import WithArguments
-from bocmdp_gym.errors import LeaderParameterError, UnsupportedError
+from bocmdp_gym.errors import LeaderParameterError, OptionError, UnsupportedError
 from bocmdp_gym.options import as_array, check_count, check_flag, check_generator
-from bocmdp_gym.sampling import simulate
+from bocmdp_gym.sampling import simulate, simulate_paired
 from bocmdp_gym.validation import check_context, check_leader
+from bocmdp_gym.wrappers.leader_share import LeaderShareCopies
 from followers.adapters import as_policy
 from followers.base import Follower, Task, check_follower_type
 from followers.environments import (
@@ -77,7 +78,8 @@ class TrajectoryOracle(WithArguments):
             check_unchanged(type(follower).__name__, self.layers, self.core, plain=self.core.interpolates)
         self._env_steps = self.idle_steps = 0
         self.last_response: Policy | None = None
-        unwrapped = not isinstance(self.env, VectorEnv) or self.env is self.env.unwrapped
+        inner = self.env.env if isinstance(self.env, LeaderShareCopies) else self.env
+        unwrapped = not isinstance(inner, VectorEnv) or inner is inner.unwrapped
         self._plain = self.layers.plain and unwrapped
         simulable = isinstance(self.core, TabularEnv) and self.layers.showing is not None and unwrapped
         if compiled and not simulable:
@@ -143,8 +145,13 @@ class TrajectoryOracle(WithArguments):
             raise UnsupportedError(f"{type(self.core).__name__} has no tabular model.")
         leader = self._checked(x)
         if self._mdps is None:
-            self._mdps = self.model.configure_with_graph(leader)
+            self._mdps = self._configured(self.model, leader)
         return self._mdps
+
+    def _configured(self, model: TabularBOCMDP, leader: Array) -> ConfiguredMDPs:
+        """The model's arrays at a checked x, with the follower's share of the leader's reward where a layer pays one."""
+        mdps = model.configure_with_graph(leader)
+        return mdps.with_leader_share(self.layers.share) if self.layers.share else mdps
 
     def _checked(self, x: Any) -> Array:
         """x as a checked read-only array, the same object as long as x keeps its value; a new x ends what was configured."""
@@ -178,7 +185,7 @@ class TrajectoryOracle(WithArguments):
         task = Task(leader, context, self.core, self.env, self.layers, self.configure)
         if self.follower.plans and isinstance(self.model, TabularBOCMDP):  # it will ask for these, so they are made on the way
             if self._mdps is None:
-                self._mdps = self.model.configure_with_graph(leader)
+                self._mdps = self._configured(self.model, leader)
             task.mdps, task.arrays = self._mdps, self._mdps.arrays(context)
         return task
 
@@ -216,6 +223,7 @@ class TrajectoryOracle(WithArguments):
         env_steps: int,
         rng: np.random.Generator,
         start: npt.ArrayLike | None = None,
+        paired: bool = False,
     ) -> Trajectories:
         """Trajectories of a policy at its own (x, context).
 
@@ -227,9 +235,11 @@ class TrajectoryOracle(WithArguments):
             rng: source of randomness.
             start: start states and first actions ``(F, 2)`` (-1: the policy's), one episode each, while the budget lasts; where
                 states are no indices, a list of pairs (None: the policy's action).
+            paired: give every episode random numbers of its own, so that two samples from equal generators draw the same in
+                episodes of equal number; copies of a vector environment only begin alike.
 
         Raises:
-            OptionError: a budget below 1.
+            OptionError: a budget below 1, or starts for paired episodes.
             StateError: a start that does not exist.
             UnsupportedError: starts asked of an environment that cannot be put into a state.
             ActionError: the policy did something that is no action.
@@ -238,12 +248,14 @@ class TrajectoryOracle(WithArguments):
         if type(env_steps) is not int or not 1 <= env_steps < 2**31:
             env_steps = check_count("env_steps", env_steps)
         check_generator(rng)
+        if check_flag("paired", paired) and start is not None:
+            raise OptionError("paired episodes start where the environment has them start; leave start out.")
         if not isinstance(policy, Policy):
             policy = as_policy(policy, space=self._action_space)
         if self.compiled and policy.table is not None:
-            batch = self._simulate(policy, policy.table, env_steps, rng, start)
+            batch = self._simulate(policy, policy.table, env_steps, rng, start, paired)
         elif not isinstance(self.env, VectorEnv):
-            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain)
+            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain, paired=paired)
         elif start is not None:
             raise UnsupportedError(
                 "the copies of a vector environment reset by themselves, so they cannot each be put into a state; give the "
@@ -256,12 +268,22 @@ class TrajectoryOracle(WithArguments):
         return batch
 
     def _simulate(
-        self, policy: Policy, table: Array, env_steps: int, rng: np.random.Generator, start: npt.ArrayLike | None
+        self,
+        policy: Policy,
+        table: Array,
+        env_steps: int,
+        rng: np.random.Generator,
+        start: npt.ArrayLike | None,
+        paired: bool,
     ) -> Trajectories:
         """The compiled path."""
         arrays = self.configure(policy.leader).arrays(policy.context)
         shown = self._observations(policy.context)
-        run = simulate(arrays, table, env_steps, rng, horizon=self.layers.horizon, starts=start)
+        horizon = self.layers.horizon
+        if paired:
+            run = simulate_paired(arrays, table, env_steps, rng, horizon=horizon)
+        else:
+            run = simulate(arrays, table, env_steps, rng, horizon=horizon, starts=start)
         return Trajectories(
             observations=run.states if shown is None else shown[run.states],
             actions=run.actions,

@@ -164,6 +164,10 @@ class _RemoteFollower(Follower):
         self.exposes_probabilities = self._inner.exposes_probabilities
         self._returns = core.context_probabilities is not None
 
+    def copy(self, name: str | None = None) -> Follower:
+        """A copy of the follower itself, which answers in this process."""
+        return self._inner.copy(name)
+
     def start_workers(self, cluster: RayCluster, env: AnyEnv, size: int) -> None:
         """Start ``size`` workers."""
         self._ray = cluster.ray

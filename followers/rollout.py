@@ -82,6 +82,7 @@ def play(
     start: Any = None,
     *,
     plain: bool = False,
+    paired: bool = False,
 ) -> Play:
     """Play ``policy`` at its own (x, context) for ``env_steps`` steps in one environment.
 
@@ -92,6 +93,7 @@ def play(
         rng: seeds the environment, and is the policy's source of randomness.
         start: pairs of start state and first action (-1 or None: the policy's), one episode each, while the budget lasts.
         plain: whether observations are the core's own; those of a tabular one then have the types of the compiled path.
+        paired: give every episode a seed and a generator of its own, made from ``rng``.
 
     Raises:
         StateError: a start that does not exist, or no pairs.
@@ -104,13 +106,17 @@ def play(
     starts = None if start is None else _start_pairs(start, core)
     episodes: list[_Episode] = []
     steps = 0
-    seed: int | None = int(rng.integers(2**31))
+    seeds = rng.integers(2**32, size=4).tolist() if paired else []
+    seed: int | None = None if paired else int(rng.integers(2**31))
     while steps < env_steps and (starts is None or len(episodes) < len(starts)):
         first, options = None, None
         if starts is not None:
             state, first = starts[len(episodes)]
             options = {"state": state}
         episode = _Episode((len(episodes), 0))
+        if paired:
+            rng = np.random.default_rng([*seeds, len(episodes)])
+            seed = int(rng.integers(2**31))
         observation, _ = env.reset(seed=seed, options=options)
         seen, seed = owned(observation), None
         check_observation(observation, f"at the start of episode {len(episodes)}")

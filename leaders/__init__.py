@@ -10,7 +10,7 @@ from leaders.constraints import Constraint
 from leaders.global_search import multistart
 from leaders.history import History
 from leaders.leader_env import LeaderEnv
-from leaders.leaders import AMD, HPGD, ExactGradient, Leader, ZeroOrder, register_estimator
+from leaders.leaders import AMD, HPGD, ExactGradient, FirstOrder, Leader, ZeroOrder, register_estimator
 from leaders.loop import optimize
 from leaders.many import optimize_many
 from leaders.result import Progress, Result
@@ -23,6 +23,7 @@ __all__ = [
     "ComparedGradient",
     "Constraint",
     "ExactGradient",
+    "FirstOrder",
     "GradientComparison",
     "History",
     "Leader",

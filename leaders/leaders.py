@@ -21,7 +21,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from followers import TrajectoryOracle
-from leaders.gradients import AdaptiveModelDesignEstimator, Estimator, ExactEstimator, ZeroOrderEstimator
+from leaders.gradients import AdaptiveModelDesignEstimator, Estimator, ExactEstimator, FirstOrderEstimator, ZeroOrderEstimator
 from leaders.gradients.registry import ESTIMATORS, add_estimator
 from leaders.updates import Update, optimizer_options
 
@@ -95,8 +95,9 @@ class LeaderByName(Leader):
             raise UnknownOptionError(f"{complaint}; expected {type(self).__name__}({leading}), and everything else by its name.")
         if type(self).__init__ is LeaderByName.__init__:  # by name, whichever way they were given
             self._given_arguments = given
-        values = {name: value for name, value in given.items() if value is not None or name in _UPDATE}
         names = tuple(self.kinds)
+        meant = given.keys() if len(names) == 1 else _UPDATE  # else None stands for the default of the estimator chosen
+        values = {name: value for name, value in given.items() if value is not None or name in meant}
         chosen = values.pop("estimator", names[0]) if len(names) > 1 else names[0]
         if not isinstance(chosen, str) or chosen not in self.kinds:
             raise OptionError(f"unknown estimator {chosen!r}. {suggest(chosen, self.kinds)}")
@@ -250,6 +251,17 @@ class ZeroOrder(LeaderByName):
     kinds = {"zero-order": ZeroOrderEstimator}
     leading = ("learning_rate", "smoothing")
     changed = {"learning_rate": 0.1, "max_gradient_norm": 1.0}
+
+
+class FirstOrder(LeaderByName):
+    """Ascent along how the follower answers a small payment in the leader's reward: any follower, without its lambda.
+
+    Raises:
+        OptionError: a value out of range.
+    """
+
+    kinds = {"first-order": FirstOrderEstimator}
+    leading = ("learning_rate", "weight")
 
 
 @known_options()

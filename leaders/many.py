@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from copy import copy, deepcopy
+from copy import copy
 from functools import partial
 from typing import Any, Literal
 
@@ -119,7 +119,7 @@ def optimize_many(
     runs: list[LeaderRun] = []
 
     def start(i: int) -> LeaderRun:
-        runs.append(LeaderRun(env, leaders[i], _copy(follower), iterations, numbers[i], options, oracle))
+        runs.append(LeaderRun(env, leaders[i], _copied(follower), iterations, numbers[i], options, oracle))
         return runs[-1]
 
     with closing_on_error(runs):
@@ -156,20 +156,9 @@ def _one_per_run(leader: Any, seeds: Any) -> tuple[list[Leader], list[Any]]:
     return [Leader(one.estimator, copy(one.update)) for one in leaders], numbers
 
 
-def _copy(follower: Follower) -> Follower:
-    """A follower of the same settings that has learnt nothing.
-
-    Raises:
-        UnsupportedError: it holds something that cannot be copied.
-    """
-    try:
-        follower.reset()
-        return deepcopy(follower)
-    except Exception as error:
-        raise UnsupportedError(
-            f"every run needs a copy of the follower, and {type(follower).__name__} cannot be copied ({error}); call "
-            "leaders.optimize once per seed, with a follower made for each."
-        ) from error
+def _copied(follower: Any) -> Any:
+    """A copy of a follower; `LeaderRun` refuses what is none."""
+    return follower.copy() if isinstance(follower, Follower) else follower
 
 
 def _complete_at_once(

@@ -23,6 +23,7 @@ from bocmdp_gym.validation import check_leader
 from bocmdp_gym.version import __version__
 from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
+from followers.regularization import likely_regularization
 from leaders.annealing import Annealing, LambdaSchedule, check_annealable, scheduled
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import AugmentedLagrangian, Constraint
@@ -218,6 +219,8 @@ class LeaderRun:
                     record |= self.coupling.columns(values)
             if self.oracle.last_response is not None and not self.oracle.follower.exact:
                 record |= self.evaluator.suboptimality(self.oracle.last_response, self._regularization)
+        if evaluate and self.oracle.last_response is not None:
+            record |= likely_regularization(self.oracle, self.oracle.last_response)
         record["gradient_norm"] = norm = self.leader.update.step(self.x, gradient)
         if not norm < float("inf"):
             kept = "" if checkpoints is None else f" The last good checkpoint is {checkpoints.last}."

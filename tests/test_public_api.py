@@ -54,7 +54,7 @@ BASES = {
 #: No callables.
 OTHERS = {"__version__", "errors", "objectives", "ESTIMATORS"}
 #: Used by estimators on what they have checked.
-INNER = {"exact_weights", "geometric_loss_weights", "geometric_weights", "monte_carlo_weights"}
+INNER = {"exact_weights", "first_order_weights", "geometric_loss_weights", "geometric_weights", "monte_carlo_weights"}
 
 
 class Case(NamedTuple):
@@ -210,6 +210,10 @@ CASES: dict[str, Case] = {
     "RayOracle": Case(followers.RayOracle, lambda: {"env": model(), "follower": planner(), "workers": 1}, ()),
     "check_follower": Case(followers.check_follower, lambda: {"follower": planner()}, ("follower", "delta", "shortfall", "seed")),
     "empirical_policy": Case(followers.empirical_policy, lambda: {"batch": batch(), "n_states": 3, "n_actions": 2}),
+    "estimate_regularization": Case(
+        followers.estimate_regularization,
+        lambda: {"oracle": oracle(), "policy": response(), "env_steps": 20, "rng": rng()},
+    ),
     "suboptimality": Case(
         followers.suboptimality, lambda: {"model": model(), "policy": np.full((2, 3, 2), 0.5), "x": np.zeros(2), **LAMBDA}
     ),
@@ -217,6 +221,7 @@ CASES: dict[str, Case] = {
     # ------------------------------------------------------------------------------------------------------- leaders
     "AMD": Case(leaders.AMD, lambda: {"learning_rate": 0.1, "sweeps": 3}),
     "ExactGradient": Case(leaders.ExactGradient, lambda: {"learning_rate": 0.1}),
+    "FirstOrder": Case(leaders.FirstOrder, lambda: {"learning_rate": 0.1, "weight": 0.1}),
     "HPGD": Case(leaders.HPGD, lambda: {"learning_rate": 0.1, "env_steps": 10, "estimator": "monte_carlo"}),
     "ZeroOrder": Case(leaders.ZeroOrder, lambda: {"learning_rate": 0.1}),
     "Leader": Case(leaders.Leader, lambda: {"estimator": gradients.ExactEstimator(), "update": updates.Update(0.1)}),
@@ -251,7 +256,12 @@ CASES: dict[str, Case] = {
     ),
     **{
         kind.__name__: Case(kind, dict)
-        for kind in (gradients.ExactEstimator, gradients.AdaptiveModelDesignEstimator, gradients.ZeroOrderEstimator)
+        for kind in (
+            gradients.ExactEstimator,
+            gradients.AdaptiveModelDesignEstimator,
+            gradients.FirstOrderEstimator,
+            gradients.ZeroOrderEstimator,
+        )
     },
     **{kind.__name__: Case(kind, dict) for kind in ESTIMATORS.values()},
 }  # fmt: skip

@@ -78,6 +78,10 @@ SHORT: dict[str, dict[str, Any]] = {
 LEADERS: dict[str, tuple[type, Callable[[], leaders.Leader]]] = {
     "ExactGradient": (leaders.gradients.ExactEstimator, leaders.ExactGradient),
     "AMD": (leaders.gradients.AdaptiveModelDesignEstimator, partial(leaders.AMD, sweeps=10)),
+    "FirstOrder": (
+        leaders.gradients.FirstOrderEstimator,
+        partial(leaders.FirstOrder, env_steps=400, error_groups=2),
+    ),
     "ZeroOrder": (leaders.gradients.ZeroOrderEstimator, partial(leaders.ZeroOrder, directions=2)),
 }
 #: Small followers to ask what they log; those that are not here need more than a small tabular problem.

@@ -17,6 +17,7 @@ from bocmdp_gym import TabularEnv, TabularVectorEnv, configurable
 from bocmdp_gym.errors import BOCMDPError, ObservationError, OptionError, UnsupportedError
 from bocmdp_gym.layers import is_transparent
 from bocmdp_gym.memory import owned
+from bocmdp_gym.wrappers.leader_share import LeaderShare, LeaderShareCopies, share_of
 from followers.environments import AnyEnv, check_observation, inspect_layers
 from followers.sb3.monitor import Monitor
 from followers.sb3.views import FromZero, counted_from_zero, from_zero, to_zero
@@ -173,10 +174,14 @@ def training_envs(
     if make_env is None and isinstance(core, TabularEnv) and vec_env_class is DummyVecEnv:
         layers = inspect_layers(env, core)
         if layers.plain and layers.horizon == core.horizon:
-            return Watched(VecMonitor(GymnasiumVecEnv(TabularVectorEnv(core, n, AutoresetMode.SAME_STEP)))), True
+            copies: Any = TabularVectorEnv(core, n, AutoresetMode.SAME_STEP)
+            copies = LeaderShareCopies(copies, layers.share) if layers.share else copies
+            return Watched(VecMonitor(GymnasiumVecEnv(copies))), True
     maker = _maker(env, core, make_env)
     try:
-        return Watched(vec_env_class([maker] * n)), True
+        made = vec_env_class([maker] * n)
+        _check_share(env, made)
+        return Watched(made), True
     except BOCMDPError:
         raise
     except Exception as error:  # anything may go wrong in pickling, in a process that starts, and in the user's functions
@@ -186,6 +191,20 @@ def training_envs(
             "Pass make_env=, a function that builds a new environment at each call, like the oracle's, out of what can be "
             "pickled; or train on the environment itself, with n_envs=1 and no vec_env_class."
         ) from error
+
+
+def _check_share(env: Any, made: VecEnv) -> None:
+    """Refuse copies that do not pay the follower's share of the leader's reward.
+
+    Raises:
+        UnsupportedError: a ``vec_env_class`` made copies of its own.
+    """
+    if isinstance(env, LeaderShare) and not all(made.env_is_wrapped(LeaderShare)):
+        made.close()
+        raise UnsupportedError(
+            f"{type(made).__name__} plays other copies than those it was given makers of, so the follower's share of the "
+            "leader's reward, by which FirstOrder finds its gradient, is not paid in them; have vec_env_class call the makers."
+        )
 
 
 def _from_zero(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -211,12 +230,13 @@ def _maker(env: gym.Env[Any, Any], core: Any, make_env: Callable[[], gym.Env[Any
                 "that builds a new environment at each call, or train on the environment itself, with n_envs=1."
             ) from error
         return lambda: Monitor(_from_zero(deepcopy(env)))
-    wanted = _Likeness.of(env, core)
+    weight = share_of(env)
+    wanted = _Likeness.of(env.env if isinstance(env, LeaderShare) else env, core)
 
     def make() -> gym.Env[Any, Any]:
         made = make_env()
         wanted.check(made)
-        return Monitor(_from_zero(made))
+        return Monitor(_from_zero(made if weight is None else LeaderShare(made, weight)))
 
     return make
 

@@ -355,6 +355,14 @@ class SB3Follower(Follower):
         self._saved_log_steps: dict[str, int] = {}
         self.training_steps = 0
 
+    def copy(self, name: str | None = None) -> Follower:
+        """As `Follower.copy`; logs of a named copy go into a folder of that name."""
+        made = super().copy(name)
+        assert isinstance(made, SB3Follower)
+        if made._log_dir is not None and name is not None:
+            made._log_dir = made._log_dir / name
+        return made
+
     def close(self) -> None:
         """Close the logs, and the copies of the environment made for training."""
         for log in self._logs.values():

@@ -101,6 +101,9 @@ def relabel(model: OffPolicyAlgorithm, task: Task, old_leader: Array, view: View
             raise UnsupportedError("the transitions depend on x, so old ones cannot be relabelled; use replay='drop'.")
         change = problem.rewards(new, observations, actions, task.context)
         change = change - problem.rewards(old, observations, actions, task.context)
+        if task.leader_share:
+            earned = problem.leader_rewards(new, observations, actions, task.context)
+            change = change + task.leader_share * (earned - problem.leader_rewards(old, observations, actions, task.context))
     buffer.rewards[:size] += change.numpy().astype(np.float32).reshape(size, -1)
 
 

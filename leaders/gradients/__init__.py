@@ -6,6 +6,7 @@ from leaders.gradients.base import Estimator, PolicyEstimator
 from leaders.gradients.critic import CriticEstimator
 from leaders.gradients.estimate import Estimate
 from leaders.gradients.exact import ExactEstimator, exact_weights
+from leaders.gradients.first_order import FirstOrderEstimator, first_order_weights
 from leaders.gradients.geometric import GeometricEstimator, geometric_loss_weights, geometric_weights
 from leaders.gradients.monte_carlo import MonteCarloEstimator, monte_carlo_weights
 from leaders.gradients.multilevel import MultilevelEstimator
@@ -19,6 +20,7 @@ __all__ = [
     "Estimate",
     "Estimator",
     "ExactEstimator",
+    "FirstOrderEstimator",
     "GeometricEstimator",
     "Loss",
     "MonteCarloEstimator",
@@ -28,6 +30,7 @@ __all__ = [
     "TDEstimator",
     "ZeroOrderEstimator",
     "exact_weights",
+    "first_order_weights",
     "geometric_loss_weights",
     "geometric_weights",
     "monte_carlo_weights",

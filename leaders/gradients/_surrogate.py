@@ -85,6 +85,11 @@ class Surrogate:
         """Whether the follower's values enter: transitions depend on x."""
         return self._transitions is not None and self._transitions.requires_grad
 
+    @property
+    def needs_values(self) -> bool:
+        """Whether values enter at all: transitions or starts depend on x."""
+        return self.needs_follower or (self._initials is not None and self._initials.requires_grad)
+
     def gradient(
         self, reward: Array, leader_reward: Array, transition: Array, initial: Array, groups: int
     ) -> tuple[Tensor, Tensor | None]:

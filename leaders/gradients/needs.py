@@ -31,6 +31,7 @@ class Needs:
         needs_successors: every action of the tabular model has a list of successors of its own: no factored transitions.
         needs_fixed: parts of a tabular model ("transition", "initial", "termination") that must not depend on x.
         needs_discounting: discounts below 1; the leader's may be 1 where a loss is minimised.
+        needs_equal_discounts: the leader discounts as the follower does.
         needs_states: trajectories carry the indices of the states visited.
         needs_starts: trajectories start in states and with actions of the estimator's choice (``oracle.sample(start=...)``).
         needs_probabilities: the action probabilities of the follower's policy are read.
@@ -45,6 +46,7 @@ class Needs:
     needs_successors: bool = False
     needs_fixed: frozenset[str] = frozenset()
     needs_discounting: bool = False
+    needs_equal_discounts: bool = False
     needs_states: bool = False
     needs_starts: bool = False
     needs_probabilities: bool = False
@@ -84,13 +86,20 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
 
     Raises:
         UnsupportedError: the message says what is missing, or which wrapper changes the problem, and names the alternative.
-        DiscountError: a discount of 1 where it must be below 1.
+        DiscountError: a discount of 1 where it must be below 1, or two discounts where they must be equal.
     """
     name, core, model = type(needs).__name__, type(oracle.core).__name__, oracle.model
     if loss is not None and not needs.accepts_loss:
         raise UnsupportedError(
             f"{name} estimates gradients of the leader's return only, not of a general loss f(x, policy, context); use "
             "ExactGradient for losses."
+        )
+    gamma, gamma_leader = oracle.core.discount, oracle.core.leader_discount
+    if needs.needs_equal_discounts and gamma != gamma_leader:
+        raise DiscountError(
+            f"{name} pays the follower in units of the leader's reward, which the follower discounts by {gamma} and the leader "
+            f"by {gamma_leader}: the gradient would be that of another return than the leader's. Use HPGD, ExactGradient or "
+            "ZeroOrder, or an environment whose leader_discount is its discount."
         )
     if needs.needs_rewards and model is None:
         raise UnsupportedError(

@@ -25,6 +25,7 @@ from leaders.leaders import (
     AMD,
     HPGD,
     ExactGradient,
+    FirstOrder,
     Leader,
     LeaderByName,
     OptionHelp,
@@ -38,7 +39,13 @@ from leaders.settings.options import Option, annotated, options_of
 from leaders.updates import Update
 
 #: Leaders by their names on the command line.
-LEADERS: dict[str, type[LeaderByName]] = {"hpgd": HPGD, "exact": ExactGradient, "amd": AMD, "zero-order": ZeroOrder}
+LEADERS: dict[str, type[LeaderByName]] = {
+    "hpgd": HPGD,
+    "exact": ExactGradient,
+    "amd": AMD,
+    "first-order": FirstOrder,
+    "zero-order": ZeroOrder,
+}
 #: Step sizes of runs where they are not the leader's default: those that work with the paper's clipping.
 LEARNING_RATES: dict[str, float] = {"exact": 1.0, "amd": 1.0}
 #: The follower that a leader stands for which computes the response itself.

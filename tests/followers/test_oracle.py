@@ -8,7 +8,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 import bocmdp_gym
 import followers
 from bocmdp_gym import TabularEnv, errors
-from tests.problems import four_rooms, random_model, random_x
+from tests.problems import four_rooms, random_model, random_x, small_rooms
 
 
 def _pair(env: object) -> list[followers.TrajectoryOracle]:
@@ -158,3 +158,44 @@ def test_a_model_is_played_with_a_horizon() -> None:
     batch = oracle.sample(oracle.respond(np.zeros(5), 0, rng), 1000, rng)
     assert (batch.lengths == 200).all()
     assert not batch.terminated.any()
+
+
+@pytest.mark.parametrize("horizon", [60, None])
+def test_paired_samples_draw_the_same_in_episodes_of_equal_number(horizon: int | None) -> None:
+    """Two policies that differ in one state differ in the episodes that visit it, and in no other; each has its own mean."""
+    model = random_model(2, contexts=1, states=30, actions=2, successors=2, moving=("reward",))
+    oracle = followers.TrajectoryOracle(bocmdp_gym.TabularEnv(model, horizon=horizon), followers.SoftPolicyIteration(0.5))
+    x = random_x(5)
+    table = oracle.respond(x, 0, np.random.default_rng(0)).table
+    assert table is not None
+    other = table.copy()
+    other[7] = other[7, ::-1]
+    one, two = (
+        oracle.sample(followers.TabularPolicy(t, x.numpy(), 0), 5000, np.random.default_rng(1), paired=True)
+        for t in (table, other)
+    )
+    alike = 0
+    for e in range(min(one.n_episodes, two.n_episodes)):
+        first, second = one.episodes(np.array([e])), two.episodes(np.array([e]))
+        assert first.states is not None
+        assert second.states is not None
+        if 7 not in first.states:
+            np.testing.assert_array_equal(first.states, second.states)
+            np.testing.assert_array_equal(first.actions, second.actions)
+            alike += 1
+    assert 0 < alike < one.n_episodes
+    plain = oracle.sample(followers.TabularPolicy(table, x.numpy(), 0), 20_000, np.random.default_rng(2))
+    paired = oracle.sample(followers.TabularPolicy(table, x.numpy(), 0), 20_000, np.random.default_rng(3), paired=True)
+    found = [batch.discounted_returns(0.9) for batch in (plain, paired)]
+    error = np.hypot(*(f.std() / len(f) ** 0.5 for f in found))
+    assert abs(found[0].mean() - found[1].mean()) < 4 * error
+
+
+def test_paired_episodes_of_plain_environments_too() -> None:
+    oracle = followers.TrajectoryOracle(small_rooms(), followers.SoftPolicyIteration(0.5), compiled=False)
+    policy = oracle.respond(random_x(21), 0, np.random.default_rng(0))
+    one, two = (oracle.sample(policy, n, np.random.default_rng(1), paired=True) for n in (40, 200))
+    for e in range(one.n_episodes):
+        np.testing.assert_array_equal(one.episodes(np.array([e])).states, two.episodes(np.array([e])).states)
+    with pytest.raises(errors.OptionError, match="leave start out"):
+        oracle.sample(policy, 10, np.random.default_rng(0), start=[[0, -1]], paired=True)

@@ -12,14 +12,14 @@ import torch
 import leaders
 from bocmdp_gym.docstrings import argument_help
 from bocmdp_gym.errors import OptionError, UnknownOptionError
-from leaders import AMD, HPGD, ExactGradient, Leader, ZeroOrder
+from leaders import AMD, HPGD, ExactGradient, FirstOrder, Leader, ZeroOrder
 from leaders.gradients import CriticEstimator, Estimate, ExactEstimator, PolicyEstimator
 from leaders.gradients.registry import ESTIMATORS
 from leaders.leaders import LeaderByName, estimator_options
 from leaders.updates import Update
 from tests.registries import restored
 
-BY_NAME = [HPGD, ExactGradient, AMD, ZeroOrder]
+BY_NAME = [HPGD, ExactGradient, AMD, FirstOrder, ZeroOrder]
 
 
 @pytest.mark.parametrize("kind", BY_NAME)
@@ -86,6 +86,7 @@ MADE: list[Leader] = [
     *(HPGD(estimator=name, regularization=0.1) for name in sorted(ESTIMATORS)),
     AMD(sweeps=3),
     ExactGradient(tolerance=1e-8, projection=abs),
+    FirstOrder(0.1, "auto", two_sided=False),
     ZeroOrder(smoothing=0.5),
     Leader(ExactEstimator(0.1), Update(1.0, optimizer=torch.optim.Adam)),
     *(Leader(kind(), Update(1)) for kind in ESTIMATORS.values()),

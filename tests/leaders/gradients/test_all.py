@@ -12,7 +12,7 @@ import torch
 
 import followers
 import leaders.gradients
-from bocmdp_gym import ConfigurableEnv, errors
+from bocmdp_gym import ConfigurableEnv, TabularBOCMDP, errors
 from leaders.gradients import Estimate, Estimator, PolicyEstimator
 from leaders.gradients.registry import ESTIMATORS
 from tests.problems import random_model, random_x
@@ -23,9 +23,11 @@ ALL = [kind for kind in CLASSES if not inspect.isabstract(kind)]
 #: Options that make an estimate short and its standard error known; an estimator takes those its constructor has.
 SHORT: dict[str, Any] = {
     **{"env_steps": 1000, "samples": 1000, "levels": 3, "runs": 8, "sweeps": 300, "epochs": 2, "error_groups": 10},
-    **{"directions": 20, "smoothing": 0.1, "decay": False, "two_sided": True},
+    **{"directions": 20, "smoothing": 0.1, "decay": False, "two_sided": True, "weight": 0.2},
 }
 MODEL = random_model(1, contexts=2, states=4, dim=3, discount=0.5, leader_discount=0.6, moving=("reward", "leader_reward"))
+#: For estimators that need equal discounts.
+EQUAL = random_model(1, contexts=2, states=4, dim=3, discount=0.5, leader_discount=0.5, moving=("reward", "leader_reward"))
 X = random_x(3)
 
 
@@ -38,7 +40,12 @@ def _make(kind: type[Estimator]) -> Estimator:
     return kind(**{name: value for name, value in SHORT.items() if name in known})
 
 
-def _oracle(kind: type[Estimator], env: Any = MODEL) -> followers.TrajectoryOracle:
+def _model(kind: type[Estimator]) -> TabularBOCMDP:
+    return EQUAL if kind.needs_equal_discounts else MODEL
+
+
+def _oracle(kind: type[Estimator]) -> followers.TrajectoryOracle:
+    env = _model(kind)
     if kind.needs_iterative:
         return followers.TrajectoryOracle(env, followers.SoftValueIteration(1.0, iterations=100, warm_start=False))
     return followers.TrajectoryOracle(env, followers.SoftPolicyIteration(1.0))
@@ -56,7 +63,7 @@ def _estimates(kind: type[Estimator], n: int, seed: int = 0) -> list[Estimate]:
 def test_the_gradient_is_about_the_exact_one(kind: type[Estimator]) -> None:
     """Within its noise, and what small samples, few iterations and smoothing may bias it by."""
     gradients = torch.stack([estimate.gradient for estimate in _estimates(kind, 40)])
-    exact = torch.func.grad(lambda x: MODEL.leader_return(x, 1.0, per_context=True)[1])(X)
+    exact = torch.func.grad(lambda x: _model(kind).leader_return(x, 1.0, per_context=True)[1])(X)
     error = gradients.std(0) / len(gradients) ** 0.5
     assert float(((gradients.mean(0) - exact).abs() - 4.0 * error).max() / exact.norm()) < 0.2
     assert gradients.dtype == torch.float64

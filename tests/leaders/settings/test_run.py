@@ -115,7 +115,10 @@ def test_every_estimator_has_a_name(name: str) -> None:
     ("values", "message"),
     [
         ({"leader": "exact", "estimator": "critic"}, "leader exact has but one"),
-        ({"leader": "amd", "follower": "ppo"}, "would never be asked; leave it out, or use --leader hpgd or zero-order"),
+        (
+            {"leader": "amd", "follower": "ppo"},
+            "would never be asked; leave it out, or use --leader hpgd or first-order",
+        ),
         (
             {"levels": 4},
             "--levels is an option of hpgd with the multilevel estimator, not of hpgd with the monte-carlo",
