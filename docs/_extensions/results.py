@@ -359,12 +359,31 @@ def _which_estimator(r: dict[str, Any]) -> Iterable[str]:
         yield f"References from central differences have standard errors of {'; '.join(measured)}."
 
 
+def _annealing(r: dict[str, Any]) -> Iterable[str]:
+    starts = [name for name in r["rows"][0] if isinstance(r["rows"][0][name], dict)]
+    header = [f"{leader}, {'constant' if name == 'none' else f'from {name}'}" for leader in ("exact", "HPGD") for name in starts]
+    rows = [
+        (
+            row["lambda"],
+            f"{row['penalty_cost']:g}",
+            *(f"{row[name]['exact']:.3f}" for name in starts),
+            *(f"{row[name]['hpgd']:.3f} ± {row[name]['hpgd_error']:.3f}" for name in starts),
+            f"{row['best_known']:.3f}",
+        )
+        for row in r["rows"]
+    ]
+    yield from table(("λ", "β", *header, "best known"), rows)
+    yield ""
+    yield f"Leader's return after {r['iterations']:,} iterations; HPGD: {r['seeds']} seeds."
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "walk": _walk,
     "sampler": _sampler,
     "estimators": _estimators,
     "which_estimator": _which_estimator,
+    "annealing": _annealing,
     "monte_carlo_bias": _monte_carlo_bias,
     "multilevel": _multilevel,
     "convergence": _convergence,
