@@ -341,7 +341,9 @@ def _which_estimator(r: dict[str, Any]) -> Iterable[str]:
         used = "model only" if steps == 0 else f"{steps:,.0f} steps"
         error = one["relative_error"]
         said = f"{error:,.0f}" if error >= 10 else f"{error:.2g}"
-        return f"{said} ({one['cosine']:.2f}; {used}, {1e3 * one['seconds'] / contexts:.3g} ms)"
+        seconds = one["seconds"] / contexts
+        time = f"{seconds:.2g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+        return f"{said} ({one['cosine']:.2f}; {used}, {time})"
 
     names = list(dict.fromkeys(name for problem in problems.values() for name in problem["estimators"]))
     rows = [(f"`{name}`", *(cell(problem, name) for problem in problems.values())) for name in names]
@@ -349,8 +351,7 @@ def _which_estimator(r: dict[str, Any]) -> Iterable[str]:
     yield ""
     yield (
         "Root mean square error of one estimate at x = 0, relative to the gradient (in brackets: mean cosine of their angle, "
-        f"steps and time per context; about {r['steps']:,} steps were asked for, {r['discarded']} estimates thrown away "
-        "before); –: cannot work there."
+        f"steps and time per context; about {r['steps']:,} steps were asked for); –: cannot work there."
     )
     measured = [
         f"{problem['reference_error']:.1%} ({problem['what']})" for problem in problems.values() if problem["reference_error"] > 0
