@@ -1,9 +1,9 @@
 """Which estimator to take: errors and times of all of them at equal steps, on problems of several kinds.
 
 `leaders.compare_gradients` asks every estimator that has a name for `REPEATS` estimates of dF/dx (on the tax design, of one
-context's dF_xi/dx) at x = 0, sized so that one takes about `STEPS` steps; `DISCARDED` estimates before them let those settle that
-carry something on from estimate to estimate. The reference is the exact gradient, and for the follower that learns central
-differences of its own responses.
+context's dF_xi/dx, and fewer) at x = 0, sized so that one takes about `STEPS` steps; `DISCARDED` estimates before them let those
+settle that carry something on from estimate to estimate. The reference is the exact gradient, and for the follower that learns
+central differences of its own responses.
 
 ``python -m benchmarks.which_estimator`` stores ``results/which_estimator.json``; names of problems after it limit it to those.
 """
@@ -37,7 +37,7 @@ class Problem:
         make: environment and follower.
         context: xi; None: all.
         options: further ones of `leaders.compare_gradients`.
-        repeats: fewer where an estimate takes long.
+        repeats, discarded: fewer where an estimate takes long.
     """
 
     what: str
@@ -45,6 +45,7 @@ class Problem:
     context: int | None = None
     options: tuple[tuple[str, Any], ...] = ()
     repeats: int = REPEATS
+    discarded: int = DISCARDED
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -60,7 +61,8 @@ PROBLEMS: dict[str, Problem] = {
         "tax design, λ 0.2: states are real numbers, x moves rewards and transitions",
         lambda: (gym.make("bocmdp/TaxDesign-v0"), followers.SoftPolicyIteration(0.2)),
         context=0,
-        repeats=5,
+        repeats=4,
+        discarded=2,
     ),
     "learner": Problem(
         "random table, λ 1, discount 0.7, 200 iterations of Q-learning: a follower that learns and stops early",
@@ -78,8 +80,8 @@ def compared(problem: Problem) -> dict[str, Any]:
     env, follower = problem.make()
     x = np.zeros(bocmdp_gym.configurable(env).leader_space.shape)
     found = leaders.compare_gradients(
-        env, None, x, problem.context, follower=follower, repeats=problem.repeats, env_steps=STEPS, discard=DISCARDED,
-        **dict(problem.options),
+        env, None, x, problem.context, follower=follower, repeats=problem.repeats, env_steps=STEPS,
+        discard=problem.discarded, **dict(problem.options),
     )  # fmt: skip
     fields = ("relative_error", "relative_bias", "spread", "cosine", "deviation", "env_steps", "model_draws", "training_steps")
     rows = {name: {f: getattr(row, f) for f in (*fields, "seconds")} for name, row in found.rows.items()}
@@ -91,6 +93,7 @@ def compared(problem: Problem) -> dict[str, Any]:
         "gradient_norm": float(found.exact.norm()),
         "contexts": n_contexts,
         "repeats": problem.repeats,
+        "discarded": problem.discarded,
         "estimators": rows,
         "left_out": found.left_out,
     }
@@ -103,7 +106,7 @@ def main() -> None:
     before = json.loads(path.read_text())["results"]["problems"] if sys.argv[1:] and path.exists() else {}
     made = {name: compared(PROBLEMS[name]) for name in chosen}
     problems = {name: (before | made)[name] for name in PROBLEMS if name in before | made}
-    store("which_estimator", {"steps": STEPS, "discarded": DISCARDED, "problems": problems})
+    store("which_estimator", {"steps": STEPS, "problems": problems})
 
 
 if __name__ == "__main__":

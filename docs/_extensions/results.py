@@ -395,7 +395,9 @@ def _which_estimator(r: dict[str, Any]) -> Iterable[str]:
         used = "model only" if steps == 0 else f"{steps:,.0f} steps"
         error = one["relative_error"]
         said = f"{error:,.0f}" if error >= 10 else f"{error:.2g}"
-        return f"{said} ({one['cosine']:.2f}; {used}, {1e3 * one['seconds'] / contexts:.3g} ms)"
+        seconds = one["seconds"] / contexts
+        time = f"{seconds:.2g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+        return f"{said} ({one['cosine']:.2f}; {used}, {time})"
 
     names = list(dict.fromkeys(name for problem in problems.values() for name in problem["estimators"]))
     rows = [(f"`{name}`", *(cell(problem, name) for problem in problems.values())) for name in names]
@@ -403,8 +405,7 @@ def _which_estimator(r: dict[str, Any]) -> Iterable[str]:
     yield ""
     yield (
         "Root mean square error of one estimate at x = 0, relative to the gradient (in brackets: mean cosine of their angle, "
-        f"steps and time per context; about {r['steps']:,} steps were asked for, {r['discarded']} estimates thrown away "
-        "before); –: cannot work there."
+        f"steps and time per context; about {r['steps']:,} steps were asked for); –: cannot work there."
     )
     measured = [
         f"{problem['reference_error']:.1%} ({problem['what']})" for problem in problems.values() if problem["reference_error"] > 0
@@ -413,12 +414,31 @@ def _which_estimator(r: dict[str, Any]) -> Iterable[str]:
         yield f"References from central differences have standard errors of {'; '.join(measured)}."
 
 
+def _annealing(r: dict[str, Any]) -> Iterable[str]:
+    starts = [name for name in r["rows"][0] if isinstance(r["rows"][0][name], dict)]
+    header = [f"{leader}, {'constant' if name == 'none' else f'from {name}'}" for leader in ("exact", "HPGD") for name in starts]
+    rows = [
+        (
+            row["lambda"],
+            f"{row['penalty_cost']:g}",
+            *(f"{row[name]['exact']:.3f}" for name in starts),
+            *(f"{row[name]['hpgd']:.3f} ± {row[name]['hpgd_error']:.3f}" for name in starts),
+            f"{row['best_known']:.3f}",
+        )
+        for row in r["rows"]
+    ]
+    yield from table(("λ", "β", *header, "best known"), rows)
+    yield ""
+    yield f"Leader's return after {r['iterations']:,} iterations; HPGD: {r['seeds']} seeds."
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "walk": _walk,
     "sampler": _sampler,
     "estimators": _estimators,
     "which_estimator": _which_estimator,
+    "annealing": _annealing,
     "monte_carlo_bias": _monte_carlo_bias,
     "multilevel": _multilevel,
     "convergence": _convergence,
