@@ -306,6 +306,38 @@ def test_beyond_tables_the_mean_is_exact_where_the_networks_are(moving: tuple[st
     assert error < 0.1
 
 
+def test_beyond_tables_the_weights_are_those_of_a_literal_reading() -> None:
+    model, context = _model(EVERYTHING[:4], discount=0.9), 2
+    oracle, x, rng = _oracle(TabularEnv(model, horizon=6)), random_x(4), np.random.default_rng(0)
+    networks, tables = NetworkTD(oracle, LAMBDA, TDEstimator(hidden=(), epochs=1).training), _true_tables(model, x, context)
+    policy = oracle.respond(x, context, rng)
+    networks._critics[context] = _Critic(_Known(tables.q), _Known(tables.value), 0.7, (3, 10))  # type: ignore[arg-type]
+    batch = oracle.sample(policy, 60, rng)
+    assert 0 < batch.terminated.sum() < batch.n_episodes
+    found = networks.estimate(oracle, batch, policy, x, rng).gradient
+    z, states, last = x.clone().requires_grad_(), batch.states, batch.final_states
+    assert states is not None
+    assert last is not None
+    assert policy.table is not None
+    vbar = (policy.table * tables.q).sum(-1)
+    reward, leader_reward = (model.part(name, z)[context] for name in REWARDS)
+    transition, initial = model.configure(z).transition.values[context].log(), model.part("initial", z)[context].log()
+    total = torch.zeros((), dtype=torch.float64)
+    for e, (begin, end) in enumerate(zip(batch.starts, batch.ends, strict=True)):
+        trace = 0.0
+        total = total + (vbar[states[begin]] - 0.7) * initial[states[begin]]
+        for t in range(begin, end):
+            s, a, power = states[t], batch.actions[t], 0.8 ** (t - begin)
+            trace = 0.9 * trace + power * (tables.q[s, a] - vbar[s]) / LAMBDA
+            total = total + trace * reward[s, a] + power * leader_reward[s, a]
+            if t + 1 < end or not batch.terminated[e]:
+                after = states[t + 1] if t + 1 < end else last[e]
+                score = 0.9 * trace * (tables.value[after] - tables.value[s]) + 0.8 * power * (vbar[after] - vbar[s])
+                total = total + score * transition[s, a, after]
+    episodes = (10 + batch.n_episodes) / 4  # the mean of four estimates
+    torch.testing.assert_close(found, torch.autograd.grad(total / episodes, z)[0], rtol=1e-9, atol=1e-10)
+
+
 def test_networks_learn_the_values_step_by_step() -> None:
     model, context = _model(EVERYTHING[:4]), 1
     oracle, x, rng = _oracle(TabularEnv(model, horizon=None)), random_x(4), np.random.default_rng(0)
