@@ -44,7 +44,7 @@ NEVER = [one for one in WRONG if isinstance(one, (str, bytes, complex, dict, typ
 #: Made by the library and handed to users, who read them.
 RESULTS = {
     "ConfiguredMDPs", "Solution", "Weights", "Trajectories", "Benchmark", "Task", "Suboptimality", "EmpiricalPolicy", "Result",
-    "Progress", "History", "ComparedGradient", "GradientComparison", "Estimate", "RewardModel",
+    "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "Estimate", "RewardModel",
 }  # fmt: skip
 #: Bases to derive from, protocols, and types.
 BASES = {

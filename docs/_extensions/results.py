@@ -432,6 +432,52 @@ def _annealing(r: dict[str, Any]) -> Iterable[str]:
     yield f"Leader's return after {r['iterations']:,} iterations; HPGD: {r['seeds']} seeds."
 
 
+def _first_order_weights(r: dict[str, Any]) -> Iterable[str]:
+    shown = [i for i, w in enumerate(r["weights"]) if i % 2 == 0 and 1e-5 <= w <= 0.11]
+    rows = [
+        (name, one["regularization"], side, *(f"{one[side][i]:.1e}" for i in shown))
+        for name, one in r["models"].items()
+        for side in ("two-sided", "one-sided")
+    ]
+    yield from table(("model", "λ", "", *(f"w = {r['weights'][i]:.0e}" for i in shown)), rows)
+    sampled = r["sampled, Four-Rooms"]
+    contexts = [name for name in sampled if name.startswith("context")]
+    yield ""
+    yield f"One estimate from {sampled['steps']:,} steps on Four-Rooms, {sampled['repeats']} of them; errors are relative:"
+    yield ""
+    rows = [
+        (
+            name,
+            *(
+                f"{one['root mean square error']:.2f} / {one['error of the mean']:.2f} / {one['mean cosine']:.2f}"
+                for one in (sampled[context][name] for context in contexts)
+            ),
+            f"{1e3 * sampled[contexts[0]][name]['CPU seconds']:.1f} ms",
+        )
+        for name in sampled[contexts[0]]
+    ]
+    columns = (f"{context}: root mean square error / error of the mean / mean cosine" for context in contexts)
+    yield from table(("estimator", *columns, "CPU time"), rows)
+
+
+def _first_order_learner(r: dict[str, Any]) -> Iterable[str]:
+    def entries(values: list[float], errors: list[float] | None) -> str:
+        noise = [""] * len(values) if errors is None else [f" ± {error:.3f}" for error in errors]
+        return ", ".join(f"{value:.3f}{error}" for value, error in zip(values, noise, strict=True))
+
+    rows = [
+        (
+            one["context"],
+            one["seeds"],
+            entries(one["central differences"], one["their standard errors"]),
+            entries(one["FirstOrder"], one["its standard errors"]),
+            f"{one['cosine']:.3f}",
+        )
+        for one in r["contexts"]
+    ]
+    yield from table(("context", "seeds", "central differences, in five directions", "FirstOrder", "cosine"), rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "walk": _walk,
@@ -439,6 +485,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "estimators": _estimators,
     "which_estimator": _which_estimator,
     "annealing": _annealing,
+    "first_order_weights": _first_order_weights,
+    "first_order_linear_program": _first_order_learner,
     "monte_carlo_bias": _monte_carlo_bias,
     "multilevel": _multilevel,
     "convergence": _convergence,

@@ -71,7 +71,7 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, requested: flo
     if requested is None and follower.regularization is None and needs.needs_regularization:
         raise RegularizationError(
             f"{type(follower).__name__} has no regularization (lambda), and the hypergradient needs one; pass it to the "
-            "leader, e.g. HPGD(regularization=1e-3)."
+            "leader, e.g. HPGD(regularization=1e-3), or use FirstOrder, which needs none."
         )
     if requested is not None and follower.regularization is not None and requested != follower.regularization:
         raise OptionError(

@@ -12,14 +12,14 @@ import torch
 import leaders
 from bocmdp_gym.docstrings import argument_help
 from bocmdp_gym.errors import OptionError, UnknownOptionError
-from leaders import AMD, HPGD, ExactGradient, Leader, ZeroOrder
+from leaders import AMD, HPGD, ExactGradient, FirstOrder, Leader, ZeroOrder
 from leaders.gradients import CriticEstimator, Estimate, ExactEstimator, PolicyEstimator
 from leaders.gradients.registry import ESTIMATORS
 from leaders.leaders import LeaderByName, estimator_options
 from leaders.updates import Update
 from tests.registries import restored
 
-BY_NAME = [HPGD, ExactGradient, AMD, ZeroOrder]
+BY_NAME = [HPGD, ExactGradient, AMD, FirstOrder, ZeroOrder]
 
 
 @pytest.mark.parametrize("kind", BY_NAME)
@@ -53,7 +53,10 @@ def test_options_reach_estimator_and_update() -> None:
         (lambda: AMD(sweps=3), "Did you mean 'sweeps'"),
         (lambda: HPGD(momentun=0.5), "Did you mean 'momentum'"),
         (lambda: HPGD(optimizer="Adam", momentum=0.5), "HPGD has no option 'momentum'"),
-        (lambda: HPGD(hidden=(3,)), "hidden is an option of estimator='td' or estimator='critic', not of"),
+        (
+            lambda: HPGD(hidden=(3,)),
+            "hidden is an option of estimator='td' or estimator='critic', not of estimator='monte_carlo'",
+        ),
         (lambda: HPGD(estimator="critc"), "Did you mean 'critic'"),
         (lambda: ExactGradient(estimator="exact"), "ExactGradient has no option 'estimator'"),
         (lambda: HPGD(0.5, 100, "critic", (3,)), "4 arguments are given without their names"),
@@ -83,6 +86,7 @@ MADE: list[Leader] = [
     *(HPGD(estimator=name, regularization=0.1) for name in sorted(ESTIMATORS)),
     AMD(sweeps=3),
     ExactGradient(tolerance=1e-8, projection=abs),
+    FirstOrder(0.1, "auto", two_sided=False),
     ZeroOrder(smoothing=0.5),
     Leader(ExactEstimator(0.1), Update(1.0, optimizer=torch.optim.Adam)),
     *(Leader(kind(), Update(1)) for kind in ESTIMATORS.values()),
