@@ -216,10 +216,12 @@ class TrajectoryOracle(WithArguments):
         env_steps: int,
         rng: np.random.Generator,
         start: npt.ArrayLike | None = None,
+        horizon: int | None = None,
     ) -> Trajectories:
         """Trajectories of a policy at its own (x, context).
 
-        Episodes are played to their end: the one running when the budget is reached is finished, and its steps count.
+        Episodes are played to their end: the one running when the budget is reached is finished, and its steps count. With a
+        ``horizon`` the oracle stops them earlier, as a time limit would, and resets the environment.
 
         Args:
             policy: from `respond`.
@@ -227,9 +229,10 @@ class TrajectoryOracle(WithArguments):
             rng: source of randomness.
             start: start states and first actions ``(F, 2)`` (-1: the policy's), one episode each, while the budget lasts; where
                 states are no indices, a list of pairs (None: the policy's action).
+            horizon: steps after which an episode is stopped, at least 1; None: where it ends by itself.
 
         Raises:
-            OptionError: a budget below 1.
+            OptionError: a budget or a horizon below 1.
             StateError: a start that does not exist.
             UnsupportedError: starts asked of an environment that cannot be put into a state.
             ActionError: the policy did something that is no action.
@@ -237,31 +240,39 @@ class TrajectoryOracle(WithArguments):
         """
         if type(env_steps) is not int or not 1 <= env_steps < 2**31:
             env_steps = check_count("env_steps", env_steps)
+        horizon = None if horizon is None else check_count("horizon", horizon)
         check_generator(rng)
         if not isinstance(policy, Policy):
             policy = as_policy(policy, space=self._action_space)
         if self.compiled and policy.table is not None:
-            batch = self._simulate(policy, policy.table, env_steps, rng, start)
+            batch = self._simulate(policy, policy.table, env_steps, rng, start, horizon)
         elif not isinstance(self.env, VectorEnv):
-            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain)
+            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain, horizon=horizon)
         elif start is not None:
             raise UnsupportedError(
                 "the copies of a vector environment reset by themselves, so they cannot each be put into a state; give the "
                 "oracle a single environment where starts are needed."
             )
         else:
-            batch, idle = play_copies(self.env, self.core, policy, env_steps, rng, plain=self._plain)
+            batch, idle = play_copies(self.env, self.core, policy, env_steps, rng, plain=self._plain, horizon=horizon)
             self.idle_steps += idle
         self._env_steps += len(batch.rewards)
         return batch
 
     def _simulate(
-        self, policy: Policy, table: Array, env_steps: int, rng: np.random.Generator, start: npt.ArrayLike | None
+        self,
+        policy: Policy,
+        table: Array,
+        env_steps: int,
+        rng: np.random.Generator,
+        start: npt.ArrayLike | None,
+        horizon: int | None,
     ) -> Trajectories:
         """The compiled path."""
         arrays = self.configure(policy.leader).arrays(policy.context)
         shown = self._observations(policy.context)
-        run = simulate(arrays, table, env_steps, rng, horizon=self.layers.horizon, starts=start)
+        limits = [limit for limit in (self.layers.horizon, horizon) if limit is not None]
+        run = simulate(arrays, table, env_steps, rng, horizon=min(limits, default=None), starts=start)
         return Trajectories(
             observations=run.states if shown is None else shown[run.states],
             actions=run.actions,
