@@ -226,10 +226,15 @@ def _checked_actions(actions: Any, space: gym.Space[Any], n: int) -> tuple[list[
     Raises:
         ActionError: one is outside the action space.
     """
-    if isinstance(space, gym.spaces.MultiDiscrete) and isinstance(actions, np.ndarray) and actions.dtype.kind in "iu":
-        if actions.shape == (n, *space.shape) and ((actions >= space.start) & (actions < space.start + space.nvec)).all():
-            stacked = actions.astype(space.dtype)  # all at once: one by one is half of the time of a rollout
-            return list(stacked.copy()), stacked
+    if (
+        isinstance(space, gym.spaces.MultiDiscrete)
+        and isinstance(actions, np.ndarray)
+        and actions.dtype.kind in "iu"
+        and actions.shape == (n, *space.shape)
+        and ((actions >= space.start) & (actions < space.start + space.nvec)).all()
+    ):
+        stacked = actions.astype(space.dtype)  # all at once: one by one is half of the time of a rollout
+        return list(stacked.copy()), stacked
     checked = [owned(check_action(action, space)) for action in actions]
     empty: Any = create_empty_array(space, n=n)
     return checked, concatenate(space, checked, empty)

@@ -1,8 +1,7 @@
-"""Value functions fitted by regression: linear (solved exactly) or small networks, of observations and actions as vectors."""
+"""Features of observations and actions: vectors, and the last hidden layer of a network that was fitted to values."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 
 from bocmdp_gym.errors import UnsupportedError
 
-#: Keeps the linear systems solvable where features never occur or coincide; relative to the mean square of a feature.
-_RIDGE = 1e-8
+#: The networks' precision: features need no more, and the sums over them are made in float64.
+_NARROW = torch.float32
 
 
 def check_space(space: gym.Space[Any]) -> None:
@@ -33,7 +32,7 @@ def check_space(space: gym.Space[Any]) -> None:
         )
 
 
-def features(space: gym.Space[Any], values: Any) -> Tensor:
+def vectors(space: gym.Space[Any], values: Any) -> Tensor:
     """Points of a space (see `check_space`) as vectors ``(N, n)``: finite choices one-hot, boxes flattened."""
     array: npt.NDArray[Any] = np.asarray(values)
     if isinstance(space, gym.spaces.Discrete):
@@ -44,75 +43,28 @@ def features(space: gym.Space[Any], values: Any) -> Tensor:
     return torch.from_numpy(array.reshape(len(array), -1).astype(np.float64))
 
 
-def _one_hot(index: npt.NDArray[Any], n: int) -> Tensor:
+def _one_hot(index: npt.NDArray[np.int64], n: int) -> Tensor:
     return nn.functional.one_hot(torch.from_numpy(index.astype(np.int64)), n).double()
 
 
-class ValueFunction(ABC):
-    """A regression from vectors to one value, or to one value per choice.
+class LinearFeatures:
+    """A constant and the vectors themselves."""
 
-    Attributes:
-        sizes: length of the vectors, number of choices.
-    """
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Features ``(N, K)`` of vectors ``(N, n)``."""
+        return torch.cat([torch.ones(len(inputs), 1, dtype=inputs.dtype), inputs], -1)
 
-    sizes: tuple[int, int]
-
-    @abstractmethod
-    def fit(self, inputs: Tensor, choices: Tensor, targets: Tensor) -> None:
-        """One round: bring the value of ``choices`` (N,) at ``inputs`` (N, n) nearer to ``targets`` (N,)."""
-
-    @abstractmethod
-    def predict(self, inputs: Tensor) -> Tensor:
-        """Values of all choices, ``(N, outputs)``."""
-
-    @abstractmethod
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-
-    @abstractmethod
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`, saved by one of the same sizes."""
+    def fit(self, inputs: Tensor, targets: Tensor, rounds: int) -> None:
+        """Nothing to fit."""
 
 
-class LinearValue(ValueFunction):
-    """Least squares, solved exactly in every round; on one-hot inputs, visit averages.
+class NetworkFeatures:
+    """A constant, the standardised vectors and the last hidden layer of a network with tanh layers, trained by Adam.
+
+    The network's last layer starts at 0. Inputs and targets are standardised by what the first round saw.
 
     Args:
-        n_inputs, n_outputs: length of the vectors, number of choices.
-    """
-
-    def __init__(self, n_inputs: int, n_outputs: int):
-        self.sizes = (n_inputs, n_outputs)
-        self._weights = torch.zeros(n_inputs + 1, n_outputs, dtype=torch.float64)
-
-    def fit(self, inputs: Tensor, choices: Tensor, targets: Tensor) -> None:
-        inputs = _with_constant(inputs)
-        identity = torch.eye(inputs.shape[-1], dtype=inputs.dtype)
-        for choice in range(self._weights.shape[-1]):
-            rows, values = inputs[choices == choice], targets[choices == choice]
-            gram = rows.T @ rows
-            ridge = _RIDGE * gram.diagonal().mean() + 1e-300
-            self._weights[:, choice] = torch.linalg.solve(gram + ridge * identity, rows.T @ values)
-
-    def predict(self, inputs: Tensor) -> Tensor:
-        return _with_constant(inputs) @ self._weights
-
-    def state(self) -> dict[str, Any]:
-        return {"weights": self._weights}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._weights = torch.as_tensor(state["weights"])
-
-
-def _with_constant(inputs: Tensor) -> Tensor:
-    return torch.cat([inputs, torch.ones(len(inputs), 1, dtype=inputs.dtype)], -1)
-
-
-class NetworkValue(ValueFunction):
-    """A network with tanh layers, trained by Adam, one pass over the data a round; inputs and targets are standardised.
-
-    Args:
-        n_inputs, n_outputs: length of the vectors, number of choices.
+        n_inputs, n_outputs: length of the vectors, number of values fitted.
         hidden: widths of the hidden layers.
         learning_rate: Adam's.
         batch_size: points per step.
@@ -122,38 +74,48 @@ class NetworkValue(ValueFunction):
     def __init__(self, n_inputs: int, n_outputs: int, hidden: Sequence[int], learning_rate: float, batch_size: int, seed: int):
         self._generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
-        for n, m in pairwise([n_inputs, *hidden, n_outputs]):
-            # skip_init: the constructor would draw from the global generator
-            layer = nn.utils.skip_init(nn.Linear, n, m, dtype=torch.float64)
-            nn.init.orthogonal_(layer.weight, 2**0.5, self._generator)
-            nn.init.zeros_(layer.bias)
-            layers += [layer, nn.Tanh()]
-        self._network = nn.Sequential(*layers[:-1])
+        for n, m in pairwise([n_inputs, *hidden]):
+            layers += [self._layer(n, m), nn.Tanh()]
+        # biases spread the first layer's units over the range of the data
+        layers[0].bias.data.uniform_(-2.0, 2.0, generator=self._generator)  # type: ignore[union-attr, operator]
+        self._hidden = nn.Sequential(*layers)
+        self._last = self._layer(hidden[-1], n_outputs)
+        nn.init.zeros_(self._last.weight)
+        self._network = nn.Sequential(self._hidden, self._last)
         self._optimizer = torch.optim.Adam(self._network.parameters(), lr=learning_rate)
         self.sizes, self._batch_size = (n_inputs, n_outputs), batch_size
         self._inputs: tuple[Tensor, Tensor] | None = None  # mean and scale, those of the first round
         self._targets = (torch.zeros(()), torch.ones(()))
 
-    def fit(self, inputs: Tensor, choices: Tensor, targets: Tensor) -> None:
+    def _layer(self, n: int, m: int) -> nn.Linear:
+        # skip_init: the constructor would draw from the global generator
+        layer: nn.Linear = nn.utils.skip_init(nn.Linear, n, m, dtype=_NARROW)
+        nn.init.orthogonal_(layer.weight, 2**0.5, self._generator)
+        nn.init.zeros_(layer.bias)
+        return layer
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Features ``(N, K)`` of vectors ``(N, n)``, float64, differentiable in them."""
+        standard = self._standard(inputs)
+        layer = self._hidden(standard.to(_NARROW))
+        return torch.cat([torch.ones(len(inputs), 1, dtype=torch.float64), standard, layer.double()], -1)
+
+    def fit(self, inputs: Tensor, targets: Tensor, rounds: int) -> None:
+        """Bring the network's values nearer to ``targets`` ``(N, outputs)``: ``rounds`` passes over the data."""
         if self._inputs is None:
             self._inputs = _mean_and_scale(inputs)
             self._targets = _mean_and_scale(targets)
-        x, y = self._standard(inputs), (targets - self._targets[0]) / self._targets[1]
-        for batch in torch.randperm(len(x), generator=self._generator).split(self._batch_size):
-            values = self._network(x[batch]).gather(-1, choices[batch].unsqueeze(-1)).squeeze(-1)
-            loss = (values - y[batch]).square().mean()
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
-
-    def predict(self, inputs: Tensor) -> Tensor:
-        if self._inputs is None:
-            return inputs.new_zeros(len(inputs), self.sizes[1])
-        with torch.no_grad():
-            values: Tensor = self._network(self._standard(inputs)) * self._targets[1] + self._targets[0]
-        return values
+        x = self._standard(inputs).to(_NARROW)
+        y = ((targets - self._targets[0]) / self._targets[1]).to(_NARROW)
+        for _ in range(rounds):
+            for batch in torch.randperm(len(x), generator=self._generator).split(self._batch_size):
+                loss = (self._network(x[batch]) - y[batch]).square().mean()
+                self._optimizer.zero_grad()
+                loss.backward()
+                self._optimizer.step()
 
     def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
         standards = {} if self._inputs is None else dict(enumerate((*self._inputs, *self._targets)))
         return {
             "network": dict(self._network.state_dict()),
@@ -163,6 +125,7 @@ class NetworkValue(ValueFunction):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`, saved by one of the same sizes."""
         tensors = _as_tensors(state)
         self._network.load_state_dict(tensors["network"])
         groups = self._optimizer.state_dict()["param_groups"]
@@ -173,7 +136,8 @@ class NetworkValue(ValueFunction):
             self._inputs, self._targets = (mean, scale), (target_mean, target_scale)
 
     def _standard(self, inputs: Tensor) -> Tensor:
-        assert self._inputs is not None
+        if self._inputs is None:
+            return inputs
         return (inputs - self._inputs[0]) / self._inputs[1]
 
 
