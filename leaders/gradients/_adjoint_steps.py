@@ -88,12 +88,13 @@ class Problem(NamedTuple):
         if len(groups) == 1:
             yield total, ~half.fitted_episodes
             return
-        for group in groups:
-            own = np.repeat(group, batch.lengths)
+        owned = [np.repeat(group, batch.lengths) for group in groups]
+        known = [np.where(half.fitted & own, total.base, 0.0) for own in owned]
+        noise = [fit_influence(fit, self.features, one, half.fitted, gamma) for one in known]
+        mean = np.mean(noise, 0)  # 0, but for the ridge
+        for group, own, one in zip(groups, owned, noise, strict=True):
             base, visits = step_weights(fit, self.features, cross, weighed.only(own, group), half.fitted, gamma)
-            known = np.where(half.fitted & own, total.base, 0.0)
-            base = base + fit_influence(fit, self.features, known, half.fitted, gamma)
-            yield Steps(base, visits), group & ~half.fitted_episodes
+            yield Steps(base + one - mean, visits), group & ~half.fitted_episodes
 
 
 class PointWeights:

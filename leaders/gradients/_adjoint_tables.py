@@ -78,7 +78,7 @@ def fit_table(table: Table, batch: Trajectories) -> TableFit:
     if table.knows_transitions:
         future = (1.0 - arrays.termination) * arrays.expectation(leader)
     else:
-        sums = np.bincount(pairs, continued * leader[following], n_states * n_actions).reshape(n_states, n_actions)
+        sums = _sums(pairs, continued * leader[following], n_states * n_actions).reshape(n_states, n_actions)
         average = sums.sum(-1, keepdims=True) / some[:, None]  # for actions that were never seen there
         future = np.where(counts > 0.0, sums / np.maximum(counts, 1.0), average)
     q = arrays.leader_reward + table.leader_discount * future
@@ -102,14 +102,14 @@ def table_weights(table: Table, fit: TableFit, batch: Trajectories, trace: float
     kicks = scaled[states, actions]
     weighed = weigh(kicks, batch.ends, trace, gamma, table.leader_discount)
     cuts = np.where(batch.terminated, 0.0, weighed.final_power)
-    after = _solve_transposed(fit.leader_system, np.bincount(batch.final_states, cuts, n_states)) * fit.visited
+    after = _solve_transposed(fit.leader_system, _sums(batch.final_states, cuts, n_states)) * fit.visited
     steps = weighed.power * kicks + weighed.carried
     if table.policy is None:
         pairs = states * n_actions + actions
-        w_reward = np.bincount(pairs, steps, n_states * n_actions).reshape(n_states, n_actions)
-        w_leader = np.bincount(pairs, weighed.power, n_states * n_actions).reshape(n_states, n_actions)
+        w_reward = _sums(pairs, steps, n_states * n_actions).reshape(n_states, n_actions)
+        w_leader = _sums(pairs, weighed.power, n_states * n_actions).reshape(n_states, n_actions)
     else:
-        visits, carried = (np.bincount(states, own, n_states) for own in (weighed.power, weighed.carried))
+        visits, carried = (_sums(states, own, n_states) for own in (weighed.power, weighed.carried))
         w_reward = table.policy * (visits[:, None] * scaled + carried[:, None])
         w_leader = table.policy * visits[:, None]
     again = after[:, None] * fit.shares
@@ -130,23 +130,31 @@ def table_influence(table: Table, fit: TableFit, z: Array, batch: Trajectories) 
     states, _, _, _ = transitions(batch)
     own = (z * fit.weight)[states]
     known = _differences(batch, own, table.discount, n_states)
-    spread = np.bincount(states, own, n_states) + _solve_transposed(fit.system, known) * fit.visited
+    spread = _sums(states, own, n_states) + _solve_transposed(fit.system, known) * fit.visited
     return spread[:, None] * fit.shares
+
+
+def value_influence(table: Table, fit: TableFit, batch: Trajectories) -> Array:
+    """What the noise of some of A's episodes adds to the leader's values ``(S,)``; 0 over all of A."""
+    states, _, following, continued = transitions(batch)
+    paid = (fit.shares * table.arrays.leader_reward).sum(-1)
+    errors = paid[states] + table.leader_discount * continued * fit.leader[following] - fit.leader[states]
+    return _solve(fit.leader_system, _sums(states, fit.weight[states] * errors, len(fit.leader)))
 
 
 def _differences(batch: Trajectories, weights: Array, discount: float, n_states: int) -> Array:
     """sum_i w_i (gamma c 1{s'_i = s} - 1{s_i = s}), ``(S,)``."""
     states, _, following, continued = transitions(batch)
-    return discount * np.bincount(following, continued * weights, n_states) - np.bincount(states, weights, n_states)
+    return discount * _sums(following, continued * weights, n_states) - _sums(states, weights, n_states)
 
 
-def model_weights(table: Table, fit: TableFit, w_reward: Array, w_leader: Array, share: float, moving: Any) -> Weights:
+def model_weights(table: Table, fit: TableFit, w_reward: Array, w_leader: Array, w_initial: Array, moving: Any) -> Weights:
     """Weights on g and drbar as weights of all that depends on x: P and mu by their expectations, without scores.
 
     Args:
         table, fit: the problem, and A.
         w_reward, w_leader: weights on g and drbar ``(S, A)``, as means over episodes.
-        share: of the start states' weight.
+        w_initial: weights on mu ``(S,)``.
         moving: the names of what depends on x.
     """
     arrays, gamma, leader_gamma = table.arrays, table.discount, table.leader_discount
@@ -159,7 +167,7 @@ def model_weights(table: Table, fit: TableFit, w_reward: Array, w_leader: Array,
         weights.termination = -gamma * w_reward * arrays.expectation(fit.follower)
         weights.termination -= leader_gamma * w_leader * arrays.expectation(fit.leader)
     if "initial" in moving:
-        weights.initial = share * fit.leader
+        weights.initial = w_initial
     return weights
 
 
@@ -200,6 +208,12 @@ def policy_transitions(arrays: ContextArrays, policy: Array) -> sparse.csr_matri
     values = arrays.outer(policy * (1.0 - arrays.termination), ones) * arrays.stored_probabilities
     rows = np.broadcast_to(np.arange(n_states)[:, None, None], values.shape)
     return sparse.csr_matrix((values.ravel(), (rows.ravel(), arrays.stored_successors.ravel())), shape=(n_states, n_states))
+
+
+def _sums(index: npt.NDArray[Any] | None, weights: Array, n: int) -> Array:
+    """Sums of weights by index, ``(n,)``."""
+    assert index is not None
+    return np.bincount(index, weights, n).astype(np.float64, copy=False)
 
 
 def _system(matrix: sparse.csr_matrix, visits: Array, discount: float) -> LinearSystem:

@@ -77,7 +77,7 @@ class NetworkFeatures:
         for n, m in pairwise([n_inputs, *hidden]):
             layers += [self._layer(n, m), nn.Tanh()]
         # biases spread the first layer's units over the range of the data
-        layers[0].bias.data.uniform_(-2.0, 2.0, generator=self._generator)  # type: ignore[union-attr, operator]
+        layers[0].bias.data.uniform_(-2.0, 2.0, generator=self._generator)  # type: ignore[operator]
         self._hidden = nn.Sequential(*layers)
         self._last = self._layer(hidden[-1], n_outputs)
         nn.init.zeros_(self._last.weight)

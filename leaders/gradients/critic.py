@@ -45,8 +45,9 @@ from leaders.gradients.estimate import Estimate, check_groups, combine_groups
 
 #: What is left of a return's weight at the effective horizon.
 _TAIL = 0.01
-#: Held-out error, relative to the variance of returns, from which values are said to be worthless; a constant has 1.
-_WORTHLESS = 1.5
+#: Held-out error, relative to the variance of returns, from which values are said to be worthless: a constant has 1,
+#: and a little more where episodes are few.
+_WORTHLESS = 2.0
 
 
 class CriticEstimator(PolicyEstimator):
@@ -227,16 +228,18 @@ class CriticEstimator(PolicyEstimator):
             fit = tables.fit_table(table, fitted)
             whole = tables.table_weights(table, fit, weighed, self.trace)
             for group, total in zip(groups, totals, strict=True):
-                part, influence = whole, 0.0 * whole.reward
-                if len(groups) > 1:
+                scale, share = 1.0 / (2 * half.n_weighed), 0.5 / len(groups)
+                if len(groups) == 1:
+                    w_reward, w_leader, starts = whole.reward, whole.leader_reward, share * fit.leader
+                else:
                     own = batch.episodes(np.flatnonzero(group & ~half.fitted_episodes))
-                    part = tables.table_weights(table, fit, own, self.trace)
+                    w_reward, w_leader, _ = tables.table_weights(table, fit, own, self.trace)
+                    starts = share * fit.leader
                     if not knows:
                         others = batch.episodes(np.flatnonzero(group & half.fitted_episodes))
-                        influence = tables.table_influence(table, fit, whole.z, others)
-                scale = 1.0 / (2 * half.n_weighed)
-                w_reward, w_leader = scale * (part.reward + influence), scale * part.leader_reward
-                total.append(tables.model_weights(table, fit, w_reward, w_leader, 0.5 / len(groups), moving))
+                        w_reward = w_reward + tables.table_influence(table, fit, whole.z, others)
+                        starts = starts + 0.5 * tables.value_influence(table, fit, others)
+                total.append(tables.model_weights(table, fit, scale * w_reward, scale * w_leader, starts, moving))
             errors.append(tables.held_out_errors(table, fit, weighed))
         gradients = [mdps.vjp(_sum(total), batch.context) for total in totals]
         leader_error, follower_error = np.mean(errors, 0).tolist()
