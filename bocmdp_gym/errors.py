@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "ContextError",
     "ConvergenceError",
+    "CriticWarning",
     "DamagedError",
     "DiscountError",
     "FolderError",
@@ -98,6 +99,10 @@ class UnsupportedError(BOCMDPError, NotImplementedError):
 
 class ConvergenceError(BOCMDPError, ArithmeticError):
     """An iteration did not reach its tolerance, or its values stopped being finite."""
+
+
+class CriticWarning(UserWarning):
+    """The values a leader fitted are worse than a constant, so that gradients made of them say little."""
 
 
 class CheckError(BOCMDPError, AssertionError):

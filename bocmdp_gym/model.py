@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.errors import UnsupportedError
 
 
 class BOCMDP(Constructed, ABC):
@@ -23,11 +24,13 @@ class BOCMDP(Constructed, ABC):
     Attributes:
         leader_dim: dimension d of x.
         discount, leader_discount: gamma and gamma_L.
+        noise_dim: how many uniform numbers one draw of the next state takes (`draw_transitions`); None: the model draws none.
     """
 
     leader_dim: int
     discount: float
     leader_discount: float
+    noise_dim: int | None = None
 
     @abstractmethod
     def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
@@ -41,6 +44,18 @@ class BOCMDP(Constructed, ABC):
         """log P_{x, xi}(s'|s, a), or None if transitions do not depend on x."""
         del x, observations, actions, next_observations, context
         return None
+
+    def draw_transitions(self, x: Tensor, observations: Any, actions: Any, noise: Tensor, context: Any) -> Tensor:
+        """Next observations ``(N, ...)`` drawn with uniform numbers ``noise`` ``(N, noise_dim)``, differentiable in x.
+
+        Where a model has this (``noise_dim`` is a number), estimators take expectations over the next state, and over actions,
+        in place of the sampled ones and of scores. Such a model is complete: `rewards` are all that is paid, not only what of
+        it depends on x, and episodes never terminate.
+
+        Raises:
+            UnsupportedError: the model draws no next states.
+        """
+        raise UnsupportedError(f"{type(self).__name__} draws no next states; give it noise_dim and draw_transitions.")
 
     def log_initials(self, x: Tensor, observations: Any, context: Any) -> Tensor | None:
         """log mu_{x, xi}(s), or None if the initial distribution does not depend on x."""

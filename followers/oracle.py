@@ -223,11 +223,13 @@ class TrajectoryOracle(WithArguments):
         env_steps: int,
         rng: np.random.Generator,
         start: npt.ArrayLike | None = None,
+        horizon: int | None = None,
         paired: bool = False,
     ) -> Trajectories:
         """Trajectories of a policy at its own (x, context).
 
-        Episodes are played to their end: the one running when the budget is reached is finished, and its steps count.
+        Episodes are played to their end: the one running when the budget is reached is finished, and its steps count. With a
+        ``horizon`` the oracle stops them earlier, as a time limit would, and resets the environment.
 
         Args:
             policy: from `respond`.
@@ -235,11 +237,12 @@ class TrajectoryOracle(WithArguments):
             rng: source of randomness.
             start: start states and first actions ``(F, 2)`` (-1: the policy's), one episode each, while the budget lasts; where
                 states are no indices, a list of pairs (None: the policy's action).
+            horizon: steps after which an episode is stopped, at least 1; None: where it ends by itself.
             paired: give every episode random numbers of its own, so that two samples from equal generators draw the same in
                 episodes of equal number; copies of a vector environment only begin alike.
 
         Raises:
-            OptionError: a budget below 1, or starts for paired episodes.
+            OptionError: a budget or a horizon below 1, or starts for paired episodes.
             StateError: a start that does not exist.
             UnsupportedError: starts asked of an environment that cannot be put into a state.
             ActionError: the policy did something that is no action.
@@ -247,22 +250,24 @@ class TrajectoryOracle(WithArguments):
         """
         if type(env_steps) is not int or not 1 <= env_steps < 2**31:
             env_steps = check_count("env_steps", env_steps)
+        horizon = None if horizon is None else check_count("horizon", horizon)
         check_generator(rng)
         if check_flag("paired", paired) and start is not None:
             raise OptionError("paired episodes start where the environment has them start; leave start out.")
         if not isinstance(policy, Policy):
             policy = as_policy(policy, space=self._action_space)
         if self.compiled and policy.table is not None:
-            batch = self._simulate(policy, policy.table, env_steps, rng, start, paired)
+            batch = self._simulate(policy, policy.table, env_steps, rng, start, horizon, paired)
         elif not isinstance(self.env, VectorEnv):
-            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, plain=self._plain, paired=paired)
+            options: Any = {"plain": self._plain, "horizon": horizon, "paired": paired}
+            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, **options)
         elif start is not None:
             raise UnsupportedError(
                 "the copies of a vector environment reset by themselves, so they cannot each be put into a state; give the "
                 "oracle a single environment where starts are needed."
             )
         else:
-            batch, idle = play_copies(self.env, self.core, policy, env_steps, rng, plain=self._plain)
+            batch, idle = play_copies(self.env, self.core, policy, env_steps, rng, plain=self._plain, horizon=horizon)
             self.idle_steps += idle
         self._env_steps += len(batch.rewards)
         return batch
@@ -274,16 +279,18 @@ class TrajectoryOracle(WithArguments):
         env_steps: int,
         rng: np.random.Generator,
         start: npt.ArrayLike | None,
+        horizon: int | None,
         paired: bool,
     ) -> Trajectories:
         """The compiled path."""
         arrays = self.configure(policy.leader).arrays(policy.context)
         shown = self._observations(policy.context)
-        horizon = self.layers.horizon
+        limits = [limit for limit in (self.layers.horizon, horizon) if limit is not None]
+        limit = min(limits, default=None)
         if paired:
-            run = simulate_paired(arrays, table, env_steps, rng, horizon=horizon)
+            run = simulate_paired(arrays, table, env_steps, rng, horizon=limit)
         else:
-            run = simulate(arrays, table, env_steps, rng, horizon=horizon, starts=start)
+            run = simulate(arrays, table, env_steps, rng, horizon=limit, starts=start)
         return Trajectories(
             observations=run.states if shown is None else shown[run.states],
             actions=run.actions,

@@ -169,6 +169,12 @@ def truncated_normal_log_density(values: Tensor, mean: Tensor, std: float, low: 
     return -0.5 * standardised.square() - 0.5 * np.log(2 * np.pi) - np.log(std) - torch.log(mass)
 
 
+def truncated_normal_draw(uniform: Tensor, mean: Tensor, std: float, low: float, high: float) -> Tensor:
+    """N(mean, std^2) truncated to [low, high], of uniform numbers by inversion, differentiable in the mean."""
+    below, above = (torch.special.ndtr((bound - mean) / std) for bound in (low, high))
+    return torch.clamp(mean + std * torch.special.ndtri(below + uniform * (above - below)), low, high)
+
+
 def cell_probabilities(edges: Tensor, mean: Tensor, std: float) -> Tensor:
     """Probabilities of the cells between ``edges`` (n + 1,) under N(mean, std^2) truncated to them: ``(..., n)``."""
     cdf = torch.special.ndtr((edges - mean.unsqueeze(-1)) / std)
@@ -190,6 +196,7 @@ class TaxModel(TabularBOCMDP):
     """
 
     takes_states = False
+    noise_dim = 1
 
     def __init__(self, economy: Economy, grid_size: int, initial_std: float, **options: Any):
         self.economy = economy
@@ -239,6 +246,14 @@ class TaxModel(TabularBOCMDP):
         savings = economy.savings(economy.rates(x))[economy.rows[self.joint_actions(actions)]]
         mean = economy.mean(assets, savings)
         return truncated_normal_log_density(following, mean, economy.noise_std, economy.low, economy.high)
+
+    def draw_transitions(self, x: Tensor, observations: Any, actions: Any, noise: Tensor, context: Any) -> Tensor:
+        """Next assets ``(N, 1)``."""
+        economy = self.economy
+        assets = torch.as_tensor(observations, dtype=torch.float64)[:, 0]
+        savings = economy.savings(economy.rates(x))[economy.rows[self.joint_actions(actions)]]
+        mean = economy.mean(assets, savings)
+        return truncated_normal_draw(noise[:, 0], mean, economy.noise_std, economy.low, economy.high).unsqueeze(-1)
 
 
 class TaxDesign(Pictures, ConfigurableEnv):

@@ -14,8 +14,9 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP, Trajectories, Weights
 from bocmdp_gym.mdps import ConfiguredMDPs
 from followers import TrajectoryOracle
+from leaders.gradients._points import check_points
 from leaders.gradients._returns import returns_to_go
-from leaders.gradients._surrogate import Surrogate, check_points
+from leaders.gradients._surrogate import Surrogate
 from leaders.gradients.base import Array, add_scores
 from leaders.gradients.estimate import Indices
 

@@ -53,16 +53,26 @@ def monte_carlo_scores(
     carried_mass,
     carried_trace,
 ):
-    """Weights on log P (S, M, K), on log mu (S,) and on log (1 - q) (S, A) from on-policy episodes."""
+    """Weights on log P (S, M, K), on log mu (S,) and on log (1 - q) (S, A) from on-policy episodes.
+
+    Values are weighed against baselines, which the scores' mean of 0 leaves without effect on any mean: those of the state that
+    is left, and for start states the mean of the other episodes'. The weight on log (1 - q) has none: a reward more in every
+    step is worth more where episodes last longer.
+    """
     n_k = succ.shape[2]
     n_episodes = ends.shape[0]
     value = _follower_values(states, rewards, ends, terminated, final_states, bonus, gamma, bootstrap)
     w_transition = np.zeros(succ.shape)
     w_initial = np.zeros(bonus.shape[0])
     w_continued = np.zeros((bonus.shape[0], rows.shape[0]))
+    total = 0.0
+    for e in range(n_episodes):
+        total += leader_value[states[ends[e - 1] if e > 0 else 0]]
     for e in range(n_episodes):
         begin = ends[e - 1] if e > 0 else 0
-        w_initial[states[begin]] += leader_value[states[begin]] / n_episodes
+        start_value = leader_value[states[begin]]
+        baseline = (total - start_value) / (n_episodes - 1) if n_episodes > 1 else 0.0
+        w_initial[states[begin]] += (start_value - baseline) / n_episodes
         mass = 1.0 / n_episodes
         trace = 0.0
         for i in range(begin, ends[e]):
@@ -78,7 +88,7 @@ def monte_carlo_scores(
                     while succ[s, row, k] != following:
                         k += 1
                 weight = gamma * trace * value[following] + gamma_leader * mass * leader_value[following]
-                w_transition[s, row, k] += weight
+                w_transition[s, row, k] += weight - gamma * trace * value[s] - gamma_leader * mass * leader_value[s]
                 w_continued[s, a] += weight
             mass *= gamma_leader
     return w_transition, w_initial, w_continued

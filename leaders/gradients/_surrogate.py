@@ -2,61 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
-from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.leaks import check_leaks
+from bocmdp_gym import BOCMDP, Trajectories
+from leaders.gradients._points import points
 from leaders.gradients.base import Array
 from leaders.gradients.estimate import combine_groups, split
-
-#: Points at which a model's functions are compared with their graphs.
-_POINTS = 64
-
-
-def check_points(model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.spaces.Box) -> None:
-    """Refuse a model whose functions leave torch on their way from x, at the first points of a batch.
-
-    Raises:
-        ModelError: naming the function.
-    """
-    few = batch.episodes(np.arange(1 + int(np.searchsorted(batch.ends[:-1], _POINTS))))
-
-    def values(z: Tensor) -> dict[str, Tensor | None]:
-        seen, following, continued = points(model, few)
-        first = np.arange(min(few.n_steps, _POINTS))
-        inner = first[continued[first]]
-        return {
-            "model.rewards": model.rewards(z, seen[first], few.actions[first], few.context),
-            "model.leader_rewards": model.leader_rewards(z, seen[first], few.actions[first], few.context),
-            "model.log_transitions": model.log_transitions(z, seen[inner], few.actions[inner], following[inner], few.context),
-            "model.log_initials": model.log_initials(z, seen[few.starts], few.context),
-        }
-
-    check_leaks(values, x.detach().numpy(), space)
-
-
-def points(model: BOCMDP, batch: Trajectories) -> tuple[Any, Any, npt.NDArray[np.bool_]]:
-    """What a model's functions take: states or observations, those that follow, and whether anything did.
-
-    Raises:
-        UnsupportedError: a tabular model's trajectories carry no states.
-    """
-    seen, following = batch.observations, batch.next_observations
-    if isinstance(model, TabularBOCMDP) and model.takes_states:
-        if batch.states is None or batch.final_states is None:
-            raise UnsupportedError("the trajectories carry no state indices, which this tabular model is a function of.")
-        seen, following = batch.states, np.append(batch.states[1:], 0)
-        following[batch.ends - 1] = batch.final_states
-    continued = np.ones(batch.n_steps, dtype=bool)
-    continued[batch.ends - 1] = ~batch.terminated
-    return seen, following, continued
 
 
 class Surrogate:

@@ -30,11 +30,12 @@ from torch import Tensor
 from bocmdp_gym import BOCMDP, Trajectories
 from bocmdp_gym.errors import UnsupportedError
 from followers import Policy, TrajectoryOracle
+from leaders.gradients._features import NetworkFeatures, check_space, vectors
+from leaders.gradients._points import check_points
 from leaders.gradients._returns import returns_to_go, traces
-from leaders.gradients._surrogate import Surrogate, check_points
+from leaders.gradients._surrogate import Surrogate
 from leaders.gradients.base import Array
 from leaders.gradients.estimate import Estimate
-from leaders.gradients.value_functions import NetworkValue, check_space, features
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Training:
     batch_size: int
     action_samples: int
 
-    def network(self, n_inputs: int, n_outputs: int, seed: int) -> NetworkValue:
+    def network(self, n_inputs: int, n_outputs: int, seed: int) -> NetworkFeatures:
         """A network that has learnt nothing."""
-        return NetworkValue(n_inputs, n_outputs, self.hidden, self.learning_rate, self.batch_size, seed)
+        return NetworkFeatures(n_inputs, n_outputs, self.hidden, self.learning_rate, self.batch_size, seed)
 
 
 class _Batch(NamedTuple):
@@ -76,7 +77,7 @@ class _Critic:
         counts: how many these were, and their episodes.
     """
 
-    def __init__(self, q: NetworkValue, value: NetworkValue | None, start: float = 0.0, counts: tuple[int, int] = (0, 0)):
+    def __init__(self, q: NetworkFeatures, value: NetworkFeatures | None, start: float = 0.0, counts: tuple[int, int] = (0, 0)):
         self.q, self.value, self.start, self.counts = q, value, start, counts
 
     def taken(self, batch: _Batch) -> Array:
@@ -155,7 +156,7 @@ class NetworkTD:
     def state(self) -> dict[Any, Any]:
         """What a checkpoint keeps: networks, their optimisers, and the mean values of starts."""
 
-        def saved(network: NetworkValue | None) -> dict[str, Any]:
+        def saved(network: NetworkFeatures | None) -> dict[str, Any]:
             return {} if network is None else {"sizes": network.sizes, **network.state()}
 
         return {
@@ -166,7 +167,7 @@ class NetworkTD:
     def load_state(self, state: dict[Any, Any]) -> None:
         """Continue from `state`."""
 
-        def loaded(saved: dict[str, Any]) -> NetworkValue:
+        def loaded(saved: dict[str, Any]) -> NetworkFeatures:
             n_inputs, n_outputs = (int(size) for size in saved["sizes"])
             network = self._training.network(n_inputs, n_outputs, 0)
             network.load_state(saved)
@@ -185,7 +186,7 @@ class NetworkTD:
     def _batch(self, steps: Trajectories, policy: Policy, needs_follower: bool, rng: np.random.Generator) -> _Batch:
         """The batch as vectors, and what the policy would do at every observation of it."""
         seen, space = self._spaces
-        inputs, following = features(seen, steps.observations), features(seen, steps.next_observations)
+        inputs, following = vectors(seen, steps.observations), vectors(seen, steps.next_observations)
         states, following_states = steps.states, None
         if states is not None and steps.final_states is not None:
             following_states = np.append(states[1:], 0)
@@ -208,7 +209,7 @@ class NetworkTD:
         if isinstance(space, gym.spaces.Discrete):
             choices = torch.from_numpy(np.asarray(steps.actions, dtype=np.int64).reshape(-1) - int(space.start))
         else:
-            pairs = torch.cat([inputs, features(space, steps.actions)], -1)
+            pairs = torch.cat([inputs, vectors(space, steps.actions)], -1)
         return _Batch(steps, inputs, following, pairs, choices, behaviour, following_behaviour, continued, entropies)
 
     def _behaviour(self, policy: Policy, observations: Any, probabilities: Array | None, rng: np.random.Generator) -> Tensor:
@@ -218,7 +219,7 @@ class NetworkTD:
         if finite and probabilities is not None:
             return torch.from_numpy(probabilities)
         draws = [np.asarray(policy.act_batch(observations, rng)) for _ in range(self._training.action_samples)]
-        drawn = torch.stack([features(space, actions) for actions in draws])
+        drawn = torch.stack([vectors(space, actions) for actions in draws])
         return drawn.mean(0) if finite else drawn
 
     def _train(self, model: BOCMDP, batch: _Batch, rng: np.random.Generator) -> tuple[_Critic, float]:
@@ -233,10 +234,10 @@ class NetworkTD:
             leader, follower = self._targets(model, batch, critic, is_new)
             if error is None:
                 error = float(np.sqrt(np.mean((leader - critic.taken(batch)) ** 2)))
-            critic.q.fit(batch.pairs, batch.choices, torch.from_numpy(leader))
+            critic.q.fit(batch.pairs, torch.from_numpy(leader), choices=batch.choices)
             if follower is not None:
                 assert critic.value is not None
-                critic.value.fit(batch.inputs, torch.zeros_like(batch.choices), torch.from_numpy(follower))
+                critic.value.fit(batch.inputs, torch.from_numpy(follower), choices=torch.zeros_like(batch.choices))
         assert error is not None
         return critic, error
 

@@ -17,7 +17,8 @@ with dlog mu(s_0) for dlogP where T = 0; for a general loss, s ~ nu, a ~ pi and
 
     df = d1 f + (1/(lambda nu(s))) d2 f/dpi(a; s) dA(s, a).
 
-Steps after the end of an episode contribute nothing, and an episode continues with probability 1 - q: where q depends on x,
+Where P or mu depends on x and no episode ends, r + lambda H and rbar are centred, which is a baseline under every score. Steps
+after the end of an episode contribute nothing, and an episode continues with probability 1 - q: where q depends on x,
 dlogP is d log((1 - q) P). Unbiased for the policy's own problem, without a time limit; the variance is huge at gamma = 0.99.
 Many draws make one estimate: their weights are averaged, and one reverse pass gives the gradient.
 """
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
@@ -65,6 +67,7 @@ def geometric_weights(
 ) -> tuple[Weights, int]:
     """Mean weights of ``samples`` draws of the decomposable estimator for a policy ``(S, A)``, and their steps."""
     arrays, model = mdps.arrays(context), mdps.model
+    reward, leader_reward = _centred(mdps, arrays, policy, regularization)
     w_reward, w_leader, w_transition, w_initial, steps = kernels.geometric_weights(
         samples,
         *indexed_tables(arrays, policy),
@@ -72,8 +75,8 @@ def geometric_weights(
         policy,
         arrays.successors,
         arrays.probabilities,
-        arrays.reward,
-        arrays.leader_reward,
+        reward,
+        leader_reward,
         arrays.termination,
         model.discount,
         model.leader_discount,
@@ -84,6 +87,19 @@ def geometric_weights(
     weights = Weights(reward=w_reward, leader_reward=w_leader)
     add_scores(weights, model.moving, arrays, w_transition, w_initial, w_transition.sum(-1))
     return weights, steps
+
+
+def _centred(mdps: ConfiguredMDPs, arrays: ContextArrays, policy: Array, regularization: float) -> tuple[Array, Array]:
+    """Rewards of follower and leader as the scores weigh them: less their mean, a baseline, where no episode ends.
+
+    There a constant more in every step is a constant more in every return, whatever x. Where episodes end it is not. Without
+    scores the rewards stay as they are.
+    """
+    moving = mdps.model.moving
+    if SCORED.isdisjoint(moving) or "termination" in moving or arrays.termination.any():
+        return arrays.reward, arrays.leader_reward
+    augmented = (policy * arrays.reward).sum(-1) + regularization * entr(policy).sum(-1)
+    return arrays.reward - augmented.mean(), arrays.leader_reward - (policy * arrays.leader_reward).sum(-1).mean()
 
 
 def geometric_loss_weights(
@@ -112,7 +128,7 @@ def geometric_loss_weights(
         policy,
         arrays.successors,
         arrays.probabilities,
-        arrays.reward,
+        _centred(mdps, arrays, policy, regularization)[0],
         arrays.termination,
         sensitivity / (regularization * nu[:, None]),
         model.discount,

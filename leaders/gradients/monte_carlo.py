@@ -8,7 +8,8 @@ forward pass per episode,
 
 Where P or mu depends on x, a second pass weighs scores: gamma e_t Vhat_lambda(s_{t+1}) + (gamma_L^(t+1)/E) Vhat(s_{t+1}) on
 d log P(s_{t+1}|s_t,a_t), Vhat(s_0)/E on d log mu(s_0), Vhat_lambda being visit averages of the follower's returns, entropy
-included. Where q does, an episode continues with probability (1 - q) P, and d log(1 - q) takes the weight of d log P.
+included; values at s_t, and the mean Vhat(s_0) of the other episodes, are subtracted as baselines. Where q does, an episode
+continues with probability (1 - q) P, and d log(1 - q) takes the weight of d log P without them.
 
 Two biases. Qhat - Vhat and the visit averages come from the same trajectories: that vanishes as N grows. A time limit cuts
 returns, visitation and traces: that does not, unless ``bootstrap_truncated``, with which a cut episode continues as the

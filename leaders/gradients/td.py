@@ -50,6 +50,7 @@ from bocmdp_gym.errors import OptionError
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count, check_number
+from bocmdp_gym.saved_state import check_like
 from followers import Policy, SoftPolicyIteration, TrajectoryOracle
 from leaders.gradients._td_batch import TDBatch
 from leaders.gradients._td_kernels import learn, trace_weights
@@ -118,6 +119,7 @@ class TDEstimator(PolicyEstimator):
             action_samples=check_count("action_samples", action_samples),
         )
         self._tables: dict[int, Tables] = {}
+        self._sizes = (0, 0)  # of the tables
         self._networks: NetworkTD | None = None  # None: tables
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
@@ -132,6 +134,7 @@ class TDEstimator(PolicyEstimator):
         self.needs_probabilities_for = frozenset({"transition"})  # the follower's values include the policy's entropy
         super().bind(oracle, loss)
         self._tables = {}
+        self._sizes = (oracle.model.n_states, oracle.model.n_actions) if isinstance(oracle.model, TabularBOCMDP) else (0, 0)
         self._networks = None if tabular else NetworkTD(oracle, self._lambda, self.training)
 
     @classmethod
@@ -173,6 +176,8 @@ class TDEstimator(PolicyEstimator):
         if self._networks is not None:
             self._networks.load_state(state)
         else:
+            for context, saved in state.items():
+                check_like(f"tables of context {context}", saved, new_tables(*self._sizes)._asdict())
             self._tables = {context: Tables(**{k: np.array(v) for k, v in saved.items()}) for context, saved in state.items()}
 
     def _learn(self, batch: Trajectories, mdps: ConfiguredMDPs, policy: Array, rng: np.random.Generator) -> tuple[Tables, float]:

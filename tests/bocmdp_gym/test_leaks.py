@@ -231,7 +231,7 @@ class _Leaky(TabularBOCMDP):
 @pytest.mark.parametrize("name", ["rewards", "leader_rewards", "log_transitions", "log_initials"])
 def test_functions_of_points_that_leave_torch_are_refused(name: str) -> None:
     model = _Leaky(**random_model(terminating=True)._given)
-    estimator = CriticEstimator(env_steps=400)
+    estimator = CriticEstimator(env_steps=400, hidden=(8,))
     x, rng = random_x(5), np.random.default_rng(0)
 
     def estimate() -> Tensor:

@@ -319,3 +319,20 @@ def test_best_known_value_is_attained_and_stationary(regularization: float) -> N
     assert float(x.grad.norm()) < 0.02
     assert TaxDesign(grid_size=51).benchmark(regularization) is None
     assert env.benchmark(0.15) is None
+
+
+def test_drawn_assets_are_the_simulators_and_differentiable_in_x() -> None:
+    env = TaxDesign(grid_size=11)
+    rng = np.random.default_rng(0)
+    assets, actions = rng.uniform(-100, 100, (40, 1)), rng.integers(0, [10, 5, 5, 5], (40, 4))
+    noise, x = torch.from_numpy(rng.random((40, 1))), torch.tensor([0.3, 0.0, -1.0, 1.0], dtype=F64)
+    savings = env.economy.tables(x.numpy())[2][env.model.joint_actions(actions)]
+    mean = np.clip(assets[:, 0] + savings, -100, 100)
+    drawn = env.model.draw_transitions(x, assets, actions, noise, 0)
+    np.testing.assert_allclose(drawn[:, 0].numpy(), env.economy.truncated_normal(mean, 5.0, noise[:, 0].numpy()), rtol=1e-9)
+
+    def total(z: Any) -> Any:
+        return env.model.draw_transitions(z, assets, actions, noise, 0).square().sum()
+
+    (gradient,) = torch.autograd.grad(total(x.requires_grad_()), x)
+    assert relative_error(gradient, finite_difference(total, x.detach())) <= 1e-6

@@ -260,3 +260,34 @@ def test_the_types_of_both_paths_agree() -> None:
     for name in ("observations", "rewards", "leader_rewards", "ends", "terminated", "states", "final_states"):
         assert getattr(batches[0], name).dtype == getattr(batches[1], name).dtype
     assert bocmdp_gym.configurable(env).observation_space.contains(batches[1].observations[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["native", "sync", "single", "compiled"])
+def test_a_horizon_stops_episodes_and_starts_new_ones(kind: str, mode: str) -> None:
+    """Episodes of at most 4 steps, of the same game: the first 4 steps of longer ones; every step is counted."""
+    env = bandit() if kind in ("single", "compiled") else copies(kind, mode)
+    oracle, generator = exact_oracle(env, compiled=kind == "compiled"), rng()
+    policy = oracle.respond(X, 1, generator)
+    batch = oracle.sample(policy, 4000, generator, horizon=4)
+    whole = oracle.sample(policy, 4000, generator)
+    assert batch.n_steps >= 4000
+    assert oracle.env_steps == batch.n_steps + whole.n_steps
+    assert (batch.lengths <= 4).all()
+    assert (batch.lengths[~batch.terminated] == 4).all()
+    assert whole.lengths.max() == 10
+    assert ks_2samp(batch.lengths, np.minimum(whole.lengths, 4)).pvalue > 1e-3
+    assert chi2_contingency([np.bincount(b.states[b.starts], minlength=2) for b in (batch, whole)]).pvalue > 1e-3
+    first = whole.times < 4
+    tables = [np.bincount(batch.states * 2 + batch.actions), np.bincount((whole.states * 2 + whole.actions)[first])]
+    assert chi2_contingency(tables).pvalue > 1e-3
+    inner = np.ones(batch.n_steps, dtype=bool)
+    inner[batch.ends - 1] = ~batch.terminated
+    assert abs((batch.next_observations[inner] == batch.actions[inner]).mean() - 0.9) < 4 * np.sqrt(0.09 / inner.sum())
+    env.close()
+
+
+def test_a_horizon_below_one_is_refused() -> None:
+    oracle = exact_oracle(bandit())
+    with pytest.raises(errors.OptionError, match="horizon is 0"):
+        oracle.sample(oracle.respond(X, 1, rng()), 10, rng(), horizon=0)

@@ -268,3 +268,13 @@ def test_standard_errors_hold_on_four_rooms() -> None:
     spread = torch.stack([e.gradient for e in estimates]).std(0)
     reported = torch.stack([e.standard_error for e in estimates if e.standard_error is not None]).square().mean(0).sqrt()
     assert float(reported.norm() / spread.norm()) == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("rewards", ["reward", "leader_reward"])
+def test_a_constant_added_to_rewards_changes_no_estimate_where_nothing_ends(rewards: str) -> None:
+    gradients = []
+    for constant in (0.0, 100.0):
+        model = random_model(0, states=4, dim=3, terminating=False, moving=("transition", "initial"), discount=0.7)
+        shifted = model.replace(**{rewards: model.part(rewards, random_x(3)) + constant})
+        gradients.append(_estimates(shifted, random_x(3), GeometricEstimator(1000))[0].gradient)
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)

@@ -292,3 +292,17 @@ def test_environments_without_states_are_refused_before_anything_runs() -> None:
         leaders.optimize(env, leaders.HPGD(), follower, 1)
     result = leaders.optimize(TabularEnv(env.model), leaders.HPGD(env_steps=2000), follower, 1)
     assert bool(torch.isfinite(result.x).all())
+
+
+@pytest.mark.parametrize("part", ["reward", "transition", "initial"])
+def test_a_constant_added_to_the_leaders_reward_changes_no_estimate(part: str) -> None:
+    """Where nothing ends an episode but a time limit, and cut episodes continue."""
+    gradients = []
+    for constant in (0.0, 100.0):
+        model = random_model(3, moving=(part,), terminating=False, discount=0.7, leader_discount=0.6)
+        shifted = model.replace(leader_reward=model.part("leader_reward", random_x(5)) + constant)
+        oracle = followers.TrajectoryOracle(TabularEnv(shifted, horizon=50), followers.SoftPolicyIteration(0.5))
+        estimator = MonteCarloEstimator(2000, bootstrap_truncated=True)
+        estimator.bind(oracle)
+        gradients.append(estimator.estimate(oracle, random_x(5), 0, np.random.default_rng(0)).gradient)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)

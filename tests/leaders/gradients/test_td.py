@@ -288,7 +288,7 @@ class _Known:
     def predict(self, inputs: Tensor) -> Tensor:
         return inputs @ self._values
 
-    def fit(self, *args: Tensor) -> None:
+    def fit(self, *args: Tensor, choices: Tensor) -> None:
         pass
 
 

@@ -1,0 +1,133 @@
+"""A model's functions at the points of one batch of trajectories, and their weighted sums' gradient in x."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
+from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.leaks import check_leaks
+from leaders.gradients._adjoint_steps import PointWeights
+from leaders.gradients.base import Array
+
+#: Points at which a model's functions are compared with their graphs.
+_POINTS = 64
+
+
+def check_points(model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.spaces.Box) -> None:
+    """Refuse a model whose functions leave torch on their way from x, at the first points of a batch.
+
+    Raises:
+        ModelError: naming the function.
+    """
+    few = batch.episodes(np.arange(1 + int(np.searchsorted(batch.ends[:-1], _POINTS))))
+
+    def values(z: Tensor) -> dict[str, Tensor | None]:
+        seen, following, continued = points(model, few)
+        first = np.arange(min(few.n_steps, _POINTS))
+        inner = first[continued[first]]
+        named: dict[str, Tensor | None] = {
+            "model.rewards": model.rewards(z, seen[first], few.actions[first], few.context),
+            "model.leader_rewards": model.leader_rewards(z, seen[first], few.actions[first], few.context),
+            "model.log_initials": model.log_initials(z, seen[few.starts], few.context),
+        }
+        if model.noise_dim is None:
+            named["model.log_transitions"] = model.log_transitions(
+                z, seen[inner], few.actions[inner], following[inner], few.context
+            )
+        else:
+            noise = torch.linspace(0.1, 0.9, len(first) * model.noise_dim, dtype=torch.float64).reshape(len(first), -1)
+            named["model.draw_transitions"] = model.draw_transitions(z, seen[first], few.actions[first], noise, few.context)
+        return named
+
+    check_leaks(values, x.detach().numpy(), space)
+
+
+def points(model: BOCMDP, batch: Trajectories) -> tuple[Any, Any, npt.NDArray[np.bool_]]:
+    """What a model's functions take: states or observations, those that follow, and whether anything did.
+
+    Raises:
+        UnsupportedError: a tabular model's trajectories carry no states.
+    """
+    seen, following = batch.observations, batch.next_observations
+    if isinstance(model, TabularBOCMDP) and model.takes_states:
+        if batch.states is None or batch.final_states is None:
+            raise UnsupportedError("the trajectories carry no state indices, which this tabular model is a function of.")
+        seen, following = batch.states, np.append(batch.states[1:], 0)
+        following[batch.ends - 1] = batch.final_states
+    continued = np.ones(batch.n_steps, dtype=bool)
+    continued[batch.ends - 1] = ~batch.terminated
+    return seen, following, continued
+
+
+class Points:
+    """r, rbar, log P and log mu of one batch as functions of x.
+
+    Args:
+        model: the environment's.
+        x: where.
+        batch: the trajectories.
+        space: of actions.
+        every: take rewards of every (Discrete) action at each step, not only of what was done.
+    """
+
+    def __init__(self, model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.Space[Any], every: bool):
+        self.x = x.detach().clone().requires_grad_()
+        seen, following, self._continued = points(model, batch)
+        self._model, self._batch, self._seen = model, batch, seen
+        at, actions = seen, batch.actions
+        if every and isinstance(space, gym.spaces.Discrete):
+            at, actions = self._every(space)
+        going_on = self._continued
+        self._rewards = model.rewards(self.x, at, actions, batch.context)
+        self._leader_rewards = model.leader_rewards(self.x, at, actions, batch.context)
+        self._transitions = model.log_transitions(
+            self.x, seen[going_on], batch.actions[going_on], following[going_on], batch.context
+        )
+        self._initials = model.log_initials(self.x, seen[batch.starts], batch.context)
+
+    @property
+    def needs_follower(self) -> bool:
+        """Whether the follower's values enter: transitions depend on x."""
+        return self._transitions is not None and self._transitions.requires_grad
+
+    def _every(self, space: gym.spaces.Discrete) -> tuple[Any, Any]:
+        """Each state once per action, and the actions."""
+        actions = np.arange(space.start, space.start + space.n, dtype=self._batch.actions.dtype)
+        return np.repeat(np.asarray(self._seen), int(space.n), axis=0), np.tile(actions, self._batch.n_steps)
+
+    def leader_rewards_of(self, actions: Any) -> Array:
+        """rbar of other actions in the states visited ``(N,)``."""
+        with torch.no_grad():
+            values: Array = self._model.leader_rewards(self.x, self._seen, actions, self._batch.context).double().numpy()
+        return values
+
+    def leader_rewards_of_every(self, space: gym.spaces.Discrete) -> Array:
+        """rbar of all actions in the states visited ``(N, A)``."""
+        values = self._leader_rewards.detach()
+        if len(values) != self._batch.n_steps * int(space.n):
+            with torch.no_grad():
+                values = self._model.leader_rewards(self.x, *self._every(space), self._batch.context)
+        table: Array = values.double().numpy().reshape(self._batch.n_steps, int(space.n))
+        return table
+
+    def gradient(self, weights: PointWeights) -> Tensor:
+        """The gradient in x of the weighted sums."""
+        total = torch.zeros((), dtype=torch.float64)
+        for values, own in (
+            (self._rewards, weights.reward),
+            (self._leader_rewards, weights.leader_reward),
+            (self._transitions, weights.transition[self._continued]),
+            (self._initials, weights.initial),
+        ):
+            if values is not None and values.requires_grad:
+                total = total + (values * torch.from_numpy(own.reshape(-1)).to(values)).sum()
+        if not total.requires_grad:
+            return torch.zeros_like(self.x)
+        return torch.autograd.grad(total, self.x, retain_graph=True)[0]
