@@ -196,7 +196,7 @@ def main() -> None:
                 values = [float(np.mean(curve[-len(curve) // 10 :])) for curve in curves]
                 found["runs"][variant] = {
                     "values": values,
-                    "escaped": sum(one > value + MARGIN for one in values),
+                    "escaped": int(sum(one > value + MARGIN for one in values)),
                     "curves": [[round(one, 5) for one in curve[::THIN]] for curve in curves],
                 }
                 store("td_escapes", results)

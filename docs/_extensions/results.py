@@ -354,13 +354,15 @@ def _td_table(r: dict[str, Any]) -> Iterable[str]:
 def _td_single_goal(r: dict[str, Any]) -> Iterable[str]:
     rows = []
     for lam, published in r["settings"]["published"].items():
-        best = r["cells"][f"{lam}/random starts"]
+        best = r["cells"].get(f"{lam}/random starts")
         for i, n in enumerate(r["settings"]["steps"]):
             o = r["cells"][f"{lam}/{n}"]
             theirs = [f"{values[i]:.3f}" for values in published.values()]
-            rows.append((lam, f"{n:,}", _plus_minus(o), *theirs, f"{best:.3f}", f"{o['mean'] / best:.0%}"))
+            beside = () if best is None else (f"{best:.3f}", f"{o['mean'] / best:.0%}")
+            rows.append((lam, f"{n:,}", _plus_minus(o), *theirs, *beside))
     columns = [f"{name}, published" for name in next(iter(r["settings"]["published"].values()))]
-    yield from table(("λ", "steps", "td", *columns, "random starts", "td's share of it"), rows)
+    header = ("λ", "steps", "td", *columns, "random starts", "td's share of it")
+    yield from table(header[: len(rows[0])], rows)
 
 
 def _td_escapes(r: dict[str, Any]) -> Iterable[str]:
@@ -506,6 +508,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "tax_design_stepping": _stepping,
     "td_table": _td_table,
     "td_single_goal": _td_single_goal,
+    "td_single_goal_fast": _td_single_goal,
     "td_escapes": _td_escapes,
     "cartpole": _cartpole,
     "cartpole_first_attempt": _cartpole,
