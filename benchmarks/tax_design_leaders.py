@@ -16,7 +16,10 @@ measured by `benchmarks.tax_design_gradients`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from time import process_time
 from typing import Any
 
@@ -172,18 +175,26 @@ LEADERS: dict[str, Callable[[float, int], Curve]] = {
 }
 
 
-def compare(name: str, regularization: float) -> dict[str, Any]:
-    """All seeds of one leader at one lambda."""
+def run(job: tuple[str, float, int]) -> tuple[Any, float]:
+    """One run's curve and its seconds."""
+    torch.set_num_threads(1)
+    name, regularization, seed = job
     began = process_time()
-    curves = [np.array(LEADERS[name](regularization, seed)) for seed in SEEDS]
-    seconds = (process_time() - began) / len(SEEDS)
+    curve = LEADERS[name](regularization, seed)
+    print(name, regularization, seed, curve[-1], process_time() - began, flush=True)
+    return np.array(curve), process_time() - began
+
+
+def compare(runs: Sequence[tuple[Any, float]], regularization: float) -> dict[str, Any]:
+    """What all seeds of one leader reached at one lambda."""
+    curves = [curve for curve, _ in runs]
     grid = np.linspace(0, BUDGET, POINTS + 1)
     values = np.array([np.interp(grid, *curve.T) for curve in curves])
     best = BEST_KNOWN[regularization][0]
     first = np.array([exact_value(start(seed), regularization) for seed in SEEDS])
     shares = [(curve[:, 1] - f) / (best - f) for curve, f in zip(curves, first, strict=True)]
-    tails = [share[curve[:, 0] >= 0.8 * BUDGET] for share, curve in zip(shares, curves, strict=True)]
-    row = {
+    tails = [share[curve[:, 0] >= 0.8 * curve[-1, 0]] for share, curve in zip(shares, curves, strict=True)]
+    return {
         "mean": values.mean(0).tolist(),
         "standard_error": (values.std(0, ddof=1) / len(SEEDS) ** 0.5).tolist(),
         "share": [float(share[-1]) for share in shares],
@@ -193,10 +204,8 @@ def compare(name: str, regularization: float) -> dict[str, Any]:
             for share, curve in zip(shares, curves, strict=True)
         ],
         "env_steps": [int(curve[-1, 0]) for curve in curves],
-        "seconds_per_run": seconds,
+        "seconds_per_run": float(np.mean([seconds for _, seconds in runs])),
     }
-    print(regularization, name, row["mean"][-1], row["share"], row["least"], row["steps_to_99"], flush=True)
-    return row
 
 
 def plot(results: dict[str, Any]) -> Figure:
@@ -216,12 +225,16 @@ def plot(results: dict[str, Any]) -> Figure:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    rows: dict[str, Any] = {str(regularization): {} for regularization in LAMBDAS}
-    for name in LEADERS:
-        for regularization in LAMBDAS:
-            rows[str(regularization)][name] = compare(name, regularization)
-    results = {"budget": BUDGET, "seeds": len(SEEDS), "leaders": rows}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    workers = parser.parse_args().workers
+    jobs = [(name, regularization, seed) for name in LEADERS for regularization in LAMBDAS for seed in SEEDS]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        done = dict(zip(jobs, pool.map(run, jobs), strict=True))
+    results: dict[str, Any] = {"budget": BUDGET, "seeds": len(SEEDS), "leaders": {}}
+    for regularization in LAMBDAS:
+        rows = {name: compare([done[name, regularization, seed] for seed in SEEDS], regularization) for name in LEADERS}
+        results["leaders"][str(regularization)] = rows
     store("tax_design_leaders", results)
     plot(results).savefig(RESULTS / "tax_design_leaders.png", dpi=120)
 
