@@ -22,6 +22,8 @@ from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array
 
 Counts = npt.NDArray[np.int64]
+#: What follows an action counts as seen this often more, with the average of its state: for actions seldom or never seen.
+_PRIOR = 5.0
 
 
 class Table(NamedTuple):
@@ -79,8 +81,8 @@ def fit_table(table: Table, batch: Trajectories) -> TableFit:
         future = (1.0 - arrays.termination) * arrays.expectation(leader)
     else:
         sums = _sums(pairs, continued * leader[following], n_states * n_actions).reshape(n_states, n_actions)
-        average = sums.sum(-1, keepdims=True) / some[:, None]  # for actions that were never seen there
-        future = np.where(counts > 0.0, sums / np.maximum(counts, 1.0), average)
+        average = sums.sum(-1, keepdims=True) / some[:, None]
+        future = (sums + _PRIOR * average) / (counts + _PRIOR)
     q = arrays.leader_reward + table.leader_discount * future
     advantage = np.where(visited[:, None], q - (shares * q).sum(-1, keepdims=True), 0.0)
     return TableFit(system, leader_system, visited, shares, matrix, leader, follower, advantage, batch, visited / some)

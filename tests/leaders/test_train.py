@@ -113,6 +113,7 @@ def rooms(tmp_path: Path) -> list[str]:
     return ["four-rooms", "--layout", f"@{layout}", *CELLS, *run]
 
 
+@pytest.mark.filterwarnings("ignore::bocmdp_gym.errors.CriticWarning")  # few steps
 @pytest.mark.parametrize(
     "options",
     [

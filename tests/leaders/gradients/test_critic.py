@@ -312,14 +312,35 @@ def test_the_dual_form_is_the_primal_one() -> None:
     np.testing.assert_allclose(dual, primal, rtol=1e-9)
 
 
-def test_both_halves_weigh_what_the_other_fits() -> None:
+def test_no_episode_is_weighed_by_what_it_was_fitted_by(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = _Exact(("reward",))
     batch = exact.batch()
     one, other = steps.halves(batch)
     assert (one.fitted_episodes != other.fitted_episodes).all()
-    assert one.n_weighed == int(other.fitted_episodes.sum())
-    np.testing.assert_array_equal(one.fitted, np.repeat(one.fitted_episodes, batch.lengths))
-    assert abs(int(one.fitted_episodes.sum()) - int(other.fitted_episodes.sum())) <= 1
+    assert abs(one.n_weighed - other.n_weighed) <= 1
+    phi = np.ones((batch.n_steps, 2))
+    problem = steps.Problem(
+        batch, Features(phi, phi, phi[: batch.n_episodes] * 0.0), batch.rewards, batch.rewards, 1.0, 0.7, 0.8, 1.0
+    )
+    fit = Fit(_wrong(2, exact.rng), _wrong(2, exact.rng), np.zeros(2), np.zeros(2))
+    for half in (one, other):
+        np.testing.assert_array_equal(half.fitted, np.repeat(half.fitted_episodes, batch.lengths))
+        ((weights, episodes),) = problem.steps(half, fit, batch.rewards, phi, steps.groups_of(batch, 1))
+        np.testing.assert_array_equal(weights.visits > 0.0, ~half.fitted)
+        np.testing.assert_array_equal(episodes, ~half.fitted_episodes)
+    seen: list[Any] = []
+    fit_table, table_weights = tables.fit_table, tables.table_weights
+    monkeypatch.setattr(tables, "fit_table", lambda table, fitted: seen.append(fitted) or fit_table(table, fitted))
+    monkeypatch.setattr(
+        tables, "table_weights", lambda table, fit, own, trace: seen.append(own) or table_weights(table, fit, own, trace)
+    )
+    estimator = CriticEstimator(1000)
+    estimator.bind(exact.oracle)
+    estimator.estimate(exact.oracle, exact.x, 0, exact.rng)
+    first, second, third, fourth = (own.rewards for own in seen)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, fourth)
+    np.testing.assert_array_equal(second, third)
 
 
 def test_groups_of_episodes_add_up_to_the_estimate() -> None:
