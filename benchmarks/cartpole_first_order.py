@@ -25,7 +25,7 @@ from benchmarks.cartpole import FIRST_RUN, Budget, judge, make_env, timed
 from benchmarks.common import RESULTS, store
 
 WEIGHT = 0.3
-BUDGET = Budget(iterations=12, follower_steps=2048)
+BUDGET = Budget(iterations=25, follower_steps=2048)  # as many steps as HPGD there
 QUICK = Budget(iterations=2, follower_steps=1024, env_steps=500, fresh_steps=2048, evaluation_steps=500)
 
 

@@ -60,7 +60,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
 }
 #: (context, seeds) of each algorithm.
-RUNS = {"linear program": [(0, 1), (1, 1)], "PPO": [(1, 3)], "DQN": [(1, 2)]}
+RUNS = {"linear program": [(0, 1), (1, 1)], "PPO": [(1, 3)], "DQN": [(1, 5)]}
 
 
 def problems() -> dict[str, tuple[TabularBOCMDP, float, torch.Tensor]]:

@@ -489,6 +489,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "annealing": _annealing,
     "first_order_weights": _first_order_weights,
     "first_order_linear_program": _first_order_learner,
+    "first_order_ppo": _first_order_learner,
+    "first_order_dqn": _first_order_learner,
     "monte_carlo_bias": _monte_carlo_bias,
     "multilevel": _multilevel,
     "convergence": _convergence,
