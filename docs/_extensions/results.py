@@ -509,6 +509,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "tax_design_leaders": _tax_leaders,
     "tax_design_stepping": _stepping,
     "td_table": _td_table,
+    "td_table_1000": _td_table,
     "td_single_goal": _td_single_goal,
     "td_single_goal_fast": _td_single_goal,
     "td_escapes": _td_escapes,

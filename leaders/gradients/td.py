@@ -75,6 +75,9 @@ class Tables(NamedTuple):
 class TDEstimator(PolicyEstimator):
     """dF_xi/dx from few steps: the leader's Q is learnt by TD and carried over the run, in a table or a network.
 
+    What it learnt at earlier x biases the estimate, the less the more steps it learns from per update and the smaller the updates
+    are. On Four-Rooms learning rates of 0.1 with 100 steps and of 1 with 1,000, gradients clipped to 1, did well.
+
     Tables are used where the model is tabular and trajectories carry states; networks in any other environment with a model.
 
     Args:
