@@ -41,7 +41,7 @@ from bocmdp_gym.envs.tax_design import BEST_KNOWN
 
 GRID = 41  # of the companion in `tax_design_gradients`
 LAMBDAS = (0.1, 0.2, 0.3)
-BUDGET = 800_000
+BUDGET = 600_000
 SEEDS = (0, 1, 2)
 POINTS = 10
 SMOOTHING = 0.5
@@ -97,7 +97,7 @@ def ascend(leader: leaders.Leader, steps: int, regularization: float, seed: int)
 
 def hpgd(regularization: float, seed: int) -> Curve:
     """HPGD with the critic."""
-    leader = leaders.HPGD(0.2, CRITIC_STEPS, "critic", optimizer="Adam", max_gradient_norm=None)
+    leader = leaders.HPGD(0.2, CRITIC_STEPS, "critic", optimizer="Adam", max_gradient_norm=20.0)
     return ascend(leader, 2 * CRITIC_STEPS, regularization, seed)
 
 

@@ -30,8 +30,9 @@ from scipy import linalg, sparse
 from leaders.gradients._returns import traces
 from leaders.gradients.base import Array
 
-#: Keeps least squares solvable where features coincide or never occur: observations of 0 that each feature has on top.
-RIDGE = 0.5
+#: Keeps least squares solvable where features coincide or never occur: observations of 0 that each feature has on top. The
+#: first whose values are better than a constant on the other half is taken.
+RIDGES = (0.5, 5.0, 50.0, 500.0)
 
 Mask = npt.NDArray[np.bool_]
 
@@ -54,14 +55,14 @@ class LinearSystem:
         return solved
 
 
-def temporal_difference_system(phi: Array, following: Array, discount: float) -> LinearSystem:
+def temporal_difference_system(phi: Array, following: Array, discount: float, ridge: float) -> LinearSystem:
     """M of features ``(N, K)`` and those that follow, expected or sampled, 0 after the end.
 
     The first feature is a constant and has no ridge, so that a constant added to rewards moves values and nothing else.
     """
     matrix = phi.T @ (phi - discount * following)
     n, k = phi.shape
-    ridge = RIDGE * float(np.square(phi[:, 1:]).sum()) / (n * max(k - 1, 1)) + 1e-12
+    ridge = ridge * float(np.square(phi[:, 1:]).sum()) / (n * max(k - 1, 1)) + 1e-12
     return LinearSystem(matrix + np.diag(np.append(0.0, np.full(k - 1, ridge))))
 
 
@@ -75,7 +76,13 @@ class Fit(NamedTuple):
 
 
 def fit_values(
-    phi: Array, following: Array, leader_rewards: Array, augmented: Array, discount: float, leader_discount: float
+    phi: Array,
+    following: Array,
+    leader_rewards: Array,
+    augmented: Array,
+    discount: float,
+    leader_discount: float,
+    ridge: float = RIDGES[0],
 ) -> Fit:
     """Values of leader and follower from temporal differences.
 
@@ -84,9 +91,10 @@ def fit_values(
         leader_rewards: rbar ``(N,)``.
         augmented: r + lambda H ``(N,)``.
         discount, leader_discount: gamma and gamma_L.
+        ridge: see `RIDGES`.
     """
-    system = temporal_difference_system(phi, following, discount)
-    leader_system = system if leader_discount == discount else temporal_difference_system(phi, following, leader_discount)
+    system = temporal_difference_system(phi, following, discount, ridge)
+    leader_system = system if leader_discount == discount else temporal_difference_system(phi, following, leader_discount, ridge)
     return Fit(system, leader_system, leader_system.solve(phi.T @ leader_rewards), system.solve(phi.T @ augmented))
 
 

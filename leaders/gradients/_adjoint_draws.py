@@ -29,6 +29,14 @@ _CHUNK = 4096
 NODES = 2
 
 
+def moves_draws(model: BOCMDP, x: Tensor, batch: Trajectories) -> bool:
+    """Whether x moves the next states that a model draws."""
+    noise = torch.full((1, model.noise_dim or 0), 0.5, dtype=torch.float64)
+    point = x.detach().clone().requires_grad_()
+    drawn = model.draw_transitions(point, batch.observations[:1], batch.actions[:1], noise, batch.context)
+    return drawn.requires_grad
+
+
 class Draws:
     """Actions and next states drawn at each step of a batch, and their features.
 
@@ -47,6 +55,7 @@ class Draws:
         self.x = x.detach().clone().requires_grad_()
         self._model, self._batch, self._actions, self._features = model, batch, actions, features
         assert model.noise_dim is not None
+        self._moves = moves_draws(model, x, batch)
         self._noise = torch.from_numpy(rng.random((NODES, batch.n_steps, model.noise_dim)))
         self._kept: dict[tuple[int, int, int], Tensor] = {}
         keep = batch.n_steps <= _CHUNK * 4
@@ -81,7 +90,7 @@ class Draws:
             self.x, batch.observations[at], self._actions[m][at], self._noise[node, at], batch.context
         )
         phi: Tensor = self._features(following.reshape(len(following), -1))
-        return phi
+        return phi if self._moves else phi.detach()
 
     def expected_following(self) -> Array:
         """Features of the next state, expected over actions and noise ``(N, K)``."""
@@ -102,13 +111,13 @@ class Draws:
         gradient = torch.zeros_like(self.x)
         if total.requires_grad:
             gradient = gradient + torch.autograd.grad(total, self.x)[0]
+        if not self._moves:
+            return gradient
         for m in range(len(self._actions)):
             for node in range(NODES):
                 for first in self._chunks():
                     kept = self._kept.get((m, node, first))
                     phi = self._next_features(m, node, first) if kept is None else kept
-                    if not phi.requires_grad:
-                        continue
                     at = slice(first, first + _CHUNK)
                     cotangent = torch.from_numpy(weights.following[m, node, at] @ weights.values)
                     gradient = gradient + torch.autograd.grad(phi, self.x, cotangent, retain_graph=kept is not None)[0]

@@ -67,13 +67,12 @@ class Problem(NamedTuple):
     leader_discount: float
     trace: float
 
-    def fit(self, half: Half) -> Fit:
+    def fit(self, half: Half, ridge: float) -> Fit:
         """Values and systems of A."""
         phi, following, _ = self.features
         at = half.fitted
-        return fit_values(
-            phi[at], following[at], self.leader_rewards[at], self.augmented[at], self.discount, self.leader_discount
-        )
+        discounts = (self.discount, self.leader_discount)
+        return fit_values(phi[at], following[at], self.leader_rewards[at], self.augmented[at], *discounts, ridge)
 
     def steps(self, half: Half, fit: Fit, kicks: Array, cross: Array, groups: list[Mask]) -> Iterator[tuple[Steps, Mask]]:
         """Weights of each group of episodes, and which episodes of the group are weighed.

@@ -14,8 +14,8 @@ from bocmdp_gym import Trajectories
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
-from leaders.gradients._adjoint import Features, Fit
-from leaders.gradients._adjoint_draws import Draws, DrawWeights, drawn_weights
+from leaders.gradients._adjoint import RIDGES, Features, Fit
+from leaders.gradients._adjoint_draws import Draws, DrawWeights, drawn_weights, moves_draws
 from leaders.gradients._adjoint_steps import (
     Advantages,
     PointWeights,
@@ -117,7 +117,7 @@ class StepCritic:
         told = _probabilities(policy, batch.observations, batch.states) if isinstance(space, gym.spaces.Discrete) else None
         every = told is not None and told.shape[1] <= _FEW_ACTIONS
         points = None if own.draws else Points(model, x, batch, space, every)
-        needs_follower = points is None or points.needs_follower
+        needs_follower = moves_draws(model, x, batch) if points is None else points.needs_follower
         values: Any = LinearFeatures()
         is_new, bonus = False, np.zeros(batch.n_steps)
         if own.widths:
@@ -134,7 +134,7 @@ class StepCritic:
             draws = Draws(model, x, batch, actions, values, rng)
             features = features._replace(following=draws.expected_following())
             problem = Problem(batch, features, draws.leader_rewards.mean(0), draws.rewards.mean(0) + bonus, *common)
-            fits = [problem.fit(half) for half in halves(batch)]
+            fits, errors = best_fits(problem, bonus, needs_follower)
             heads = np.stack([value for fit in fits for value in (fit.follower, fit.leader)])
             drawn = [DrawWeights(len(actions), batch, heads) for _ in groups]
             for number, (half, fit) in enumerate(zip(halves(batch), fits, strict=True)):
@@ -142,14 +142,13 @@ class StepCritic:
             gradients = [draws.gradient(weights) for weights in drawn]
         else:
             problem = Problem(batch, features, batch.leader_rewards, batch.rewards + bonus, *common)
-            fits = [problem.fit(half) for half in halves(batch)]
+            fits, errors = best_fits(problem, bonus, needs_follower)
             advantages = self._advantages(problem, fits, points, policy, space, inputs, told, rng)
             sums = [PointWeights(batch, space.n if every and isinstance(space, gym.spaces.Discrete) else None) for _ in groups]
             for half, fit, advantage in zip(halves(batch), fits, advantages, strict=True):
                 sampled_weights(problem, half, fit, advantage, groups, sums)
             gradients = [points.gradient(weights) for weights in sums]
-        tails = np.mean([(features.finals @ fit.leader, features.finals @ fit.follower) for fit in fits], 0)
-        errors = held_out_errors(problem, fits, batch.rewards + bonus, tails)
+        tails = tails_of(problem, fits)
         if not is_new:
             self._fit_values(values, model, batch, inputs, bonus, tails, needs_follower)
         names = ("critic_error", "follower_critic_error")[: 1 + needs_follower]
@@ -213,9 +212,34 @@ class StepCritic:
         return advantages
 
 
-def held_out_errors(problem: Problem, fits: list[Fit], augmented: Array, tails: Array) -> list[float]:
+def best_fits(problem: Problem, bonus: Array, needs_follower: bool) -> tuple[list[Fit], list[float]]:
+    """Both halves' fits and their held-out errors, with the least ridge that leaves no error above that of a constant.
+
+    Where none does, the one with the least errors: temporal differences can be near to singular where few episodes, or new
+    places, meet many features.
+    """
+    found: list[tuple[float, list[Fit], list[float]]] = []
+    for ridge in RIDGES:
+        fits = [problem.fit(half, ridge) for half in halves(problem.batch)]
+        errors = held_out_errors(problem, fits, problem.batch.rewards + bonus)[: 1 + needs_follower]
+        found.append((max(errors), fits, errors))
+        if max(errors) < 1.0:
+            break
+    _, fits, errors = min(found, key=lambda one: one[0])
+    return fits, errors
+
+
+def tails_of(problem: Problem, fits: list[Fit]) -> Array:
+    """Values of leader and follower after cuts ``(2, E)``."""
+    finals = problem.features.finals
+    tails: Array = np.mean([(finals @ fit.leader, finals @ fit.follower) for fit in fits], 0)
+    return tails
+
+
+def held_out_errors(problem: Problem, fits: list[Fit], augmented: Array) -> list[float]:
     """Squared errors of leader's and follower's values on the halves not fitted, relative to the variance of returns there."""
     batch, errors = problem.batch, []
+    tails = tails_of(problem, fits)
     leader = returns_to_go(batch.leader_rewards, batch.ends, tails[0], problem.leader_discount)
     follower = returns_to_go(augmented, batch.ends, tails[1], problem.discount)
     for half, fit in zip(halves(batch), fits, strict=True):

@@ -46,7 +46,7 @@ def _deviation(estimate: Estimate, exact: Tensor) -> float:
     return float(((estimate.gradient - exact).abs() / estimate.standard_error).max())
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [*PARTS, "termination"])
 def test_each_term_alone_on_a_table(part: str) -> None:
     model = _model((part,))
     estimate, exact = _estimates(TabularEnv(model, horizon=None), CriticEstimator(200_000, error_groups=20), model)
@@ -93,6 +93,16 @@ def test_values_continue_where_a_time_limit_cuts() -> None:
     estimate, exact = _estimates(TabularEnv(model, horizon=30), CriticEstimator(100_000), model)
     assert relative_error(estimate.gradient, exact.gradient) < 0.05
     assert estimate.leader_return == pytest.approx(exact.leader_return, abs=0.05)
+
+
+@pytest.mark.parametrize("hidden", [None, (16,)])
+@pytest.mark.parametrize("moving", [("reward", "leader_reward"), PARTS])
+def test_short_rollouts_are_continued_by_values_and_their_derivatives(moving: tuple[str, ...], hidden: Any) -> None:
+    """Four steps, after which 0.8^4 = 0.41 of the leader's return is left."""
+    model = _model(moving, terminating=False)
+    estimate, exact = _estimates(TabularEnv(model, horizon=200), CriticEstimator(30_000, horizon=4, hidden=hidden), model)
+    assert relative_error(estimate.gradient, exact.gradient) < 0.1
+    assert estimate.leader_return == pytest.approx(exact.leader_return, abs=0.1)
 
 
 # ------------------------------------------------------------------------------------ the same problem, not as a table
@@ -479,6 +489,37 @@ def test_continuous_actions_give_the_closed_form_gradient() -> None:
     expected = torch.tensor([-2.0 * (0.3 - 1.0) / 3.0 * factor], dtype=torch.float64)
     assert relative_error(estimate.gradient, expected) < 0.12  # the spread of the fit, 0.06 at 20,000 steps, included
     assert estimate.leader_return == pytest.approx(-((0.7**2) / 3.0 + 0.5) * factor, abs=0.05)
+
+
+class _Drawn(_Line):
+    """`_Line` without ends, whose model draws next states: F = E rbar / (1 - gamma_L)."""
+
+    noise_dim = 1
+    horizon = 40
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, _, _, info = super().step(action)
+        self._age += 1
+        return observation, reward, False, self._age == self.horizon, info
+
+    def _reset(self, state: Any | None) -> tuple[Any, dict[str, Any]]:
+        self._age = 0
+        return super()._reset(state)
+
+    def draw_transitions(self, x: Tensor, observations: Any, actions: Any, noise: Tensor, context: Any) -> Tensor:
+        return 2.0 * noise - 1.0
+
+
+@pytest.mark.parametrize("trace", [0.0, 1.0])
+def test_continuous_actions_and_draws_give_the_closed_form_gradient(trace: float) -> None:
+    oracle = followers.TrajectoryOracle(_Drawn(), _Gaussian())
+    estimator, x = CriticEstimator(4000, trace=trace, hidden=(16,)), torch.tensor([0.3], dtype=F64)
+    estimator.bind(oracle)
+    rng = np.random.default_rng(0)
+    found = torch.stack([estimator.estimate(oracle, x, 0, rng).gradient for _ in range(8)])
+    expected = 2.0 * 0.7 / 3.0 / (1.0 - 0.8)
+    assert float((found.mean() - expected).abs()) < 4 * float(found.std()) / 8**0.5
+    assert float(found.std()) / 8**0.5 < 0.06 * expected  # so an error of a quarter would show
 
 
 def test_hpgd_with_a_critic_finds_the_optimum() -> None:
