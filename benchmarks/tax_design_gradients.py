@@ -182,7 +182,7 @@ def plot(results: dict[str, Any]) -> Figure:
         ax.set(title=f"lambda {regularization}", xlabel="environment steps per gradient")
         ax.grid(alpha=0.25)
     axes[0].set_ylabel("relative error of the gradient")
-    axes[-1].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=5)
     return figure
 
 
