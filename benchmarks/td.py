@@ -5,6 +5,7 @@ same settings, are not run again:
 
 - ``table``: the nine cells of Table 1 with one dynamics, at 100 steps per update (``td_table.json``), one setting for all cells;
 - ``table_1000``: the same at 1,000 steps per update, with a learning rate of 1 that falls to 0 (``td_table_1000.json``);
+- ``table_annealed``: the same, with a follower whose lambda falls to the cell's from 4/3 of it (``td_table_annealed.json``);
 - ``single_goal``: the benchmark of BC-HG (2025): one goal, 100 to 1,000 steps per update (``td_single_goal.json``);
 - ``single_goal_fast``: the same with that learning rate (``td_single_goal_fast.json``).
 
@@ -36,6 +37,8 @@ from leaders.sweep_table import mean_and_error
 SETTING: dict[str, Any] = {"learning_rate": 0.1, "td_rate": 0.5}
 #: What suits 1,000 steps per update better.
 FAST: dict[str, Any] = {"learning_rate": 1.0, "schedule": "cosine", "td_rate": 0.5}
+#: Where lambda falls from, in units of the cell's own (`leaders.Annealing`).
+ANNEALED_FROM = 4.0 / 3.0
 #: The single-goal benchmark, and the figures published for it, digitised (Table 1's update, N steps, 10 seeds).
 SINGLE_GOAL: dict[str, Any] = {"penalty_cost": 5.0, "goals": [[1, 9]]}
 SINGLE_GOAL_STEPS, FEW_SEEDS = (100, 200, 400, 1000), SEEDS[:5]
@@ -53,13 +56,25 @@ def environment(**options: Any) -> gym.Env[Any, Any]:
 
 
 def runs(
-    env: gym.Env[Any, Any], regularization: float, env_steps: int, seeds: Sequence[int], setting: dict[str, Any]
+    env: gym.Env[Any, Any],
+    regularization: float,
+    env_steps: int,
+    seeds: Sequence[int],
+    setting: dict[str, Any],
+    annealed_from: float | None = None,
 ) -> dict[str, Any]:
     """Runs of one setting: the value of each seed, their mean, its standard error, and the steps used per update."""
     leader = leaders.HPGD(env_steps=env_steps, estimator="td", **setting)
     follower = followers.SoftPolicyIteration(regularization)
     found = leaders.optimize_many(
-        env, leader, follower, ITERATIONS, seeds=list(seeds), evaluate_every=EVALUATE_EVERY, progress=False
+        env,
+        leader,
+        follower,
+        ITERATIONS,
+        seeds=list(seeds),
+        evaluate_every=EVALUATE_EVERY,
+        regularization_schedule=None if annealed_from is None else leaders.Annealing(annealed_from * regularization),
+        progress=False,
     )
     values = []
     for result in found:
@@ -86,12 +101,20 @@ def fill(name: str, settings: dict[str, Any], cells: dict[str, Callable[[], Any]
             store(name, results)
 
 
-def table(name: str = "td_table", env_steps: int = 100, seeds: Sequence[int] = SEEDS, setting: dict[str, Any] = SETTING) -> None:
+def table(
+    name: str = "td_table",
+    env_steps: int = 100,
+    seeds: Sequence[int] = SEEDS,
+    setting: dict[str, Any] = SETTING,
+    annealed_from: float | None = None,
+) -> None:
     """Table 1."""
     settings = {**setting, "env_steps": env_steps, "iterations": ITERATIONS, "seeds": list(seeds)}
+    if annealed_from is not None:
+        settings["annealed_from"] = annealed_from
 
     def cell(regularization: float, penalty_cost: float) -> dict[str, Any]:
-        found = runs(environment(penalty_cost=penalty_cost), regularization, env_steps, seeds, setting)
+        found = runs(environment(penalty_cost=penalty_cost), regularization, env_steps, seeds, setting, annealed_from)
         best = BEST_KNOWN[regularization, penalty_cost]  # type: ignore[index]
         return {"lambda": regularization, "beta": penalty_cost, "best_known": best, "share": found["mean"] / best, **found}
 
@@ -101,6 +124,11 @@ def table(name: str = "td_table", env_steps: int = 100, seeds: Sequence[int] = S
 def table_1000() -> None:
     """The same with 1,000 steps per update."""
     table("td_table_1000", 1000, FEW_SEEDS, FAST)
+
+
+def table_annealed() -> None:
+    """The same with a lambda that falls to the cell's."""
+    table("td_table_annealed", 1000, FEW_SEEDS, FAST, ANNEALED_FROM)
 
 
 def search(regularization: float) -> float:
@@ -141,6 +169,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "single_goal": single_goal,
     "single_goal_fast": single_goal_fast,
     "table_1000": table_1000,
+    "table_annealed": table_annealed,
 }
 
 
