@@ -59,7 +59,7 @@ def test_every_leader_s_estimate_is_of_the_objective(leader: Any, tolerance: flo
 
 def test_the_other_estimators_run_with_an_objective() -> None:
     rooms = small_rooms()
-    for estimator, options in (("pooled", {"env_steps": 300}), ("critic", {"env_steps": 300})):
+    for estimator, options in (("pooled", {"env_steps": 300}), ("critic", {"env_steps": 3_000})):
         for contexts in (1, "all"):
             leader = leaders.HPGD(0.1, estimator=estimator, **options)
             result = leaders.optimize(rooms, leader, followers.SoftPolicyIteration(0.1), 4, contexts=contexts, objective=Min())

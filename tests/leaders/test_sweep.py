@@ -39,6 +39,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     return SMALL | {"layout": f"@{layout}"}
 
 
+@pytest.mark.slow
 def test_a_sweep_of_ray_workers_survives_the_death_of_one(
     tmp_path: Path, settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
