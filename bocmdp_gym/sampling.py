@@ -40,6 +40,19 @@ class Simulation(NamedTuple):
     terminated: npt.NDArray[np.bool_]  # (E,)
     final_states: npt.NDArray[np.int32]  # (E,)
 
+    def first(self, steps: int, episodes: int) -> Simulation:
+        """The first steps and episodes of it, as views."""
+        lengths = (steps,) * 4 + (episodes,) * 3
+        parts: list[npt.NDArray[Any]] = [part[:n] for part, n in zip(self, lengths, strict=True)]
+        return Simulation(*parts)
+
+
+def _space(capacity: int) -> Simulation:
+    """Space for as many steps, and as many episodes."""
+    types = (np.int32, np.int32, np.float64, np.float64, np.int64, np.bool_, np.int32)
+    parts: list[npt.NDArray[Any]] = [np.empty(capacity, dtype) for dtype in types]
+    return Simulation(*parts)
+
 
 def simulate(
     arrays: ContextArrays,
@@ -80,15 +93,7 @@ def simulate(
     remaining = budget
     while True:
         capacity = remaining + (_CHUNK if horizon is None else horizon)
-        chunk = Simulation(
-            np.empty(capacity, dtype=np.int32),
-            np.empty(capacity, dtype=np.int32),
-            np.empty(capacity),
-            np.empty(capacity),
-            np.empty(capacity, dtype=np.int64),
-            np.empty(capacity, dtype=np.bool_),
-            np.empty(capacity, dtype=np.int32),
-        )
+        chunk = _space(capacity)
         steps, episodes = play_episodes(
             policy,
             *tables,
@@ -107,17 +112,7 @@ def simulate(
             state,
             *chunk,
         )
-        chunks.append(
-            Simulation(
-                chunk.states[:steps],
-                chunk.actions[:steps],
-                chunk.rewards[:steps],
-                chunk.leader_rewards[:steps],
-                chunk.ends[:episodes],
-                chunk.terminated[:episodes],
-                chunk.final_states[:episodes],
-            )
-        )
+        chunks.append(chunk.first(steps, episodes))
         remaining = max(remaining - steps, 0)  # 0: only the open episode is finished
         forced = forced[episodes:]
         if carry[0] < 0:
@@ -154,15 +149,7 @@ def simulate_paired(
     policy = np.array(policy, dtype=np.float64, order="C")
     moves = np.arange(policy.shape[1]) if arrays.moves is None else arrays.moves
     capacity = budget + horizon
-    run = Simulation(
-        np.empty(capacity, dtype=np.int32),
-        np.empty(capacity, dtype=np.int32),
-        np.empty(capacity),
-        np.empty(capacity),
-        np.empty(capacity, dtype=np.int64),
-        np.empty(capacity, dtype=np.bool_),
-        np.empty(capacity, dtype=np.int32),
-    )
+    run = _space(capacity)
     n_steps, n_episodes = _play_paired(
         policy,
         *move_tables(policy, moves),
@@ -179,15 +166,7 @@ def simulate_paired(
         rng.bit_generator.random_raw(4),
         *run,
     )
-    return Simulation(
-        run.states[:n_steps],
-        run.actions[:n_steps],
-        run.rewards[:n_steps],
-        run.leader_rewards[:n_steps],
-        run.ends[:n_episodes],
-        run.terminated[:n_episodes],
-        run.final_states[:n_episodes],
-    )
+    return run.first(n_steps, n_episodes)
 
 
 def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
