@@ -7,7 +7,8 @@ same settings, are not run again:
 - ``table_1000``: the same at 1,000 steps per update, with a learning rate of 1 that falls to 0 (``td_table_1000.json``);
 - ``table_annealed``: the same, with a follower whose lambda falls to the cell's from 4/3 of it (``td_table_annealed.json``);
 - ``single_goal``: the benchmark of BC-HG (2025): one goal, 100 to 1,000 steps per update (``td_single_goal.json``);
-- ``single_goal_fast``: the same with that learning rate (``td_single_goal_fast.json``).
+- ``single_goal_fast``: the same with that learning rate (``td_single_goal_fast.json``);
+- ``single_goal_annealed``: and with that fall of lambda (``td_single_goal_annealed.json``).
 
 A run's value is the mean over its last tenth of the exact leader's return, as in `leaders.reproduce`. Steps per update are those
 asked for; the last episode is finished on top, and what was used is stored beside. The setting was found on seeds 100 to 103,
@@ -146,14 +147,17 @@ def search(regularization: float) -> float:
     return found.best.leader_return
 
 
-def single_goal(name: str = "td_single_goal", setting: dict[str, Any] = SETTING) -> None:
+def single_goal(name: str = "td_single_goal", setting: dict[str, Any] = SETTING, annealed_from: float | None = None) -> None:
     """The single-goal benchmark."""
     settings = {**setting, **SINGLE_GOAL, "search": _SEARCH, "iterations": ITERATIONS, "seeds": list(FEW_SEEDS)}
+    if annealed_from is not None:
+        settings["annealed_from"] = annealed_from
     settings |= {"steps": SINGLE_GOAL_STEPS, "published": {str(lam): columns for lam, columns in PUBLISHED.items()}}
     cells: dict[str, Callable[[], Any]] = {}
     for lam in PUBLISHED:
         for env_steps in SINGLE_GOAL_STEPS:
-            cells[f"{lam}/{env_steps}"] = partial(runs, environment(**SINGLE_GOAL), lam, env_steps, FEW_SEEDS, setting)
+            options = (lam, env_steps, FEW_SEEDS, setting, annealed_from)
+            cells[f"{lam}/{env_steps}"] = partial(runs, environment(**SINGLE_GOAL), *options)
         if setting is SETTING:
             cells[f"{lam}/random starts"] = partial(search, lam)
     fill(name, settings, cells)
@@ -164,10 +168,16 @@ def single_goal_fast() -> None:
     single_goal("td_single_goal_fast", FAST)
 
 
+def single_goal_annealed() -> None:
+    """The same with larger steps of x and a lambda that falls to the cell's."""
+    single_goal("td_single_goal_annealed", FAST, ANNEALED_FROM)
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "table": table,
     "single_goal": single_goal,
     "single_goal_fast": single_goal_fast,
+    "single_goal_annealed": single_goal_annealed,
     "table_1000": table_1000,
     "table_annealed": table_annealed,
 }
