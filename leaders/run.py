@@ -140,6 +140,8 @@ class LeaderRun:
     def iterate(self, evaluate: bool, checkpoints: Checkpoints | None) -> dict[str, Any]:
         """One outer iteration. Returns its record."""
         drawn = self.draw()
+        if self._options["regularization_schedule"] is None:
+            return self.take(drawn, self._estimate(drawn), evaluate, checkpoints)
         with self._annealed():
             estimate = self._estimate(drawn)
         return self.take(drawn, estimate, evaluate, checkpoints)
