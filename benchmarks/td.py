@@ -124,7 +124,7 @@ def table(
 
 def table_1000() -> None:
     """The same with 1,000 steps per update."""
-    table("td_table_1000", 1000, FEW_SEEDS, FAST)
+    table("td_table_1000", 1000, SEEDS, FAST)
 
 
 def table_annealed() -> None:
