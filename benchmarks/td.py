@@ -129,7 +129,7 @@ def table_1000() -> None:
 
 def table_annealed() -> None:
     """The same with a lambda that falls to the cell's."""
-    table("td_table_annealed", 1000, FEW_SEEDS, FAST, ANNEALED_FROM)
+    table("td_table_annealed", 1000, SEEDS, FAST, ANNEALED_FROM)
 
 
 def search(regularization: float) -> float:
