@@ -42,9 +42,15 @@ class Simulation(NamedTuple):
 
     def first(self, steps: int, episodes: int) -> Simulation:
         """The first steps and episodes of it, as views."""
-        lengths = (steps,) * 4 + (episodes,) * 3
-        parts: list[npt.NDArray[Any]] = [part[:n] for part, n in zip(self, lengths, strict=True)]
-        return Simulation(*parts)
+        return Simulation(
+            self.states[:steps],
+            self.actions[:steps],
+            self.rewards[:steps],
+            self.leader_rewards[:steps],
+            self.ends[:episodes],
+            self.terminated[:episodes],
+            self.final_states[:episodes],
+        )
 
 
 def _space(capacity: int) -> Simulation:
