@@ -28,6 +28,7 @@ from leaders.gradients._adjoint import (
     step_weights,
     weigh,
 )
+from leaders.gradients._points import PointWeights
 from leaders.gradients.base import Array
 
 
@@ -94,16 +95,6 @@ class Problem(NamedTuple):
         for group, own, one in zip(groups, owned, noise, strict=True):
             base, visits = step_weights(fit, self.features, cross, weighed.only(own, group), half.fitted, gamma)
             yield Steps(base + one - mean, visits), group & ~half.fitted_episodes
-
-
-class PointWeights:
-    """Weights at visited points, summed over halves: of r and rbar per step (and action), of log P and log mu."""
-
-    def __init__(self, batch: Trajectories, actions: int | None):
-        shape = (batch.n_steps,) if actions is None else (batch.n_steps, actions)
-        self.reward, self.leader_reward = np.zeros((2, *shape))
-        self.transition = np.zeros(batch.n_steps)
-        self.initial = np.zeros(batch.n_episodes)
 
 
 def sampled_weights(

@@ -11,14 +11,12 @@ from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import Trajectories
-from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._adjoint import RIDGES, Features, Fit
 from leaders.gradients._adjoint_draws import Draws, DrawWeights, drawn_weights, moves_draws
 from leaders.gradients._adjoint_steps import (
     Advantages,
-    PointWeights,
     Problem,
     discrete_advantages,
     groups_of,
@@ -27,8 +25,15 @@ from leaders.gradients._adjoint_steps import (
     sampled_weights,
 )
 from leaders.gradients._adjoint_tables import relative_error
-from leaders.gradients._features import LinearFeatures, NetworkFeatures, vectors
-from leaders.gradients._points import Points
+from leaders.gradients._features import (
+    LinearFeatures,
+    NetworkFeatures,
+    no_probabilities,
+    policy_probabilities,
+    spaces,
+    vectors,
+)
+from leaders.gradients._points import Points, no_weights
 from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array
 
@@ -114,9 +119,11 @@ class StepCritic:
         model, own = oracle.model, self._settings
         assert model is not None
         inputs, finals = vectors(seen, batch.observations), vectors(seen, batch.final_observations)
-        told = _probabilities(policy, batch.observations, batch.states) if isinstance(space, gym.spaces.Discrete) else None
-        every = told is not None and told.shape[1] <= _FEW_ACTIONS
-        points = None if own.draws else Points(model, x, batch, space, every)
+        told, every = None, None
+        if isinstance(space, gym.spaces.Discrete):
+            told = policy_probabilities(policy, batch.observations, batch.states)
+            every = space if told is not None and space.n <= _FEW_ACTIONS else None
+        points = None if own.draws else Points(model, x, batch, every)
         needs_follower = moves_draws(model, x, batch) if points is None else points.needs_follower
         values: Any = LinearFeatures()
         is_new, bonus = False, np.zeros(batch.n_steps)
@@ -144,7 +151,7 @@ class StepCritic:
             problem = Problem(batch, features, batch.leader_rewards, batch.rewards + bonus, *common)
             fits, errors = best_fits(problem, bonus, needs_follower)
             advantages = self._advantages(problem, fits, points, policy, space, inputs, told, rng)
-            sums = [PointWeights(batch, space.n if every and isinstance(space, gym.spaces.Discrete) else None) for _ in groups]
+            sums = [no_weights(batch, None if every is None else int(every.n)) for _ in groups]
             for half, fit, advantage in zip(halves(batch), fits, advantages, strict=True):
                 sampled_weights(problem, half, fit, advantage, groups, sums)
             gradients = [points.gradient(weights) for weights in sums]
@@ -276,13 +283,13 @@ def _entropies(
     if told is not None:
         known: Array = entr(told).sum(-1)
         return known
-    size = np.asarray(_probabilities(policy, batch.observations[:1], _first(batch.states))).size
+    size = np.asarray(policy_probabilities(policy, batch.observations[:1], _first(batch.states))).size
     looked_at = min(n, max(_ENTROPIES // size, 256))
     chosen = np.arange(n) if looked_at == n else np.sort(rng.choice(n, looked_at, replace=False))
     rows = []
     for some in np.array_split(chosen, -(-looked_at * size // _ENTROPIES) * 4):
         states = None if batch.states is None else batch.states[some]
-        probabilities = _probabilities(policy, batch.observations[some], states)
+        probabilities = policy_probabilities(policy, batch.observations[some], states)
         assert probabilities is not None
         rows.append(entr(probabilities).reshape(len(some), -1).sum(-1))
     found = np.concatenate(rows)
@@ -297,30 +304,6 @@ def _entropies(
 
 def _first(states: Any) -> Any:
     return None if states is None else states[:1]
-
-
-def no_probabilities(policy: Policy) -> UnsupportedError:
-    """The error where transitions depend on x and the policy only acts."""
-    return UnsupportedError(
-        "transitions depend on x, so the follower's values are needed, entropy included, and "
-        f"{type(policy).__name__} exposes no action probabilities; use ZeroOrder."
-    )
-
-
-def spaces(oracle: TrajectoryOracle) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """Observation and action space, of one copy where there are many."""
-    env: Any = oracle.env
-    single = (getattr(env, f"single_{name}_space", None) or getattr(env, f"{name}_space") for name in ("observation", "action"))
-    seen, done = single
-    return seen, done
-
-
-def _probabilities(policy: Policy, observations: Any, states: Any) -> Array | None:
-    """Action probabilities at N observations, ``(N, ...)``, None if the policy tells none."""
-    if policy.table is not None and states is not None:
-        rows: Array = policy.table[states]
-        return rows
-    return np.asarray(policy.probabilities_batch(observations), dtype=np.float64) if policy.exposes_probabilities else None
 
 
 def _act(policy: Policy, observations: Any, rng: np.random.Generator) -> Any:

@@ -12,8 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bocmdp_gym.errors import DamagedError, UnsupportedError
+from bocmdp_gym.errors import DamagedError, OptionError, UnsupportedError
+from bocmdp_gym.options import as_list, check_count
 from bocmdp_gym.saved_state import check_like
+from followers import Policy, TrajectoryOracle
+from leaders.gradients.base import Array
 
 #: The networks' precision: features need no more, and the sums over them are made in float64.
 _NARROW = torch.float32
@@ -48,6 +51,42 @@ def _one_hot(index: npt.NDArray[np.int64], n: int) -> Tensor:
     return nn.functional.one_hot(torch.from_numpy(index.astype(np.int64)), n).double()
 
 
+def no_probabilities(policy: Policy) -> UnsupportedError:
+    """The error where transitions depend on x and the policy only acts."""
+    return UnsupportedError(
+        "transitions depend on x, so the follower's values are needed, entropy included, and "
+        f"{type(policy).__name__} exposes no action probabilities; use ZeroOrder."
+    )
+
+
+def spaces(oracle: TrajectoryOracle) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Observation and action space, of one copy where there are many."""
+    env: Any = oracle.env
+    single = (getattr(env, f"single_{name}_space", None) or getattr(env, f"{name}_space") for name in ("observation", "action"))
+    seen, done = single
+    return seen, done
+
+
+def policy_probabilities(policy: Policy, observations: Any, states: Any) -> Array | None:
+    """Action probabilities at N observations, ``(N, ...)``, None if the policy exposes none."""
+    if policy.table is not None and states is not None:
+        rows: Array = policy.table[states]
+        return rows
+    return np.asarray(policy.probabilities_batch(observations), dtype=np.float64) if policy.exposes_probabilities else None
+
+
+def check_widths(hidden: Any) -> tuple[int, ...] | None:
+    """Widths of hidden layers; None stays.
+
+    Raises:
+        OptionError: no list of positive whole numbers.
+    """
+    widths = as_list(hidden)
+    if hidden is not None and widths is None:
+        raise OptionError(f"hidden is {hidden!r}; expected the widths of hidden layers, such as (64, 64), or None.")
+    return None if widths is None else tuple(check_count("hidden", width) for width in widths)
+
+
 class LinearFeatures:
     """A constant and the vectors themselves."""
 
@@ -66,7 +105,7 @@ class NetworkFeatures:
 
     Args:
         n_inputs, n_outputs: length of the vectors, number of values fitted.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; (): the values are linear.
         learning_rate: Adam's.
         batch_size: points per step.
         seed: of the first weights and of the order of the data.
@@ -75,12 +114,13 @@ class NetworkFeatures:
     def __init__(self, n_inputs: int, n_outputs: int, hidden: Sequence[int], learning_rate: float, batch_size: int, seed: int):
         self._generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
-        for n, m in pairwise([n_inputs, *hidden]):
+        widths = [n_inputs, *hidden]
+        for n, m in pairwise(widths):
             layers += [self._layer(n, m), nn.Tanh()]
-        # biases spread the first layer's units over the range of the data
-        layers[0].bias.data.uniform_(-2.0, 2.0, generator=self._generator)  # type: ignore[operator]
+        if layers:  # biases spread the first layer's units over the range of the data
+            layers[0].bias.data.uniform_(-2.0, 2.0, generator=self._generator)  # type: ignore[operator]
         self._hidden = nn.Sequential(*layers)
-        self._last = self._layer(hidden[-1], n_outputs)
+        self._last = self._layer(widths[-1], n_outputs)
         nn.init.zeros_(self._last.weight)
         self._network = nn.Sequential(self._hidden, self._last)
         self._optimizer = torch.optim.Adam(self._network.parameters(), lr=learning_rate)

@@ -14,9 +14,8 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP, Trajectories, Weights
 from bocmdp_gym.mdps import ConfiguredMDPs
 from followers import TrajectoryOracle
-from leaders.gradients._points import check_points
+from leaders.gradients._points import Points, PointWeights, check_points
 from leaders.gradients._returns import returns_to_go
-from leaders.gradients._surrogate import Surrogate
 from leaders.gradients.base import Array, add_scores
 from leaders.gradients.estimate import Indices
 
@@ -51,7 +50,7 @@ class SampledGradient:
         oracle: of the environment without shares.
         x: where.
         sides: the rollouts.
-        by_state: weigh on the arrays of a tabular model; else in a surrogate at the points visited.
+        by_state: weigh on the arrays of a tabular model; else of the model's functions at the points visited.
         check: look whether the functions of a model that is no table stay in torch.
 
     Raises:
@@ -71,7 +70,7 @@ class SampledGradient:
         total = torch.zeros_like(self._x)
         for side, episodes in zip(self._sides, chosen, strict=True):
             one = side if len(episodes) == side.batch.n_episodes else side.episodes(episodes)
-            total = total + (self._surrogate(one) if self._mdps is None else self._by_state(one, self._mdps))
+            total = total + (self._at_points(one) if self._mdps is None else self._by_state(one, self._mdps))
         return total
 
     def _by_state(self, side: Paid, mdps: ConfiguredMDPs) -> Tensor:
@@ -107,21 +106,21 @@ class SampledGradient:
         add_scores(weights, model.moving, arrays, w_transition, w_initial, w_continued)
         return mdps.vjp(weights, batch.context)
 
-    def _surrogate(self, side: Paid) -> Tensor:
+    def _at_points(self, side: Paid) -> Tensor:
         """The same where visits have no states."""
         model, batch = self._model, side.batch
         states = batch.states if isinstance(model, TabularBOCMDP) else None
         returns, following, continued = _returns(side, model.discount)
         baseline, start_baseline = _baselines(side, returns, following, continued, states)
-        power = side.coefficient * _discounts(batch, model.discount)
-        gradient, _ = Surrogate(model, self._x, batch).gradient(
-            power,
-            side.share * power,
-            model.discount * power * (following - baseline),
-            side.coefficient * (returns[batch.starts] - start_baseline),
-            1,
+        scale = side.coefficient / batch.n_episodes
+        power = scale * _discounts(batch, model.discount)
+        weights = PointWeights(
+            reward=power,
+            leader_reward=side.share * power,
+            transition=model.discount * power * (following - baseline),
+            initial=scale * (returns[batch.starts] - start_baseline),
         )
-        return gradient
+        return Points(model, self._x, batch).gradient(weights)
 
 
 def _discounts(batch: Trajectories, discount: float) -> Array:

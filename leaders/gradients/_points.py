@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +14,6 @@ from torch import Tensor
 from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.leaks import check_leaks
-from leaders.gradients._adjoint_steps import PointWeights
 from leaders.gradients.base import Array
 
 #: Points at which a model's functions are compared with their graphs.
@@ -66,6 +66,28 @@ def points(model: BOCMDP, batch: Trajectories) -> tuple[Any, Any, npt.NDArray[np
     return seen, following, continued
 
 
+@dataclass
+class PointWeights:
+    """Weights at the points of one batch.
+
+    Attributes:
+        reward, leader_reward: of r and rbar, ``(N,)``; or of every action, ``(N, A)``.
+        transition: of log P, ``(N,)``; what it is after the end of an episode does not matter.
+        initial: of log mu, ``(E,)``.
+    """
+
+    reward: Array
+    leader_reward: Array
+    transition: Array
+    initial: Array
+
+
+def no_weights(batch: Trajectories, actions: int | None) -> PointWeights:
+    """Weights of 0, of every one of so many actions, or (None) of what was done."""
+    shape = (batch.n_steps,) if actions is None else (batch.n_steps, actions)
+    return PointWeights(np.zeros(shape), np.zeros(shape), np.zeros(batch.n_steps), np.zeros(batch.n_episodes))
+
+
 class Points:
     """r, rbar, log P and log mu of one batch as functions of x.
 
@@ -73,17 +95,16 @@ class Points:
         model: the environment's.
         x: where.
         batch: the trajectories.
-        space: of actions.
-        every: take rewards of every (Discrete) action at each step, not only of what was done.
+        every: take rewards of every action of this space at each step; None: of what was done.
     """
 
-    def __init__(self, model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.Space[Any], every: bool):
+    def __init__(self, model: BOCMDP, x: Tensor, batch: Trajectories, every: gym.spaces.Discrete | None = None):
         self.x = x.detach().clone().requires_grad_()
         seen, following, self._continued = points(model, batch)
         self._model, self._batch, self._seen = model, batch, seen
         at, actions = seen, batch.actions
-        if every and isinstance(space, gym.spaces.Discrete):
-            at, actions = self._every(space)
+        if every is not None:
+            at, actions = self._every(every)
         going_on = self._continued
         self._rewards = model.rewards(self.x, at, actions, batch.context)
         self._leader_rewards = model.leader_rewards(self.x, at, actions, batch.context)
@@ -96,6 +117,11 @@ class Points:
     def needs_follower(self) -> bool:
         """Whether the follower's values enter: transitions depend on x."""
         return self._transitions is not None and self._transitions.requires_grad
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether values enter at all: transitions or starts depend on x."""
+        return self.needs_follower or (self._initials is not None and self._initials.requires_grad)
 
     def _every(self, space: gym.spaces.Discrete) -> tuple[Any, Any]:
         """Each state once per action, and the actions."""

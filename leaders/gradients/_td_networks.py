@@ -22,18 +22,22 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, Trajectories
-from bocmdp_gym.errors import UnsupportedError
 from followers import Policy, TrajectoryOracle
-from leaders.gradients._features import NetworkFeatures, check_space, vectors
-from leaders.gradients._points import check_points
+from leaders.gradients._features import (
+    NetworkFeatures,
+    check_space,
+    no_probabilities,
+    policy_probabilities,
+    spaces,
+    vectors,
+)
+from leaders.gradients._points import Points, PointWeights, check_points
 from leaders.gradients._returns import returns_to_go, traces
-from leaders.gradients._surrogate import Surrogate
 from leaders.gradients.base import Array
 from leaders.gradients.estimate import Estimate
 
@@ -114,11 +118,7 @@ class NetworkTD:
     """
 
     def __init__(self, oracle: TrajectoryOracle, regularization: float, training: Training):
-        env: Any = oracle.env
-        self._spaces: tuple[gym.Space[Any], gym.Space[Any]] = (
-            getattr(env, "single_observation_space", None) or env.observation_space,
-            getattr(env, "single_action_space", None) or env.action_space,
-        )
+        self._spaces = spaces(oracle)
         for space in self._spaces:
             check_space(space)
         self._lambda, self._training = regularization, training
@@ -134,8 +134,8 @@ class NetworkTD:
         if not self._is_checked:
             check_points(model, x, steps, oracle.core.leader_space)
             self._is_checked = True
-        surrogate = Surrogate(model, x, steps)
-        batch = self._batch(steps, policy, surrogate.needs_follower, rng)
+        points = Points(model, x, steps)
+        batch = self._batch(steps, policy, points.needs_follower, rng)
         critic, error = self._train(model, batch, rng)
         value = critic.expected(batch.inputs, batch.behaviour)
         following = batch.continued * critic.expected(batch.following, batch.following_behaviour)
@@ -148,10 +148,10 @@ class NetworkTD:
         mean = float(starts.mean())
         baseline = critic.start if seen else mean
         critic.start, critic.counts = baseline + (mean - baseline) / (seen + 1), (seen + 1, episodes + steps.n_episodes)
-        scale = steps.n_episodes * critic.counts[0] / critic.counts[1]  # the surrogate divides by this estimate's episodes
-        gradient, _ = surrogate.gradient(scale * trace, scale * power, scale * scores, scale * (starts - baseline), 1)
+        scale = critic.counts[0] / critic.counts[1]
+        weights = PointWeights(scale * trace, scale * power, scale * scores, scale * (starts - baseline))
         returns = returns_to_go(steps.leader_rewards, steps.ends, following[steps.ends - 1], gamma_leader)
-        return Estimate(gradient, float(returns[steps.starts].mean()), steps.n_steps, metrics={"td_error": error})
+        return Estimate(points.gradient(weights), float(returns[steps.starts].mean()), steps.n_steps, metrics={"td_error": error})
 
     def state(self) -> dict[Any, Any]:
         """What a checkpoint keeps: networks, their optimisers, and the mean values of starts."""
@@ -191,17 +191,14 @@ class NetworkTD:
         if states is not None and steps.final_states is not None:
             following_states = np.append(states[1:], 0)
             following_states[steps.ends - 1] = steps.final_states
-        probabilities = _probabilities(policy, steps.observations, states)
+        probabilities = policy_probabilities(policy, steps.observations, states)
         entropies = None
         if needs_follower:
             if probabilities is None:
-                raise UnsupportedError(
-                    "transitions depend on x, so the follower's values are needed, entropy included, and "
-                    f"{type(policy).__name__} exposes no action probabilities; use ZeroOrder."
-                )
+                raise no_probabilities(policy)
             entropies = entr(probabilities).reshape(steps.n_steps, -1).sum(-1)
         behaviour = self._behaviour(policy, steps.observations, probabilities, rng)
-        later = _probabilities(policy, steps.next_observations, following_states)
+        later = policy_probabilities(policy, steps.next_observations, following_states)
         following_behaviour = self._behaviour(policy, steps.next_observations, later, rng)
         continued = np.ones(steps.n_steps)
         continued[steps.ends - 1] = ~steps.terminated
@@ -268,11 +265,3 @@ def _first_returns(rewards: Array, steps: Trajectories, discount: float) -> Arra
     tail = float(rewards.mean()) / (1.0 - discount) if discount < 1.0 and not steps.terminated.any() else 0.0
     returns: Array = returns_to_go(rewards, steps.ends, np.full(steps.n_episodes, tail), discount)
     return returns
-
-
-def _probabilities(policy: Policy, observations: Any, states: npt.NDArray[Any] | None) -> Array | None:
-    """Action probabilities at N observations, ``(N, ...)``; None if the policy exposes none."""
-    if policy.table is not None and states is not None:
-        rows: Array = policy.table[states]
-        return rows
-    return np.asarray(policy.probabilities_batch(observations), dtype=np.float64) if policy.exposes_probabilities else None

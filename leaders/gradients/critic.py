@@ -32,12 +32,12 @@ from bocmdp_gym import TabularBOCMDP, TabularEnv, Trajectories, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import CriticWarning, OptionError, UnsupportedError
 from bocmdp_gym.losses import Loss
-from bocmdp_gym.options import as_list, check_count, check_number
+from bocmdp_gym.options import check_count, check_number
 from followers import Policy, TrajectoryOracle
 from leaders.gradients import _adjoint_tables as tables
 from leaders.gradients._adjoint_steps import groups_of, halves
-from leaders.gradients._critic_steps import Parts, Settings, StepCritic, no_probabilities, spaces
-from leaders.gradients._features import check_space
+from leaders.gradients._critic_steps import Parts, Settings, StepCritic
+from leaders.gradients._features import check_space, check_widths, no_probabilities, spaces
 from leaders.gradients._points import check_points
 from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array, PolicyEstimator
@@ -104,10 +104,7 @@ class CriticEstimator(PolicyEstimator):
         self.env_steps = check_count("env_steps", env_steps)
         self.trace = check_number("trace", trace, 0.0, 1.0)
         self.horizon = None if horizon is None else check_count("horizon", horizon)
-        widths = as_list(hidden)
-        if hidden is not None and widths is None:
-            raise OptionError(f"hidden is {hidden!r}; expected the widths of hidden layers, such as (64, 64), or None.")
-        self.hidden = None if widths is None else tuple(check_count("hidden", width) for width in widths)
+        self.hidden = check_widths(hidden)
         self.epochs, self.batch_size = check_count("epochs", epochs), check_count("batch_size", batch_size)
         self.action_samples = check_count("action_samples", action_samples)
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)

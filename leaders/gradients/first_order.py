@@ -49,8 +49,8 @@ from followers import Follower, Policy, TrajectoryOracle
 from followers.environments import check_unchanged
 from followers.regularization import likely_regularization
 from leaders.gradients._first_order_samples import Paid, SampledGradient
+from leaders.gradients._points import Points
 from leaders.gradients._returns import returns_to_go
-from leaders.gradients._surrogate import Surrogate
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups
 from leaders.gradients.exact import policy_return
@@ -339,7 +339,7 @@ def _weighs_values(oracle: TrajectoryOracle, x: Tensor, batch: Trajectories) -> 
     assert model is not None
     if isinstance(model, TabularBOCMDP):
         return not set(model.moving) <= {"reward", "leader_reward"}
-    return Surrogate(model, x, batch.episodes(np.zeros(1, dtype=np.int64))).needs_values
+    return Points(model, x, batch.episodes(np.zeros(1, dtype=np.int64))).needs_values
 
 
 def _move_together(oracle: TrajectoryOracle) -> bool:

@@ -46,12 +46,12 @@ from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Trajectories, Weights
 from bocmdp_gym.autodiff import with_gradients
-from bocmdp_gym.errors import OptionError
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count, check_number
 from bocmdp_gym.saved_state import check_like
 from followers import Policy, SoftPolicyIteration, TrajectoryOracle
+from leaders.gradients._features import check_widths
 from leaders.gradients._td_batch import TDBatch
 from leaders.gradients._td_kernels import learn, trace_weights
 from leaders.gradients._td_networks import NetworkTD, Training
@@ -112,10 +112,9 @@ class TDEstimator(PolicyEstimator):
         super().__init__(regularization)
         self.env_steps = check_count("env_steps", env_steps)
         self.td_rate = check_number("td_rate", td_rate, maximum=1.0, above=0.0)
-        if hidden is not None and not isinstance(hidden, (Sequence, np.ndarray)):
-            raise OptionError(f"hidden is {hidden!r}; expected the widths of hidden layers, such as (64, 64), or None.")
+        widths = check_widths(hidden)
         self.training = Training(
-            hidden=(64, 64) if hidden is None else tuple(check_count("hidden", width) for width in hidden),
+            hidden=(64, 64) if widths is None else widths,
             epochs=check_count("epochs", epochs),
             learning_rate=check_number("learning_rate", learning_rate, above=0.0),
             batch_size=check_count("batch_size", batch_size),

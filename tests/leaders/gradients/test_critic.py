@@ -18,7 +18,7 @@ from leaders.gradients import CriticEstimator, Estimate, ExactEstimator
 from leaders.gradients import _adjoint_steps as steps
 from leaders.gradients import _adjoint_tables as tables
 from leaders.gradients._adjoint import Features, Fit, LinearSystem, fit_values, step_weights, weigh
-from leaders.gradients._points import Points
+from leaders.gradients._points import Points, no_weights
 from leaders.gradients.exact import leader_values
 from tests.problems import four_rooms, random_model, random_x, relative_error
 
@@ -254,8 +254,8 @@ class _Exact:
             self.model.leader_discount, trace,
         )  # fmt: skip
         fit = Fit(_wrong_steps(phi, wrong), _wrong(6, wrong), np.eye(6)[1], np.eye(6)[2])
-        points = Points(self.model, self.x, batch, gym.spaces.Discrete(self.model.n_actions), every=False)
-        total = steps.PointWeights(batch, None)
+        points = Points(self.model, self.x, batch)
+        total = no_weights(batch, None)
         advantages = steps.Advantages(self.advantage[batch.states, batch.actions])
         groups = steps.groups_of(batch, 1)
         for half in steps.halves(batch):

@@ -348,10 +348,12 @@ def test_networks_learn_the_values_step_by_step() -> None:
     assert relative_error(torch.stack(gradients[10:]).mean(0), _exact(oracle, x, context)) < 0.2
 
 
-def test_a_continuous_environment_with_actions_of_several_parts() -> None:
+@pytest.mark.parametrize("hidden", [None, ()])
+def test_a_continuous_environment_with_actions_of_several_parts(hidden: tuple[int, ...] | None) -> None:
     """Tax design as it is: rewards and transitions depend on x, actions are MultiDiscrete, observations a number."""
     env, follower = TaxDesign(grid_size=11), followers.SoftPolicyIteration(0.3)
-    estimator, oracle, rng = TDEstimator(200, epochs=1), followers.TrajectoryOracle(env, follower), np.random.default_rng(0)
+    estimator, rng = TDEstimator(200, epochs=1, hidden=hidden), np.random.default_rng(0)
+    oracle = followers.TrajectoryOracle(env, follower)
     estimator.bind(oracle)
     assert estimator._networks is not None
     estimates = [estimator.estimate(oracle, torch.zeros(4, dtype=torch.float64), 0, rng) for _ in range(2)]
@@ -379,6 +381,7 @@ class _Silent(followers.Follower):
         ({"td_rate": 0.0}, "td_rate is 0.0; expected a finite number above 0 and at most 1"),
         ({"td_rate": 1.5}, "td_rate is 1.5"),
         ({"hidden": 64}, "hidden is 64; expected the widths"),
+        ({"hidden": np.array(64)}, r"hidden is array\(64\); expected the widths"),
         ({"epochs": 0}, "epochs is 0"),
         ({"batch_size": 0.5}, "batch_size is 0.5"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
