@@ -11,14 +11,13 @@ import numpy.typing as npt
 from numba import njit
 
 from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.sampling import play_episodes
-from bocmdp_gym.solvers.banded import banded_policy_iteration
 from followers import SoftPolicyIteration
 from leaders.gradients._monte_carlo_kernels import monte_carlo_weights
-from leaders.gradients.batch import Array, CompiledBatch
+from leaders.gradients._sampled_batch import SampledBatch, solve_and_play, space_to_play
+from leaders.gradients.batch import Array
 
 
-class MonteCarloBatch(CompiledBatch):
+class MonteCarloBatch(SampledBatch):
     """`MonteCarloEstimator` of many runs, with `SoftPolicyIteration` as their followers.
 
     Args:
@@ -38,10 +37,9 @@ class MonteCarloBatch(CompiledBatch):
         env_steps: int,
         bootstrap_truncated: bool,
     ):
-        super().__init__(model, follower.regularization, follower.tolerance, follower.max_iterations, n_runs)
-        self._horizon, self._env_steps, self._bootstrap_truncated = horizon, env_steps, bootstrap_truncated
+        super().__init__(model, follower, n_runs, horizon, env_steps)
+        self._bootstrap_truncated = bootstrap_truncated
         self._generators = np.zeros((n_runs, 4), np.uint64)
-        self._n_steps = np.zeros(n_runs, np.int64)
 
     def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
         for b, rng in enumerate(rngs):
@@ -79,13 +77,6 @@ class MonteCarloBatch(CompiledBatch):
             self._w_leader,
         )
 
-    def _returns(self, leader_reward: Array) -> list[float]:
-        return [float(np.vdot(w, r)) for w, r in zip(self._w_leader, leader_reward, strict=True)]
-
-    def _steps(self) -> list[int]:
-        steps: list[int] = self._n_steps.tolist()
-        return steps
-
 
 @njit(cache=True, nogil=True)
 def monte_carlo_runs(
@@ -119,78 +110,32 @@ def monte_carlo_runs(
 ):
     """Soft policy iteration, ``budget`` steps of its policy, and their Monte-Carlo weights (`monte_carlo_weights`)."""
     n_s, n_a, n_k = prob.shape
-    q = np.empty((n_s, n_a))
-    pi = np.empty((n_s, n_a))
-    lu = np.empty((n_s, 2 * band + 1))
-    threshold = np.empty((n_s, n_a * n_k))
-    packed = np.empty((n_s, n_a * n_k, 2), np.uint64)
-    no_threshold = np.empty((0, 0))
-    no_packed = np.empty((0, 0, 2), np.uint64)
-    no_index = np.empty(0, np.int64)
-    no_starts = np.empty((0, 2), np.int64)
-    capacity = budget + horizon
-    states = np.empty(capacity, np.int32)
-    actions = np.empty(capacity, np.int32)
-    rewards = np.empty(capacity)
-    leader_rewards = np.empty(capacity)
-    ends = np.empty(capacity, np.int64)
-    terminated = np.empty(capacity, np.bool_)
-    final_states = np.empty(capacity, np.int32)
-    carry = np.empty(2, np.int64)
+    space = space_to_play(n_s, n_a, n_k, band, budget + horizon)
+    _, _, _, _, _, _, states, actions, _, leader_rewards, ends, terminated, final_states = space
     for i in range(rows.shape[0]):
         b = rows[i]
-        residual, error, iteration = banded_policy_iteration(
-            reward[b],
-            continuation,
-            succ,
-            prob,
-            lam,
-            position,
-            band,
-            False,
-            tolerance,
-            max_iterations,
-            values[b],
-            q,
-            pi,
-            lu,
-        )
-        residuals[b] = residual
-        errors[b] = error
-        iterations[b] = iteration
-        if not error <= tolerance:
-            continue
-        carry[0] = -1
-        carry[1] = 0
-        n_steps, n_episodes = play_episodes(
-            pi,
-            threshold,
-            packed,
-            no_threshold,
-            no_packed,
-            no_index,
-            start_threshold,
-            start_packed,
-            no_starts,
-            succ,
-            prob,
+        residuals[b], errors[b], iterations[b], n, e = solve_and_play(
             reward[b],
             leader_reward[b],
+            continuation,
             termination,
+            succ,
+            prob,
+            position,
+            band,
+            start_threshold,
+            start_packed,
+            lam,
+            tolerance,
+            max_iterations,
             horizon,
             budget,
-            carry,
             generators[b],
-            states,
-            actions,
-            rewards,
-            leader_rewards,
-            ends,
-            terminated,
-            final_states,
+            values[b],
+            space,
         )
-        n = np.int64(n_steps)
-        e = np.int64(n_episodes)
+        if not errors[b] <= tolerance:
+            continue
         steps[b] = n
         w_r, w_rbar, _, _, _, _ = monte_carlo_weights(
             states[:n],

@@ -1,0 +1,120 @@
+"""What the batches of estimators that sample have in common: each run's follower answers, and plays its steps."""
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.sampling import play_episodes
+from bocmdp_gym.solvers.banded import banded_policy_iteration
+from followers import SoftPolicyIteration
+from leaders.gradients.batch import Array, CompiledBatch
+
+
+class SampledBatch(CompiledBatch):
+    """Base class of `CompiledBatch`es that sample ``env_steps`` steps of `SoftPolicyIteration` in each run.
+
+    Args:
+        model: the problem.
+        follower: of each run.
+        n_runs: B.
+        horizon: steps after which an episode is cut.
+        env_steps: the estimator's.
+    """
+
+    def __init__(self, model: TabularBOCMDP, follower: SoftPolicyIteration, n_runs: int, horizon: int, env_steps: int):
+        super().__init__(model, follower.regularization, follower.tolerance, follower.max_iterations, n_runs)
+        self._horizon, self._env_steps = horizon, env_steps
+        self._n_steps = np.zeros(n_runs, np.int64)
+
+    def _returns(self, leader_reward: Array) -> list[float]:
+        return [float(np.vdot(w, r)) for w, r in zip(self._w_leader, leader_reward, strict=True)]
+
+    def _steps(self) -> list[int]:
+        steps: list[int] = self._n_steps.tolist()
+        return steps
+
+
+@njit(cache=True)
+def space_to_play(n_s, n_a, n_k, band, capacity):
+    """Space for `solve_and_play`: q, pi, an LU, the policy's joint tables, the open episode, the arrays of a `Simulation`."""
+    return (
+        np.empty((n_s, n_a)),
+        np.empty((n_s, n_a)),
+        np.empty((n_s, 2 * band + 1)),
+        np.empty((n_s, n_a * n_k)),
+        np.empty((n_s, n_a * n_k, 2), np.uint64),
+        np.empty(2, np.int64),
+        np.empty(capacity, np.int32),
+        np.empty(capacity, np.int32),
+        np.empty(capacity),
+        np.empty(capacity),
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.bool_),
+        np.empty(capacity, np.int32),
+    )
+
+
+@njit(cache=True)
+def solve_and_play(
+    reward,  # (S, A) and leader_reward: at a run's x
+    leader_reward,
+    continuation,  # (S, A) gamma (1 - q), and so on: the context's
+    termination,
+    succ,
+    prob,
+    position,  # the order of `BandedSolver`, and its bandwidth
+    band,
+    start_threshold,
+    start_packed,
+    lam,
+    tolerance,
+    max_iterations,
+    horizon,
+    budget,
+    rng,  # (4,) uint64
+    value,  # (S,): V* of the run's last solve in this context, overwritten with the new one
+    space,  # of `space_to_play`, overwritten
+):
+    """Soft policy iteration, and ``budget`` steps of its policy. Returns (residual, error, iterations, steps, episodes).
+
+    No steps are made where the error is above ``tolerance``.
+    """
+    q, pi, lu, threshold, packed, carry, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
+    residual, error, iterations = banded_policy_iteration(
+        reward, continuation, succ, prob, lam, position, band, False, tolerance, max_iterations, value, q, pi, lu
+    )
+    if not error <= tolerance:
+        return residual, error, iterations, np.int64(0), np.int64(0)
+    carry[0] = -1
+    carry[1] = 0
+    steps, episodes = play_episodes(
+        pi,
+        threshold,
+        packed,
+        np.empty((0, 0)),
+        np.empty((0, 0, 2), np.uint64),
+        np.empty(0, np.int64),
+        start_threshold,
+        start_packed,
+        np.empty((0, 2), np.int64),
+        succ,
+        prob,
+        reward,
+        leader_reward,
+        termination,
+        horizon,
+        budget,
+        carry,
+        rng,
+        states,
+        actions,
+        rewards,
+        leader_rewards,
+        ends,
+        terminated,
+        final_states,
+    )
+    return residual, error, iterations, np.int64(steps), np.int64(episodes)
