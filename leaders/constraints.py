@@ -29,7 +29,7 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_number
 from bocmdp_gym.saved_state import array_entry, count_entry, entry
-from leaders.gradients.exact import exact_weights, leader_values
+from leaders.gradients.exact import exact_weights, policy_return
 
 Array = npt.NDArray[np.float64]
 
@@ -129,7 +129,7 @@ class AugmentedLagrangian:
         n_contexts = self._model.n_contexts
         self._solutions = [self._solver.solve(self._mdps[0], c, self._regularization) for c in range(n_contexts)]
         for j, (constraint, mdps) in enumerate(zip(self.constraints, self._mdps, strict=True)):
-            values = np.array([leader_values(mdps.arrays(c), self._solutions[c].policy).leader_return for c in range(n_contexts)])
+            values = np.array([policy_return(mdps.arrays(c), self._solutions[c].policy) for c in range(n_contexts)])
             slack = values - constraint.at_least
             if not constraint.per_context:
                 slack = np.full(n_contexts, self._model.context_probabilities @ slack)

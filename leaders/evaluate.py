@@ -31,8 +31,9 @@ from bocmdp_gym.errors import BOCMDPError, OptionError
 from bocmdp_gym.files import write_atomically
 from bocmdp_gym.options import as_array, check_count
 from followers import Follower, TrajectoryOracle
+from followers.evaluation import policy_values
 from leaders.contexts import every_context
-from leaders.gradients.exact import leader_values
+from leaders.gradients.exact import policy_return
 from leaders.objectives import EqualityTimesProductivity, Mean, Min, Objective
 from leaders.plots import save
 from leaders.run_arguments import generator
@@ -237,11 +238,8 @@ def _reports(
 def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, regularization: float) -> tuple[float, float]:
     """The leader's and the follower's exact value of a policy table ``(S, A)``."""
     arrays = oracle.configure(x).arrays(context)
-    leader = leader_values(arrays, table).leader_return
-    entropy = -np.where(table > 0, table * np.log(np.maximum(table, 1e-300)), 0.0).sum(-1)
-    system = arrays.solver.factor(table * arrays.continuation, arrays.stored_probabilities)
-    value = system.solve((table * arrays.reward).sum(-1) + regularization * entropy)
-    return leader, float(arrays.initial @ value)
+    value = policy_values(arrays, table, regularization).value
+    return policy_return(arrays, table), float(arrays.initial @ value)
 
 
 def report(evaluation: Evaluation) -> str:

@@ -15,7 +15,7 @@ from bocmdp_gym.optimum import WarmSolver
 from followers import Policy, TrajectoryOracle, suboptimality
 from leaders.coupling import Coupling
 from leaders.gradients import Loss
-from leaders.gradients.exact import leader_values
+from leaders.gradients.exact import policy_return
 
 Array = npt.NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class Evaluator:
         for context in range(len(values)):
             policy = self._solver.solve(mdps, context, self._regularization).policy
             if self._loss is None:
-                values[context] = leader_values(mdps.arrays(context), policy).leader_return
+                values[context] = policy_return(mdps.arrays(context), policy)
             else:
                 values[context] = -float(evaluate_loss(self._loss, x.detach(), torch.from_numpy(policy), context))
         return values

@@ -47,6 +47,7 @@ from bocmdp_gym.options import check_count, check_flag, check_number
 from bocmdp_gym.wrappers.leader_share import with_leader_share
 from followers import Follower, Policy, TrajectoryOracle
 from followers.environments import check_unchanged
+from followers.evaluation import evaluate, visitation
 from followers.regularization import likely_regularization
 from leaders.gradients._first_order_samples import Paid, SampledGradient
 from leaders.gradients._points import Points
@@ -373,13 +374,12 @@ def _entropies(oracle: TrajectoryOracle, policy: Policy, batch: Trajectories) ->
 
 def _action_spreads(arrays: ContextArrays, policy: Array) -> tuple[float, float]:
     """How far Qbar(s, a) and Q(s, a) are from their mean over actions, root mean square in the states visited."""
-    system = arrays.solver.factor(policy * arrays.continuation, arrays.stored_probabilities)
-    visits = system.solve_transposed(arrays.initial)
-    found = []
-    for reward in (arrays.leader_reward, arrays.reward):
-        q = reward + arrays.continuation * arrays.expectation(system.solve((policy * reward).sum(-1)))
-        found.append(float(np.sqrt((visits @ q.var(-1)) / visits.sum())))
-    return found[0], found[1]
+    visits = visitation(arrays, policy)
+    leader, follower = (
+        float(np.sqrt((visits @ evaluate(arrays, policy, reward, arrays.continuation).q.var(-1)) / visits.sum()))
+        for reward in (arrays.leader_reward, arrays.reward)
+    )
+    return leader, follower
 
 
 def _return_spreads(batch: Trajectories, discount: float) -> tuple[float, float]:
