@@ -75,6 +75,22 @@ class Trajectories(Constructed):
         following[self.ends - 1] = self.final_observations
         return following
 
+    @property
+    def next_states(self) -> npt.NDArray[np.int32] | None:
+        """State after each step, ``(N,)``, as `next_observations`; None where there are no states."""
+        if self.states is None or self.final_states is None:
+            return None
+        following = np.append(self.states[1:], self.states[:1])
+        following[self.ends - 1] = self.final_states
+        return following
+
+    @property
+    def continued(self) -> npt.NDArray[np.bool_]:
+        """Whether the problem goes on after each step, ``(N,)``: False where an episode terminated, True where it was cut."""
+        continued = np.ones(self.n_steps, dtype=np.bool_)
+        continued[self.ends - 1] = ~self.terminated
+        return continued
+
     def discounted_returns(self, discount: float, leader: bool = False) -> npt.NDArray[np.float64]:
         """Discounted sum of rewards (of the leader's, if ``leader``) per episode, ``(E,)``."""
         rewards = self.leader_rewards if leader else self.rewards

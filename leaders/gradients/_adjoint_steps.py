@@ -105,8 +105,6 @@ def sampled_weights(
     kicks = advantages.taken / problem.regularization
     cross = kicks[:, None] * (gamma * following - phi)
     leader, follower = phi @ fit.leader, phi @ fit.follower
-    going_on = np.ones(batch.n_steps)
-    going_on[batch.ends - 1] = ~batch.terminated
     starts = leader[batch.starts]
     scale = 1.0 / (2 * half.n_weighed)
     for (base, visits), episodes, total in _zip(problem.steps(half, fit, kicks, cross, groups), totals):
@@ -120,7 +118,7 @@ def sampled_weights(
             total.leader_reward += scale * advantages.probabilities * visits[:, None]
         total.transition += (
             scale
-            * going_on
+            * batch.continued
             * (
                 gamma * w * (following @ fit.follower - follower)
                 + problem.leader_discount * visits * (following @ fit.leader - leader)

@@ -194,12 +194,10 @@ def relative_error(predicted: Array, targets: Array) -> float:
 
 def transitions(batch: Trajectories) -> tuple[Counts, Counts, Counts, Array]:
     """States, actions and next states ``(N,)``, and 0.0 where the episode ended, 1.0 elsewhere."""
+    following = batch.next_states
     assert batch.states is not None
-    assert batch.final_states is not None
-    following = np.append(batch.states[1:], 0)
-    following[batch.ends - 1] = batch.final_states
-    continued = np.ones(batch.n_steps)
-    continued[batch.ends - 1] = ~batch.terminated
+    assert following is not None
+    continued = batch.continued.astype(np.float64)
     return batch.states.astype(np.int64), batch.actions.astype(np.int64), following.astype(np.int64), continued
 
 

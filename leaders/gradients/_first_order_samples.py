@@ -76,10 +76,11 @@ class SampledGradient:
     def _by_state(self, side: Paid, mdps: ConfiguredMDPs) -> Tensor:
         """Weights of visits on the arrays, and one reverse pass."""
         model, batch = mdps.model, side.batch
-        assert batch.states is not None
-        assert batch.final_states is not None
+        states, following_states = batch.states, batch.next_states
+        assert states is not None
+        assert following_states is not None
         n_states, n_actions = model.n_states, model.n_actions
-        pairs = batch.states.astype(np.int64) * n_actions + batch.actions
+        pairs = states.astype(np.int64) * n_actions + batch.actions
         scale = side.coefficient / batch.n_episodes
         power = scale * _discounts(batch, model.discount)
 
@@ -91,13 +92,11 @@ class SampledGradient:
         if set(model.moving) <= {"reward", "leader_reward"}:
             return mdps.vjp(weights, batch.context)
         returns, following, continued = _returns(side, model.discount)
-        states, finals = batch.states, np.append(batch.states[1:], 0)
-        finals[batch.ends - 1] = batch.final_states
         baseline, start_baseline = _baselines(side, returns, following, continued, states)
         score = model.discount * power * np.where(continued, following - baseline, 0.0)
         arrays = mdps.arrays(batch.context)
         rows = arrays.rows[batch.actions]
-        match = (arrays.stored_successors[states, rows] == finals[:, None]) & continued[:, None]
+        match = (arrays.stored_successors[states, rows] == following_states[:, None]) & continued[:, None]
         slots = match.argmax(-1)
         w_transition = np.zeros(arrays.stored_probabilities.shape)
         np.add.at(w_transition, (states[continued], rows[continued], slots[continued]), score[continued])
@@ -142,9 +141,7 @@ def _returns(side: Paid, discount: float) -> tuple[Array, Array, npt.NDArray[np.
     returns = returns_to_go(rewards, batch.ends, np.zeros(batch.n_episodes), discount)
     following = np.append(returns[1:], 0.0)
     following[batch.ends - 1] = 0.0
-    continued = np.ones(batch.n_steps, dtype=np.bool_)
-    continued[batch.ends - 1] = ~batch.terminated
-    return returns, following, continued
+    return returns, following, batch.continued
 
 
 def _baselines(

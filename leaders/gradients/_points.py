@@ -57,13 +57,11 @@ def points(model: BOCMDP, batch: Trajectories) -> tuple[Any, Any, npt.NDArray[np
     """
     seen, following = batch.observations, batch.next_observations
     if isinstance(model, TabularBOCMDP) and model.takes_states:
-        if batch.states is None or batch.final_states is None:
+        states, following_states = batch.states, batch.next_states
+        if states is None or following_states is None:
             raise UnsupportedError("the trajectories carry no state indices, which this tabular model is a function of.")
-        seen, following = batch.states, np.append(batch.states[1:], 0)
-        following[batch.ends - 1] = batch.final_states
-    continued = np.ones(batch.n_steps, dtype=bool)
-    continued[batch.ends - 1] = ~batch.terminated
-    return seen, following, continued
+        seen, following = states, following_states
+    return seen, following, batch.continued
 
 
 @dataclass

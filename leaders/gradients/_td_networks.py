@@ -187,27 +187,31 @@ class NetworkTD:
         """The batch as vectors, and what the policy would do at every observation of it."""
         seen, space = self._spaces
         inputs, following = vectors(seen, steps.observations), vectors(seen, steps.next_observations)
-        states, following_states = steps.states, None
-        if states is not None and steps.final_states is not None:
-            following_states = np.append(states[1:], 0)
-            following_states[steps.ends - 1] = steps.final_states
-        probabilities = policy_probabilities(policy, steps.observations, states)
+        probabilities = policy_probabilities(policy, steps.observations, steps.states)
         entropies = None
         if needs_follower:
             if probabilities is None:
                 raise no_probabilities(policy)
             entropies = entr(probabilities).reshape(steps.n_steps, -1).sum(-1)
         behaviour = self._behaviour(policy, steps.observations, probabilities, rng)
-        later = policy_probabilities(policy, steps.next_observations, following_states)
+        later = policy_probabilities(policy, steps.next_observations, steps.next_states)
         following_behaviour = self._behaviour(policy, steps.next_observations, later, rng)
-        continued = np.ones(steps.n_steps)
-        continued[steps.ends - 1] = ~steps.terminated
         pairs, choices = inputs, torch.zeros(steps.n_steps, dtype=torch.int64)
         if isinstance(space, gym.spaces.Discrete):
             choices = torch.from_numpy(np.asarray(steps.actions, dtype=np.int64).reshape(-1) - int(space.start))
         else:
             pairs = torch.cat([inputs, vectors(space, steps.actions)], -1)
-        return _Batch(steps, inputs, following, pairs, choices, behaviour, following_behaviour, continued, entropies)
+        return _Batch(
+            steps,
+            inputs,
+            following,
+            pairs,
+            choices,
+            behaviour,
+            following_behaviour,
+            steps.continued.astype(np.float64),
+            entropies,
+        )
 
     def _behaviour(self, policy: Policy, observations: Any, probabilities: Array | None, rng: np.random.Generator) -> Tensor:
         """What the policy does at N observations; where it exposes no probabilities, by drawing actions."""
