@@ -81,3 +81,8 @@ def greedy_in_values(algorithm: type[BaseAlgorithm]) -> bool:
     """Whether it answers with the action of the largest Q-value (DQN, QRDQN), which is also what explores by epsilon alone."""
     names = settings_of(algorithm)
     return "exploration_final_eps" in names and "regularization" not in names
+
+
+def takes_discrete_only(algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether it is a Q-learner with an output for each action (DQN, QRDQN, SoftDQN)."""
+    return "exploration_final_eps" in settings_of(algorithm)

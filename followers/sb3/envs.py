@@ -20,7 +20,7 @@ from bocmdp_gym.memory import owned
 from bocmdp_gym.wrappers.leader_share import LeaderShare, LeaderShareCopies, share_of
 from followers.environments import AnyEnv, check_observation, inspect_layers
 from followers.sb3.monitor import Monitor
-from followers.sb3.views import FromZero, counted_from_zero, from_zero, to_zero
+from followers.sb3.views import View
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -28,13 +28,14 @@ class GymnasiumVecEnv(VecEnv):
 
     Args:
         envs: in autoreset mode "SameStep" or "Disabled".
+        view: how the learner sees them.
 
     Raises:
         UnsupportedError: mode "NextStep", whose autoreset rows a learner would take for steps.
     """
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any]):
-        self.envs = envs
+    def __init__(self, envs: VectorEnv[Any, Any, Any], view: View):
+        self.envs, self._view = envs, view
         self._copies: Any = envs.unwrapped
         self._mode = AutoresetMode(envs.metadata["autoreset_mode"])
         if self._mode == AutoresetMode.NEXT_STEP:
@@ -43,17 +44,16 @@ class GymnasiumVecEnv(VecEnv):
                 "Stable-Baselines3 would learn from it; make it with autoreset_mode='SameStep' (among the vector_kwargs of "
                 "gym.make_vec, unless the vector environment is native)."
             )
-        self._seen, self._done = envs.single_observation_space, envs.single_action_space
-        super().__init__(envs.num_envs, counted_from_zero(self._seen), counted_from_zero(self._done))
+        super().__init__(envs.num_envs, view.seen, view.done)
 
     def reset(self) -> Any:
         seed: Any = None if all(s is None for s in self._seeds) else list(self._seeds)
         self._reset_seeds()
         observations, _ = owned(self.envs.reset(seed=seed))
-        return to_zero(self._seen, observations)
+        return self._view.observe(observations)
 
     def step_async(self, actions: Any) -> None:
-        self._actions = from_zero(self._done, actions)
+        self._actions = self._view.act(actions)
 
     def step_wait(self) -> Any:
         observations, rewards, terminations, truncations, infos = owned(self.envs.step(self._actions))
@@ -63,11 +63,11 @@ class GymnasiumVecEnv(VecEnv):
             final = _row(observations, i) if self._mode == AutoresetMode.DISABLED else infos["final_obs"][i]
             rows[i] = {
                 "TimeLimit.truncated": bool(truncations[i] and not terminations[i]),
-                "terminal_observation": to_zero(self._seen, final),
+                "terminal_observation": self._view.observe(final),
             }
         if self._mode == AutoresetMode.DISABLED and ended.any():
             observations, _ = owned(self.envs.reset(options={"reset_mask": ended}))
-        return to_zero(self._seen, observations), np.asarray(rewards, dtype=np.float32), ended, rows
+        return self._view.observe(observations), np.asarray(rewards, dtype=np.float32), ended, rows
 
     def close(self) -> None:
         self.envs.close()
@@ -137,17 +137,18 @@ def _row(observations: Any, index: int) -> Any:
 def training_envs(
     env: AnyEnv,
     core: Any,
+    view: View,
     n_envs: int | None,
     make_env: Callable[[], gym.Env[Any, Any]] | None,
     vec_env_class: Callable[[list[Callable[[], gym.Env[Any, Any]]]], VecEnv],
 ) -> tuple[Watched, bool]:
     """``n_envs`` copies of an environment for a learner; the environment itself where one is enough.
 
-    A plain tabular environment is copied into the compiled `TabularVectorEnv`. Discrete and MultiDiscrete spaces of the copies
-    start at 0 (`followers.sb3.views`).
+    A plain tabular environment is copied into the compiled `TabularVectorEnv`.
 
     Args:
         env, core: the oracle's environment and its configurable layer.
+        view: how the learner sees it.
         n_envs: how many; as many as a vector environment has, else 1, if None.
         make_env: makes a copy; ``copy.deepcopy`` of the environment if None.
         vec_env_class: how copies are run (`DummyVecEnv`, `SubprocVecEnv`, or a function of the list of their makers).
@@ -167,17 +168,17 @@ def training_envs(
                 "make_env and vec_env_class say how copies are made, and a vector environment is trained on as it is; leave them "
                 "out, or give the oracle a single environment."
             )
-        return Watched(VecMonitor(GymnasiumVecEnv(env))), False
+        return Watched(VecMonitor(GymnasiumVecEnv(env, view))), False
     if n_envs in (None, 1) and make_env is None and vec_env_class is DummyVecEnv:
-        return Watched(DummyVecEnv([lambda: Monitor(_from_zero(env))])), False
+        return Watched(DummyVecEnv([lambda: Monitor(view.applied(env))])), False
     n = n_envs or 1
     if make_env is None and isinstance(core, TabularEnv) and vec_env_class is DummyVecEnv:
         layers = inspect_layers(env, core)
         if layers.plain and layers.horizon == core.horizon:
             copies: Any = TabularVectorEnv(core, n, AutoresetMode.SAME_STEP)
             copies = LeaderShareCopies(copies, layers.share) if layers.share else copies
-            return Watched(VecMonitor(GymnasiumVecEnv(copies))), True
-    maker = _maker(env, core, make_env)
+            return Watched(VecMonitor(GymnasiumVecEnv(copies, view))), True
+    maker = _maker(env, core, view, make_env)
     try:
         made = vec_env_class([maker] * n)
         _check_share(env, made)
@@ -207,13 +208,7 @@ def _check_share(env: Any, made: VecEnv) -> None:
         )
 
 
-def _from_zero(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The environment, or one whose spaces start at 0."""
-    same = all(counted_from_zero(space) is space for space in (env.observation_space, env.action_space))
-    return env if same else FromZero(env)
-
-
-def _maker(env: gym.Env[Any, Any], core: Any, make_env: Callable[[], gym.Env[Any, Any]] | None) -> Callable[[], Any]:
+def _maker(env: gym.Env[Any, Any], core: Any, view: View, make_env: Callable[[], gym.Env[Any, Any]] | None) -> Callable[[], Any]:
     """What makes one copy: for another process too, so it holds nothing of the environment where ``make_env`` is given."""
     if make_env is None:
         if any(isinstance(layer, NormalizeObservation) and layer.update_running_mean for layer in _chain(env)):
@@ -229,14 +224,14 @@ def _maker(env: gym.Env[Any, Any], core: Any, make_env: Callable[[], gym.Env[Any
                 f"{type(env.unwrapped).__name__} cannot be copied ({type(error).__name__}: {error}); pass make_env=, a function "
                 "that builds a new environment at each call, or train on the environment itself, with n_envs=1."
             ) from error
-        return lambda: Monitor(_from_zero(deepcopy(env)))
+        return lambda: Monitor(view.applied(deepcopy(env)))
     weight = share_of(env)
     wanted = _Likeness.of(env.env if isinstance(env, LeaderShare) else env, core)
 
     def make() -> gym.Env[Any, Any]:
         made = make_env()
         wanted.check(made)
-        return Monitor(_from_zero(made if weight is None else LeaderShare(made, weight)))
+        return Monitor(view.applied(made if weight is None else LeaderShare(made, weight)))
 
     return make
 

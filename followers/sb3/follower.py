@@ -29,7 +29,7 @@ from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
-from followers.sb3.algorithms import default_of, find_algorithm, greedy_in_values, settings_of
+from followers.sb3.algorithms import default_of, find_algorithm, greedy_in_values, settings_of, takes_discrete_only
 from followers.sb3.envs import training_envs
 from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, begin_schedules, scheduled
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
@@ -198,8 +198,10 @@ class SB3Follower(Follower):
                     "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
                 )
         if isinstance(env, VectorEnv):
-            training_envs(env, core, self._n_envs, self._make_env, self._vec_env_class)  # refuses what it cannot use
-        self._check_spaces(one)
+            training_envs(
+                env, core, view_of(env), self._n_envs, self._make_env, self._vec_env_class
+            )  # refuses what it cannot use
+        self._check_spaces(view_of(one, takes_discrete_only(self.algorithm)).applied(one))
 
     def _check_spaces(self, env: gym.Env[Any, Any]) -> None:
         """Have the algorithm look at the spaces, without building its networks."""
@@ -214,7 +216,8 @@ class SB3Follower(Follower):
         except (AssertionError, NotImplementedError, ValueError) as error:
             raise UnsupportedError(
                 f"{name} cannot take this environment, with observations {env.observation_space} and actions {space}: {error}. "
-                "DQN, QRDQN and SoftDQN take Discrete actions, SAC, TD3, DDPG, TQC and CrossQ take Box, PPO and A2C take either."
+                "DQN, QRDQN and SoftDQN take Discrete and MultiDiscrete actions, SAC, TD3, DDPG, TQC and CrossQ take Box, PPO "
+                "and A2C take either."
             ) from error
 
     def _own_settings(self) -> dict[str, Any]:
@@ -261,10 +264,11 @@ class SB3Follower(Follower):
     def _training_envs(self, task: Task) -> VecEnv:
         env = task.env  # x and the context are set
         if self._envs is None:
-            envs, self._copied = training_envs(env, task.core, self._n_envs, self._make_env, self._vec_env_class)
+            self._view = view_of(env, takes_discrete_only(self.algorithm))
+            envs, self._copied = training_envs(env, task.core, self._view, self._n_envs, self._make_env, self._vec_env_class)
             self._normalizer = normalizer_of(envs, self.regularization)
             self._fresh = None if self._normalizer is None else Statistics(self._normalizer)
-            self._view, self._envs = view_of(env), envs
+            self._envs = envs
         self._envs.env_method("set_leader", task.leader)
         self._envs.env_method("set_context", None if self.shared else task.context)
         return self._envs

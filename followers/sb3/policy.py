@@ -187,10 +187,13 @@ class DiscreteSB3Policy(SB3Policy):
             return self._read(self.network, self.network.obs_to_tensor(self.view.observe(observations))[0])
 
     def probabilities(self, observation: Any) -> Array:
-        return reduce(np.multiply.outer, [factor[0] for factor in self._factors(observation)])
+        one: Array = reduce(np.multiply.outer, [factor[0] for factor in self._factors(observation)])
+        return one.reshape(self.view.factors)
 
     def probabilities_batch(self, observations: Any) -> Array:
         joint, *others = self._factors(observations)
+        if self.view.joint:
+            return joint.reshape(-1, *self.view.factors)
         for factor in others:
             joint = joint[..., None] * factor.reshape(len(factor), *(1,) * (joint.ndim - 1), -1)
         return joint
@@ -206,4 +209,4 @@ class DiscreteSB3Policy(SB3Policy):
         for factor in self._factors(observations):
             cumulative = factor.cumsum(-1)
             actions.append((rng.random((len(factor), 1)) * cumulative[:, -1:] >= cumulative[:, :-1]).sum(-1))
-        return self.view.act(actions[0] if isinstance(self.view.action_space, gym.spaces.Discrete) else np.stack(actions, -1))
+        return self.view.act(actions[0] if isinstance(self.view.done, gym.spaces.Discrete) else np.stack(actions, -1))

@@ -1,12 +1,14 @@
-"""How a learner sees an environment: spaces counted from 0, observations normalised. A policy acts through the same view.
+"""How a learner sees an environment: spaces counted from 0, joint actions, observations normalised. A policy acts through it too.
 
-Stable-Baselines3 counts the elements of Discrete and MultiDiscrete spaces from 0, whatever their ``start``; and where training
-copies are wrapped in `VecNormalize`, its networks have only ever seen normalised observations.
+Stable-Baselines3 counts the elements of Discrete and MultiDiscrete spaces from 0, whatever their ``start``; its Q-learners take
+Discrete actions alone, so combinations of a MultiDiscrete space are numbered for them, the last factor fastest; and where
+training copies are wrapped in `VecNormalize`, its networks have only ever seen normalised observations.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
+from math import prod
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -78,23 +80,6 @@ def _moved(space: gym.Space[Any], value: Any, sign: int) -> Any:
     return value
 
 
-class FromZero(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment whose Discrete and MultiDiscrete spaces start at 0."""
-
-    def __init__(self, env: gym.Env[Any, Any]):
-        super().__init__(env)
-        self.observation_space = counted_from_zero(env.observation_space)
-        self.action_space = counted_from_zero(env.action_space)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return to_zero(self.env.observation_space, observation), info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, *rest = self.env.step(from_zero(self.env.action_space, action))
-        return to_zero(self.env.observation_space, observation), *rest
-
-
 class Normalizer(NamedTuple):
     """What `VecNormalize` does to observations, with statistics that stay.
 
@@ -123,12 +108,32 @@ class View(NamedTuple):
 
     Attributes:
         observation_space, action_space: the environment's own.
+        joint: whether the combinations of a MultiDiscrete action are the learner's actions.
         normalizer: what normalises observations, its statistics frozen; None if nothing does.
     """
 
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
+    joint: bool = False
     normalizer: Normalizer | None = None
+
+    @property
+    def seen(self) -> gym.Space[Any]:
+        """The learner's observations, before they are normalised."""
+        return counted_from_zero(self.observation_space)
+
+    @property
+    def done(self) -> gym.Space[Any]:
+        """The learner's actions."""
+        if self.joint:
+            return gym.spaces.Discrete(prod(self.factors))
+        return counted_from_zero(self.action_space)
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """How many choices each factor of a discrete action has."""
+        space = self.action_space
+        return (int(space.n),) if isinstance(space, gym.spaces.Discrete) else tuple(int(n) for n in space.nvec)  # type: ignore[attr-defined]
 
     def frozen(self, normalizer: VecNormalize | None) -> View:
         """The same with the statistics as they are now."""
@@ -143,14 +148,46 @@ class View(NamedTuple):
 
     def act(self, actions: Any) -> Any:
         """The networks' actions, one or several, as the environment takes them."""
+        if self.joint:
+            actions = np.stack(np.unravel_index(np.asarray(actions, dtype=np.int64), self.factors), axis=-1)
         return from_zero(self.action_space, actions)
 
+    def applied(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        """An environment as the learner sees it; itself where that is no different."""
+        same = self.seen is self.observation_space and self.done is self.action_space
+        return env if same else Viewed(env, self)
 
-def view_of(env: AnyEnv) -> View:
-    """The view of a learner that trains on copies of ``env``, but for statistics."""
+
+def view_of(env: AnyEnv, needs_discrete: bool = False) -> View:
+    """The view of a learner that trains on copies of ``env``, but for statistics.
+
+    Args:
+        env: the oracle's environment.
+        needs_discrete: whether the learner takes Discrete actions alone.
+    """
     if isinstance(env, gym.vector.VectorEnv):
-        return View(env.single_observation_space, env.single_action_space)
-    return View(env.observation_space, env.action_space)
+        view = View(env.single_observation_space, env.single_action_space)
+    else:
+        view = View(env.observation_space, env.action_space)
+    factors = view.action_space
+    joint = needs_discrete and isinstance(factors, gym.spaces.MultiDiscrete) and factors.nvec.ndim == 1
+    return view._replace(joint=joint)
+
+
+class Viewed(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment as a learner sees it."""
+
+    def __init__(self, env: gym.Env[Any, Any], view: View):
+        super().__init__(env)
+        self._view, self.observation_space, self.action_space = view, view.seen, view.done
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._view.observe(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, *rest = self.env.step(self._view.act(action))
+        return self._view.observe(observation), *rest
 
 
 # ------------------------------------------------------------------------------------------------------------ statistics

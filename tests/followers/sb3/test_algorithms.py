@@ -26,7 +26,6 @@ def test_any_class_is_an_algorithm() -> None:
     [
         ("DQN", Point(), "DQN cannot take this environment"),
         ("SAC", bandit(), "SAC cannot take this environment"),
-        ("DQN", Point(discrete=True), "MultiDiscrete"),
     ],
 )
 def test_an_algorithm_that_cannot_act_is_refused_before_anything_runs(algorithm: str, env: Any, message: str) -> None:

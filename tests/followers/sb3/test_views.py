@@ -200,13 +200,14 @@ def test_spaces_may_start_anywhere(shown: str, algorithm: str, n_envs: int) -> N
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_factors_of_actions_may_start_anywhere(n_envs: int) -> None:
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+def test_factors_of_actions_may_start_anywhere(algorithm: str, n_envs: int) -> None:
     policies, batches = [], []
     for start in ([4, -2], [0, 0]):
         actions = gym.spaces.MultiDiscrete([2, 3], start=start)
         show, paying = lambda p: np.full(1, p, np.float32), lambda p, start=start: np.array([start[0] + p, start[1]])
         oracle = TrajectoryOracle(
-            with_leader(Places(actions=actions, show=show, paying=paying)), quick("PPO", n_envs=n_envs, total_timesteps=300)
+            with_leader(Places(actions=actions, show=show, paying=paying)), quick(algorithm, n_envs=n_envs, total_timesteps=300)
         )
         policies.append(oracle.respond([0.0], 0, rng(0)))
         batches.append(oracle.sample(policies[-1], 100, rng(1)))
@@ -215,6 +216,37 @@ def test_factors_of_actions_may_start_anywhere(n_envs: int) -> None:
     np.testing.assert_array_equal(*[p.probabilities(place) for p in policies])
     np.testing.assert_array_equal(batches[0].actions, batches[1].actions + np.array([4, -2]))
     np.testing.assert_array_equal(batches[0].rewards, batches[1].rewards)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"), [("DQN", {"softmax_temperature": 0.05}), ("SoftDQN", {"regularization": 0.05})]
+)
+def test_q_learners_number_the_combinations_of_actions(algorithm: str, options: dict[str, Any]) -> None:
+    """The one combination of six that pays is found, with its probability in its place, and buffers are relabelled by it."""
+    seen: list[Any] = []
+
+    def bonus(x: Any, observations: Any, actions: Any, context: Any) -> Any:
+        seen.append(torch.as_tensor(actions))
+        return x[0] * (torch.as_tensor(actions)[:, 1] == 1).double()
+
+    actions = gym.spaces.MultiDiscrete([2, 3], start=[4, -1])
+    places = Places(actions=actions, show=lambda p: np.full(1, p, np.float32), paying=lambda p: np.array([4 + p, 1 - 2 * p]))
+    settings: dict[str, Any] = {"total_timesteps": 2000, "learning_rate": 5e-3, "learning_starts": 200, "replay": "relabel"}
+    follower = quick(algorithm, **settings, **options, target_update_interval=100, exploration_final_eps=0.2)
+    oracle = TrajectoryOracle(LeaderReward(places, bonus, 1, bonus, discount=0.5), follower)
+    policy = oracle.respond([0.0], 0, rng(0))
+    for place, combination in enumerate([(0, 2), (1, 0)]):
+        shown = np.full(1, place, np.float32)
+        assert policy.probabilities(shown).shape == (2, 3)
+        assert policy.probabilities(shown)[combination] > 0.9
+        np.testing.assert_allclose(policy.probabilities_batch(shown[None])[0], policy.probabilities(shown), atol=1e-6)
+        assert actions.contains(policy.act(shown, rng(1)))
+    seen.clear()
+    model: Any = follower._learners[0].model
+    old, stored = model.replay_buffer.rewards[:2000, 0].copy(), model.replay_buffer.actions[:2000, 0, 0].copy()
+    oracle.respond([3.0], 0, rng(1))
+    np.testing.assert_array_equal(seen[0].numpy(), np.stack([4 + stored // 3, stored % 3 - 1], -1))
+    np.testing.assert_allclose(model.replay_buffer.rewards[:2000, 0] - old, 3.0 * (stored % 3 == 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
