@@ -128,6 +128,8 @@ class Follower(WithArguments, ABC):
         anneals: whether its lambda may be set anew between responses: ``regularization`` is read at each.
         shared: whether one learner serves all contexts, so that it cannot answer in several at once.
         exposes_probabilities: whether its policies do; None where that depends on the response.
+        greedy: whether it answers with the best action alone. Such a policy jumps as x moves, or stands still: no hypergradient
+            finds how it reacts.
         discount: a gamma it was given explicitly, which must be the environment's; None: it takes the environment's.
         training_steps: environment steps it has used for its own purposes since the last `reset`.
     """
@@ -138,6 +140,7 @@ class Follower(WithArguments, ABC):
     iterative: bool = False
     anneals: bool = False
     shared: bool = False
+    greedy: bool = False
     exposes_probabilities: bool | None = None
     discount: float | None = None
     training_steps: int = 0

@@ -36,9 +36,8 @@ Actions = npt.NDArray[np.int64]
 class LinearProgramming(Follower):
     r"""Maximises its plain return (lambda = 0), and among equally good policies takes the leader's favourite.
 
-    Its policies are deterministic. They jump as x moves, so the leader's return has no derivative: leaders that follow a
-    hypergradient are given a lambda of their own (``HPGD(regularization=...)``), since ``regularization`` is None, as for every
-    follower that has none.
+    Its policies are deterministic. They jump as x moves, so the leader's return has no derivative: leaders for it are
+    `FirstOrder`, whose surrogate has one, and `ZeroOrder`, which smooths.
 
     Warm start: the context's last policy is tried first, and the programs are solved only where it is no longer optimal. The
     answer does not depend on it, up to actions that tie for both follower and leader.
@@ -55,6 +54,7 @@ class LinearProgramming(Follower):
     """
 
     plans = True
+    greedy = True
     exposes_probabilities = True
 
     def __init__(

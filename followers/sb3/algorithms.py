@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
@@ -81,6 +82,11 @@ def greedy_in_values(algorithm: type[BaseAlgorithm]) -> bool:
     """Whether it answers with the action of the largest Q-value (DQN, QRDQN), which is also what explores by epsilon alone."""
     names = settings_of(algorithm)
     return "exploration_final_eps" in names and "regularization" not in names
+
+
+def deterministic(algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether what it answers with is a function of the observation: greedy in values, or an actor without noise (TD3, DDPG)."""
+    return greedy_in_values(algorithm) or issubclass(algorithm, TD3)
 
 
 def takes_discrete_only(algorithm: type[BaseAlgorithm]) -> bool:

@@ -29,7 +29,7 @@ from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
-from followers.sb3.algorithms import default_of, find_algorithm, greedy_in_values, settings_of, takes_discrete_only
+from followers.sb3.algorithms import default_of, deterministic, find_algorithm, greedy_in_values, settings_of, takes_discrete_only
 from followers.sb3.envs import training_envs
 from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, begin_schedules, scheduled
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
@@ -125,6 +125,7 @@ class SB3Follower(Follower):
         self._temperature = None if softmax_temperature is None else check_regularization(softmax_temperature)
         self._check_settings()
         self.regularization = self._find_regularization()
+        self.greedy = deterministic(self.algorithm) and self._temperature is None
         self._envs: VecEnv | None = None
         self._logs: dict[str, ContinuousLog] = {}
         self.reset()

@@ -64,10 +64,17 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, requested: flo
         requested: what the estimator was given.
 
     Raises:
+        UnsupportedError: one is needed, and the follower is greedy.
         RegularizationError: one is needed, and neither has it.
         OptionError: they differ.
     """
     follower = oracle.follower
+    if needs.needs_regularization and follower.greedy:
+        raise UnsupportedError(
+            f"{type(follower).__name__} answers with the best action alone, and {type(needs).__name__} weighs what it does by "
+            "how much better that is than its other actions: it would find that this follower never reacts to x. Use FirstOrder "
+            "or ZeroOrder; or let it choose at random among good actions, as SB3Follower(softmax_temperature=...) makes DQN do."
+        )
     if requested is None and follower.regularization is None and needs.needs_regularization:
         raise RegularizationError(
             f"{type(follower).__name__} has no regularization (lambda), and the hypergradient needs one; pass it to the "

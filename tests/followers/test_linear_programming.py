@@ -122,12 +122,14 @@ def test_a_warm_start_saves_the_program_and_changes_nothing() -> None:
     assert oracle.respond(x, 0, rng).metrics["follower_iterations"] > 0  # type: ignore[attr-defined]
 
 
-def test_leaders_need_a_lambda_of_their_own() -> None:
+def test_leaders_that_need_a_policy_which_moves_smoothly_refuse_it() -> None:
     env = small_rooms()
     assert LinearProgramming().regularization is None
-    with pytest.raises(errors.RegularizationError, match=r"LinearProgramming has no regularization .* HPGD\(regularization"):
-        leaders.optimize(env, leaders.HPGD(env_steps=500), LinearProgramming(), 2)
-    leaders.optimize(env, leaders.HPGD(env_steps=500, regularization=0.05), LinearProgramming(), 2)
+    for regularization in (None, 0.05):
+        with pytest.raises(errors.UnsupportedError, match=r"LinearProgramming answers with the best action alone.*FirstOrder"):
+            leaders.optimize(env, leaders.HPGD(env_steps=500, regularization=regularization), LinearProgramming(), 2)
+    leaders.optimize(env, leaders.FirstOrder(0.1, 0.01, exact=True), LinearProgramming(), 2)
+    leaders.optimize(env, leaders.ZeroOrder(0.1), LinearProgramming(), 2)
 
 
 def test_bad_settings_and_models_are_refused() -> None:

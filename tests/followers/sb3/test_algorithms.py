@@ -36,3 +36,21 @@ def test_an_algorithm_that_cannot_act_is_refused_before_anything_runs(algorithm:
 def test_an_algorithms_own_refusal_comes_through() -> None:
     with pytest.raises(errors.OptionError, match="n_steps is 3"):
         TrajectoryOracle(bandit(), quick("SoftDQN", n_steps=3))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "greedy"),
+    [
+        ("DQN", {}, True),
+        ("DQN", {"softmax_temperature": 0.1}, False),
+        ("QRDQN", {}, True),
+        ("TD3", {}, True),
+        ("DDPG", {}, True),
+        ("SAC", {}, False),
+        ("PPO", {}, False),
+        ("SoftDQN", {"regularization": 0.1}, False),
+    ],
+)
+def test_what_answers_with_the_best_action_alone_says_so(algorithm: str, options: dict[str, Any], greedy: bool) -> None:
+    """So that no hypergradient takes its policy, whose probabilities are 0 and 1, for one that never reacts."""
+    assert SB3Follower(algorithm, 1000, **options).greedy is greedy

@@ -138,6 +138,17 @@ def test_what_is_declared_is_checked_before_anything_runs(kind: type[Estimator])
 
 
 @pytest.mark.parametrize("kind", ALL)
+def test_those_that_weigh_reactions_refuse_followers_that_show_none(kind: type[Estimator]) -> None:
+    oracle = _oracle(kind)
+    oracle.follower.greedy = True
+    if kind.needs_regularization:
+        with pytest.raises(errors.UnsupportedError, match="never reacts to x. Use FirstOrder"):
+            _make(kind).bind(oracle)
+    else:
+        _make(kind).bind(oracle)
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_every_argument_is_typed_and_explained(kind: type[Estimator]) -> None:
     lines = inspect.getdoc(kind).splitlines()  # type: ignore[union-attr]
     for name, parameter in _parameters(kind).items():
