@@ -13,6 +13,7 @@ from leaders.leader_env import LeaderEnv
 from leaders.leaders import AMD, HPGD, ExactGradient, FirstOrder, Leader, ZeroOrder, register_estimator
 from leaders.loop import optimize
 from leaders.many import optimize_many
+from leaders.policy_evaluation import PolicyEvaluation, evaluate_policy
 from leaders.result import Progress, Result
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "History",
     "Leader",
     "LeaderEnv",
+    "PolicyEvaluation",
     "Progress",
     "Result",
     "ZeroOrder",
     "__version__",
     "check_gradient",
     "compare_gradients",
+    "evaluate_policy",
     "multistart",
     "objectives",
     "optimize",

@@ -5,11 +5,8 @@ context and together: the leader's return with a confidence interval from fresh 
 before and after (who gains, who loses, and the Gini coefficient across contexts), objectives of the contexts' returns (the
 run's own, the mean, the worst, and equality times productivity), and the leader's return if the follower's lambda was misjudged.
 
-Intervals. In one context, Student's t over episodes. Together, finitely many contexts are all taken, so only their episodes are
-random: variances add, weighted by P_xi squared, with Satterthwaite's degrees of freedom. Continuous contexts are drawn, and one
-draw is one observation of F: the interval is Student's t over the contexts' means, which vary with the context and with its
-episodes alike. Differences are paired by context. How a follower that learns would have learnt another time enters only through
-contexts that are drawn.
+Intervals are those of `leaders.policy_evaluation`; differences are paired by context. In Python, `leaders.evaluate_policy` does
+the same for any environment and follower, without a run folder.
 """
 
 from __future__ import annotations
@@ -20,54 +17,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import tyro
-from scipy.stats import t
 
-from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import BOCMDPError, OptionError
 from bocmdp_gym.files import write_atomically
 from bocmdp_gym.options import as_array, check_count
 from followers import Follower, TrajectoryOracle
-from followers.evaluation import policy_values
 from leaders.contexts import every_context
-from leaders.gradients.exact import policy_return
 from leaders.objectives import EqualityTimesProductivity, Mean, Min, Objective
 from leaders.plots import save
+from leaders.policy_evaluation import (
+    ContextReport,
+    draw_contexts,
+    gini,
+    objective_value,
+    pooled,
+    report_contexts,
+    spread,
+    together,
+)
 from leaders.run_arguments import generator
 from leaders.run_folder import SUMMARY
 from leaders.settings import RunSettings, settings_from_summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class ContextReport:
-    """One context at one x.
-
-    Attributes:
-        context: xi; a number, or a list where contexts are continuous.
-        probability: P_xi, or 1 / number of contexts drawn.
-        leader_return: mean discounted leader return over fresh episodes; ``leader_interval`` its 95% half-width, infinite
-            where there was one episode.
-        episodes: how many.
-        exact_leader_return: the exact value, None without a tabular model.
-        follower_value: the follower's value, exact and regularised where the model is tabular, else the mean discounted
-            return of the fresh episodes.
-    """
-
-    context: Any
-    probability: float
-    leader_return: float
-    leader_interval: float
-    episodes: int
-    exact_leader_return: float | None
-    follower_value: float
 
 
 @dataclass(frozen=True)
@@ -125,121 +101,41 @@ def evaluate(
     env_steps, contexts = check_count("env_steps", env_steps), check_count("contexts", contexts)
     env = settings.make_env()
     core = TrajectoryOracle(env, settings.make_follower()).core
-    drawn, sampled = _contexts(core, contexts, generator(seed + 3)), every_context(core) is None
-    after = _reports(env, settings.make_follower(), np.asarray(x), drawn, env_steps, seed)
-    before = _reports(env, settings.make_follower(), np.asarray(baseline), drawn, env_steps, seed + 1)
+    drawn, sampled = draw_contexts(core, contexts, generator(seed + 3)), every_context(core) is None
+
+    def reports(follower: Follower, point: npt.ArrayLike, number: int) -> list[ContextReport]:
+        return report_contexts(TrajectoryOracle(env, follower), np.asarray(point), drawn, env_steps, generator(number), {})
+
+    after, before = reports(settings.make_follower(), x, seed), reports(settings.make_follower(), baseline, seed + 1)
     objective = settings.make_objective()
     misjudged = {}
     for factor in factors if settings.make_follower().regularization is not None else ():
         other = settings.make_follower(regularization=settings.regularization * factor)
-        reports = _reports(env, other, np.asarray(x), drawn, env_steps, seed + 2)
-        misjudged[f"{factor:g}"] = _value(objective, reports)
+        misjudged[f"{factor:g}"] = objective_value(objective, reports(other, x, seed + 2))
     env.close()
     exact = [r.exact_leader_return for r in after]
+    leader, probabilities = together(after, sampled), [p for _, p in drawn]
     gains = [a.leader_return - b.leader_return for a, b in zip(after, before, strict=True)]
+    both = [*after, *before]
     return Evaluation(
         after=after,
         before=before,
-        leader_return=_mean([r.leader_return for r in after], drawn),
-        leader_interval=_spread([r.leader_return for r in after]) if sampled else _pooled(after),
-        leader_gain=_mean(gains, drawn),
-        gain_interval=_spread(gains) if sampled else _pooled([*after, *before]),
-        exact_leader_return=None if None in exact else _mean([e for e in exact if e is not None], drawn),
-        gini_after=gini([r.follower_value for r in after], [p for _, p in drawn]),
-        gini_before=gini([r.follower_value for r in before], [p for _, p in drawn]),
+        leader_return=leader.mean,
+        leader_interval=leader.half_width,
+        leader_gain=float(np.dot(probabilities, gains)),
+        gain_interval=spread(gains) if sampled else pooled(both, [r.leader_interval for r in both]),
+        exact_leader_return=None if None in exact else sum(r.probability * (r.exact_leader_return or 0.0) for r in after),
+        gini_after=gini([r.follower_value for r in after], probabilities),
+        gini_before=gini([r.follower_value for r in before], probabilities),
         misjudged=misjudged,
         objectives_after={} if sampled else _objectives(objective, after),
         objectives_before={} if sampled else _objectives(objective, before),
     )
 
 
-def gini(values: list[float], weights: list[float]) -> float | None:
-    """Gini coefficient: half the mean absolute difference over the mean; None where a value is negative or all are 0."""
-    v, w = np.asarray(values), np.asarray(weights) / np.sum(weights)
-    if (v < 0).any() or not v.any():
-        return None
-    return float(w @ np.abs(v[:, None] - v) @ w / (2 * (w @ v)))
-
-
-def _value(objective: Objective, reports: list[ContextReport]) -> float:
-    """An objective of the contexts' returns."""
-    return objective.value(np.array([_best(r) for r in reports]), np.array([r.probability for r in reports]))
-
-
 def _objectives(own: Objective, reports: list[ContextReport]) -> dict[str, float]:
     named = {repr(one): one for one in (own, Mean(), Min(), EqualityTimesProductivity())}
-    return {name: _value(one, reports) for name, one in named.items()}
-
-
-def _best(report: ContextReport) -> float:
-    return report.leader_return if report.exact_leader_return is None else report.exact_leader_return
-
-
-def _mean(values: list[float], drawn: list[tuple[Any, float]]) -> float:
-    return float(sum(p * v for v, (_, p) in zip(values, drawn, strict=True)))
-
-
-def _half_width(error: float, freedom: float) -> float:
-    """Half-width of a confidence interval from a standard error with that many degrees of freedom; infinite for none."""
-    return float(t.ppf(0.5 + _CONFIDENCE / 2, freedom) * error) if freedom > 0 else float("inf")
-
-
-def _spread(values: list[float]) -> float:
-    """Half-width for the mean of independent draws, one number each."""
-    n = len(values)
-    return _half_width(float(np.std(values, ddof=1) / n**0.5), n - 1) if n > 1 else float("inf")
-
-
-def _pooled(reports: list[ContextReport]) -> float:
-    """Half-width for a sum over contexts, weighted by their probabilities, each from its own episodes."""
-    if any(r.episodes < 2 for r in reports):
-        return float("inf")
-    n = np.array([r.episodes for r in reports])
-    errors = [r.leader_interval / _half_width(1.0, r.episodes - 1) for r in reports]
-    variances = (np.array([r.probability for r in reports]) * errors) ** 2
-    total = float(variances.sum())
-    return _half_width(total**0.5, total**2 / float((variances**2 / (n - 1)).sum())) if total > 0 else 0.0
-
-
-def _contexts(core: Any, number: int, rng: np.random.Generator) -> list[tuple[Any, float]]:
-    every = every_context(core)
-    return [(core.sample_context(rng), 1.0 / number) for _ in range(number)] if every is None else every
-
-
-def _reports(
-    env: gym.Env[Any, Any], follower: Follower, x: Any, drawn: list[tuple[Any, float]], env_steps: int, seed: int
-) -> list[ContextReport]:
-    oracle, rng = TrajectoryOracle(env, follower), generator(seed)
-    reports = []
-    for context, probability in drawn:
-        policy = oracle.respond(x, context, rng)
-        batch = oracle.sample(policy, env_steps, rng)
-        leader = batch.discounted_returns(oracle.core.leader_discount, leader=True)
-        own = batch.discounted_returns(oracle.core.discount)
-        exact, value = None, float(own.mean())
-        table = policy.table
-        unchanged = oracle.layers.changing is None  # else the model is that of another problem
-        if isinstance(oracle.model, TabularBOCMDP) and table is not None and unchanged:
-            exact, value = _exact_values(oracle, x, context, table, follower.regularization or 0.0)
-        reports.append(
-            ContextReport(
-                context=np.asarray(context).tolist(),
-                probability=probability,
-                leader_return=float(leader.mean()),
-                leader_interval=_spread(leader.tolist()),
-                episodes=len(leader),
-                exact_leader_return=exact,
-                follower_value=value,
-            )
-        )
-    return reports
-
-
-def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, regularization: float) -> tuple[float, float]:
-    """The leader's and the follower's exact value of a policy table ``(S, A)``."""
-    arrays = oracle.configure(x).arrays(context)
-    value = policy_values(arrays, table, regularization).value
-    return policy_return(arrays, table), float(arrays.initial @ value)
+    return {name: objective_value(one, reports) for name, one in named.items()}
 
 
 def report(evaluation: Evaluation) -> str:

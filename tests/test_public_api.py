@@ -44,7 +44,8 @@ NEVER = [one for one in WRONG if isinstance(one, (str, bytes, complex, dict, typ
 #: Made by the library and handed to users, who read them.
 RESULTS = {
     "ConfiguredMDPs", "Solution", "Weights", "Trajectories", "Benchmark", "Task", "Suboptimality", "EmpiricalPolicy", "Result",
-    "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "Estimate", "RewardModel",
+    "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "PolicyEvaluation", "Estimate",
+    "RewardModel",
 }  # fmt: skip
 #: Bases to derive from, protocols, and types.
 BASES = {
@@ -250,6 +251,10 @@ CASES: dict[str, Case] = {
             "env": model(), "estimators": {"e": leaders.ExactGradient()}, "x": np.zeros(2), "follower": planner(), "repeats": 2,
             "show": False,
         },
+    ),
+    "evaluate_policy": Case(
+        leaders.evaluate_policy,
+        lambda: {"env": model(), "follower": planner(), "x": np.zeros(2), "env_steps": 50, "contexts": 2, "seed": 0},
     ),
     "register_estimator": Case(
         registering(leaders.register_estimator), lambda: {"name": "mine", "kind": gradients.ExactEstimator}

@@ -254,7 +254,7 @@ def leader_pages(out: Path) -> set[str]:
 
 def follower_pages(out: Path) -> set[str]:
     """A page per follower. Returns the classes they describe."""
-    of_the_leader = set(logged(leaders.HPGD(env_steps=200), followers.LinearProgramming(), 0.1))
+    of_the_leader = set(logged(leaders.ZeroOrder(env_steps=200), followers.LinearProgramming(), 0.1))
     described = set()
     for name in followers.__all__:
         kind = getattr(followers, name)
@@ -264,7 +264,7 @@ def follower_pages(out: Path) -> set[str]:
         if name in FOLLOWERS:
             follower = FOLLOWERS[name]()
             lam = None if follower.regularization is not None else 0.1
-            columns = logged(leaders.HPGD(env_steps=200), follower, lam)
+            columns = logged(leaders.ZeroOrder(env_steps=200), follower, lam)
             own = [c for c in columns if c.startswith("follower_") or c not in of_the_leader]
             logs[2] = "Besides what the leader logs, in a run on a small tabular problem:" if own else "Nothing of its own."
             logs += ["", *metrics(own)] if own else []

@@ -322,12 +322,60 @@ def _cartpole(r: dict[str, Any]) -> Iterable[str]:
     yield from table(header, rows)
     yield ""
     budget = r["budget"]
+    steps = budget["iterations"] * (budget["follower_steps"] + budget["env_steps"])
     yield (
         f"Mean over seeds: {r['leader_return, no bonus']:.1f} without and {r['leader_return, bonus found']:.1f} with the bonus, "
         f"an improvement of {r['mean improvement']:.1f} ± {r['standard error']:.1f} "
         f"({r['improvement in standard errors']:.1f} standard errors). λ = {r['regularization']}, {budget['iterations']} outer "
-        f"iterations, {budget['fresh_steps']:,} training steps per fresh follower, {r['CPU seconds'] / 60:.0f} CPU minutes."
+        f"iterations, {steps:,} steps in a run, {budget['fresh_steps']:,} training steps per fresh follower, "
+        f"{r['CPU seconds'] / 60:.0f} CPU minutes."
     )
+
+
+def _cartpole_first_order(r: dict[str, Any]) -> Iterable[str]:
+    hpgd, one = "HPGD", "FirstOrder"
+    rows = [
+        (
+            name,
+            f"{r[f'{prefix}mean improvement' + suffix]:.1f} ± {r[f'{prefix}standard error']:.1f}",
+            f"{r[f'{prefix}steps']:,.0f}",
+        )
+        for name, prefix, suffix in ((one, "", ""), (hpgd, "HPGD, ", " on the same seeds"))
+    ]
+    yield from table(("leader", f"improvement, {len(r['seeds'])} seeds", "steps, training included"), rows)
+
+
+def _tax_learner(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (
+            o["seed"],
+            f"{o['share']:.1%}",
+            f"{o['least']:.1%}",
+            f"{o['env_steps']:,}",
+            f"{o['follower_training_steps']:,}",
+            f"{o['seconds']:.0f}",
+        )
+        for o in r["runs"]
+    ]
+    yield from table(("seed", "share", "least of the last fifth", "leader's steps", "follower's training steps", "seconds"), rows)
+
+
+def _adjoint_tables(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (
+            f"{o['lambda']:g}, {o['beta']:g}",
+            o["x"],
+            f"{o['env_steps']:,}",
+            o["estimator"],
+            f"{o['relative_error']:.2f}",
+            f"{o['cosine']:.2f}",
+            f"{o['bias']:.2f}",
+            f"{1e3 * o['cpu_seconds']:.1f}",
+        )
+        for o in r["rows"]
+        if o["env_steps"] in (1_000, 100_000)
+    ]
+    yield from table(("λ, β", "where", "steps", "estimator", "relative error", "cosine", "error of the mean", "ms"), rows)
 
 
 def _plus_minus(o: dict[str, Any]) -> str:
@@ -512,10 +560,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "td_table_1000": _td_table,
     "td_table_annealed": _td_table,
     "td_single_goal": _td_single_goal,
-    "td_single_goal_fast": _td_single_goal,
-    "td_single_goal_annealed": _td_single_goal,
     "td_escapes": _td_escapes,
+    "adjoint_tables": _adjoint_tables,
     "cartpole": _cartpole,
+    "cartpole_first_order": _cartpole_first_order,
     "cartpole_first_attempt": _cartpole,
 }
 #: Results whose benchmark writes its table itself.

@@ -142,7 +142,7 @@ def test_those_that_weigh_reactions_refuse_followers_that_show_none(kind: type[E
     oracle = _oracle(kind)
     oracle.follower.greedy = True
     if kind.needs_regularization:
-        with pytest.raises(errors.UnsupportedError, match="never reacts to x. Use FirstOrder"):
+        with pytest.raises(errors.UnsupportedError, match=r"never reacts to x\. Use FirstOrder"):
             _make(kind).bind(oracle)
     else:
         _make(kind).bind(oracle)
