@@ -120,7 +120,7 @@ def make_follower(steps: int, warm_start: bool = True) -> followers.SB3Follower:
 def learn(seed: int, budget: Budget) -> dict[str, Any]:
     """One run of the leader: the x found, and its sampled returns on the way."""
     leader = leaders.HPGD(
-        learning_rate=0.002,
+        learning_rate=0.003,
         max_gradient_norm=50.0,  # not shorter: most of a gradient's length points out of the box, where x stays at 0
         env_steps=budget.env_steps,
         estimator="critic",

@@ -73,7 +73,6 @@ ENTRIES: list[Entry] = [
         "vanilla policy gradient, 20,000 steps",
         lambda: followers.VanillaPolicyGradient(LAMBDA, iterations=20_000, step_size=0.1),
     ),
-    Entry("linear programming (lambda 0)", followers.LinearProgramming),
 ]
 
 
