@@ -6,8 +6,6 @@ import itertools
 import sys
 from dataclasses import fields
 
-import numpy as np
-
 from bocmdp_gym import TabularBOCMDP, configurable
 from bocmdp_gym.errors import BOCMDPError, RunInterruptedError
 from leaders.constraints import Constraint
@@ -69,10 +67,19 @@ def train(settings: RunSettings) -> Result:
             }
         )
     env.close()
-    final = "" if result.leader_return is None else f"leader's return {result.leader_return:.4f} "
-    start = result.history["leader_return"][0] if "leader_return" in result.history.columns else np.nan
-    print(f"{final}(was {start:.4f}) after {result.iterations:,} iterations in {result.seconds:.1f} s; see {run.path}/")
+    print(f"{_returns(result)}{result.iterations:,} iterations in {result.seconds:.1f} s; see {run.path}/")
     return result
+
+
+def _returns(result: Result) -> str:
+    """Where the leader's return ended and began: exact where it is known, else as sampled in the iterations."""
+    columns = result.history.columns
+    if result.leader_return is not None and "leader_return" in columns:
+        return f"leader's return {result.leader_return:.4f} (was {result.history['leader_return'][0]:.4f}) after "
+    if "sampled_return" in columns:
+        sampled = result.history["sampled_return"]
+        return f"leader's return {sampled[-1]:.4f} in the last iteration's episodes (was {sampled[0]:.4f}) after "
+    return ""
 
 
 def parse(arguments: list[str] | None = None) -> RunSettings:

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import leaders
 from bocmdp_gym import configurable
 from bocmdp_gym.registration import ENVIRONMENTS
+from followers import CallableFollower
 from leaders.settings import CustomSettings, commands
-from leaders.train import main, parse
+from leaders.train import _returns, main, parse
+from tests.leaders.test_evaluate import Draws
 from tests.problems import principal_agent
 
 SMALL = ["four-rooms", "--iterations", "30", "--env-steps", "500", "--evaluate-every", "10", "--no-progress"]
@@ -207,3 +211,13 @@ def test_tax_design_by_exact_gradients_and_by_the_critic(tmp_path: Path) -> None
     assert np.isfinite(summary["leader_return"])
     critic = ["--leader", "hpgd", "--estimator", "critic", "--env-steps", "100"]
     assert main([*options, *critic, "--out", str(tmp_path / "critic")]) == 0
+
+
+def test_the_closing_line_tells_what_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exact return on a table; what the episodes paid elsewhere; never a number that is none."""
+    assert main(["four-rooms", "--iterations", "2", "--env-steps", "200", "--no-progress", "--out", str(tmp_path / "run")]) == 0
+    assert re.search(r"leader's return -?\d+\.\d+ \(was -?\d+\.\d+\) after 2 iterations", capsys.readouterr().out)
+    leader = leaders.ZeroOrder(exact=False, env_steps=20)
+    free = leaders.optimize(Draws(False), leader, CallableFollower(lambda observation: 0), 2, progress=False)
+    assert free.leader_return is None
+    assert re.fullmatch(r"leader's return -?\d+\.\d+ in the last iteration's episodes \(was -?\d+\.\d+\) after ", _returns(free))
