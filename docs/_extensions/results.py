@@ -561,6 +561,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "td_table_annealed": _td_table,
     "td_single_goal": _td_single_goal,
     "td_escapes": _td_escapes,
+    "tax_design_learner": _tax_learner,
     "adjoint_tables": _adjoint_tables,
     "cartpole": _cartpole,
     "cartpole_first_order": _cartpole_first_order,
