@@ -127,8 +127,7 @@ def evaluate_policy(
         OptionError: a value out of range, or an outcome that is not one number per episode.
         LeaderParameterError: x has another shape, or is outside ``leader_space``.
     """
-    check_count("env_steps", env_steps)
-    check_count("contexts", contexts)
+    env_steps, contexts = check_count("env_steps", env_steps), check_count("contexts", contexts)
     rng, functions, asked = generator(seed), _check_outcomes(outcomes), _check_objectives(objectives)
     oracle = TrajectoryOracle(env, follower)
     point = check_leader(x, oracle.core.leader_space)

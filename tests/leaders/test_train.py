@@ -129,9 +129,11 @@ def rooms(tmp_path: Path) -> list[str]:
         ["--estimator", "td", "--env-steps", "100", "--td-rate", "0.3"],
         ["--estimator", "multilevel", "--levels", "4", "--samples", "100", "--follower", "soft-q-learning"],
         ["--schedule", "cosine", "--optimizer", "Adam"],
-        *(["--follower", name] for name in ("soft-value-iteration", "linear-programming")),
+        ["--follower", "soft-value-iteration"],
+        ["--follower", "linear-programming", "--leader", "zero-order"],
         *(["--follower", n, "--follower-steps", "200"] for n in ("soft-q-learning", "vanilla-policy-gradient")),
-        *(["--follower", n, "--follower-steps", "200"] for n in ("soft-dqn", "dqn", "a2c")),
+        *(["--follower", n, "--follower-steps", "200"] for n in ("soft-dqn", "a2c")),
+        ["--follower", "dqn", "--follower-steps", "200", "--leader", "zero-order"],
         ["--follower", "natural-policy-gradient", "--follower-steps", "5", "--leader", "zero-order"],
         ["--follower", "ppo", "--follower-steps", "200", "--leader", "zero-order"],
     ],
@@ -211,6 +213,14 @@ def test_tax_design_by_exact_gradients_and_by_the_critic(tmp_path: Path) -> None
     assert np.isfinite(summary["leader_return"])
     critic = ["--leader", "hpgd", "--estimator", "critic", "--env-steps", "100"]
     assert main([*options, *critic, "--out", str(tmp_path / "critic")]) == 0
+
+
+@pytest.mark.parametrize("follower", ["linear-programming", "dqn"])
+def test_a_leader_that_needs_reactions_refuses_a_greedy_follower(
+    follower: str, rooms: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*rooms, "--follower", follower]) == 2
+    assert "answers with the best action alone" in capsys.readouterr().err
 
 
 def test_the_closing_line_tells_what_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

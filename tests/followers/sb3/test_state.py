@@ -55,7 +55,7 @@ def test_a_killed_run_resumes_bit_for_bit(algorithm: str, tmp_path: Path) -> Non
         return leaders.optimize(
             bandit(),
             leaders.HPGD(env_steps=100, regularization=0.1),
-            quick(algorithm, replay="relabel"),
+            quick(algorithm, replay="relabel", **({"softmax_temperature": 0.1} if algorithm == "DQN" else {})),
             5,
             x0=X,
             evaluate_every=1,
