@@ -25,18 +25,16 @@ from bocmdp_gym.errors import BOCMDPError, OptionError
 from bocmdp_gym.files import write_atomically
 from bocmdp_gym.options import as_array, check_count
 from followers import Follower, TrajectoryOracle
-from leaders.contexts import every_context
-from leaders.objectives import EqualityTimesProductivity, Mean, Min, Objective
 from leaders.plots import save
 from leaders.policy_evaluation import (
+    OBJECTIVES,
     ContextReport,
+    PolicyEvaluation,
     draw_contexts,
-    gini,
+    evaluate_contexts,
     objective_value,
     pooled,
-    report_contexts,
     spread,
-    together,
 )
 from leaders.run_arguments import generator
 from leaders.run_folder import SUMMARY
@@ -101,41 +99,34 @@ def evaluate(
     env_steps, contexts = check_count("env_steps", env_steps), check_count("contexts", contexts)
     env = settings.make_env()
     core = TrajectoryOracle(env, settings.make_follower()).core
-    drawn, sampled = draw_contexts(core, contexts, generator(seed + 3)), every_context(core) is None
+    drawn, objective = draw_contexts(core, contexts, generator(seed + 3)), settings.make_objective()
 
-    def reports(follower: Follower, point: npt.ArrayLike, number: int) -> list[ContextReport]:
-        return report_contexts(TrajectoryOracle(env, follower), np.asarray(point), drawn, env_steps, generator(number), {})
+    def at(point: npt.ArrayLike, follower: Follower, number: int) -> PolicyEvaluation:
+        oracle = TrajectoryOracle(env, follower)
+        return evaluate_contexts(oracle, np.asarray(point), drawn, env_steps, generator(number), (objective, *OBJECTIVES))
 
-    after, before = reports(settings.make_follower(), x, seed), reports(settings.make_follower(), baseline, seed + 1)
-    objective = settings.make_objective()
+    after, before = at(x, settings.make_follower(), seed), at(baseline, settings.make_follower(), seed + 1)
     misjudged = {}
     for factor in factors if settings.make_follower().regularization is not None else ():
         other = settings.make_follower(regularization=settings.regularization * factor)
-        misjudged[f"{factor:g}"] = objective_value(objective, reports(other, x, seed + 2))
+        misjudged[f"{factor:g}"] = objective_value(objective, at(x, other, seed + 2).contexts)
     env.close()
-    exact = [r.exact_leader_return for r in after]
-    leader, probabilities = together(after, sampled), [p for _, p in drawn]
-    gains = [a.leader_return - b.leader_return for a, b in zip(after, before, strict=True)]
-    both = [*after, *before]
+    gains = [a.leader_return - b.leader_return for a, b in zip(after.contexts, before.contexts, strict=True)]
+    both = [*after.contexts, *before.contexts]
     return Evaluation(
-        after=after,
-        before=before,
-        leader_return=leader.mean,
-        leader_interval=leader.half_width,
-        leader_gain=float(np.dot(probabilities, gains)),
-        gain_interval=spread(gains) if sampled else pooled(both, [r.leader_interval for r in both]),
-        exact_leader_return=None if None in exact else sum(r.probability * (r.exact_leader_return or 0.0) for r in after),
-        gini_after=gini([r.follower_value for r in after], probabilities),
-        gini_before=gini([r.follower_value for r in before], probabilities),
+        after=after.contexts,
+        before=before.contexts,
+        leader_return=after.leader_return.mean,
+        leader_interval=after.leader_return.half_width,
+        leader_gain=float(sum(p * gain for (_, p), gain in zip(drawn, gains, strict=True))),
+        gain_interval=spread(gains) if after.sampled else pooled(both, [r.leader_interval for r in both]),
+        exact_leader_return=after.exact_leader_return,
+        gini_after=after.gini,
+        gini_before=before.gini,
         misjudged=misjudged,
-        objectives_after={} if sampled else _objectives(objective, after),
-        objectives_before={} if sampled else _objectives(objective, before),
+        objectives_after=after.objectives,
+        objectives_before=before.objectives,
     )
-
-
-def _objectives(own: Objective, reports: list[ContextReport]) -> dict[str, float]:
-    named = {repr(one): one for one in (own, Mean(), Min(), EqualityTimesProductivity())}
-    return {name: objective_value(one, reports) for name, one in named.items()}
 
 
 def report(evaluation: Evaluation) -> str:

@@ -31,6 +31,8 @@ from leaders.objectives import EqualityTimesProductivity, Mean, Min, Objective, 
 from leaders.run_arguments import generator
 
 _CONFIDENCE = 0.95
+#: What is reported of the contexts' returns if nothing else is asked for.
+OBJECTIVES: tuple[Objective, ...] = (Mean(), Min(), EqualityTimesProductivity())
 
 #: Trajectories to one number per episode, ``(E,)``.
 Outcome = Callable[[Trajectories], npt.ArrayLike]
@@ -107,7 +109,7 @@ def evaluate_policy(
     env_steps: int = 50_000,
     contexts: int = 10,
     seed: int | np.random.Generator = 1_000_003,
-    objectives: Sequence[Objective] = (Mean(), Min(), EqualityTimesProductivity()),
+    objectives: Sequence[Objective] = OBJECTIVES,
     outcomes: Mapping[str, Outcome] | None = None,
 ) -> PolicyEvaluation:
     """Let a follower answer x in every context, and watch it.
@@ -132,21 +134,7 @@ def evaluate_policy(
     oracle = TrajectoryOracle(env, follower)
     point = check_leader(x, oracle.core.leader_space)
     drawn = draw_contexts(oracle.core, contexts, rng)
-    reports = report_contexts(oracle, point, drawn, env_steps, rng, functions)
-    sampled = every_context(oracle.core) is None
-    exact = [r.exact_leader_return for r in reports]
-    return PolicyEvaluation(
-        contexts=reports,
-        sampled=sampled,
-        leader_return=together(reports, sampled),
-        exact_leader_return=None if None in exact else sum(r.probability * (r.exact_leader_return or 0.0) for r in reports),
-        follower_value=sum(r.probability * r.follower_value for r in reports),
-        gini=gini([r.follower_value for r in reports], [r.probability for r in reports]),
-        objectives={} if sampled else {repr(one): objective_value(one, reports) for one in asked},
-        outcomes={name: together(reports, sampled, name) for name in functions},
-        env_steps=oracle.env_steps,
-        follower_training_steps=follower.training_steps,
-    )
+    return evaluate_contexts(oracle, point, drawn, env_steps, rng, asked, functions)
 
 
 def _check_objectives(objectives: Sequence[Objective]) -> list[Objective]:
@@ -169,38 +157,69 @@ def draw_contexts(core: Any, number: int, rng: np.random.Generator) -> list[tupl
     return [(core.sample_context(rng), 1.0 / number) for _ in range(number)] if every is None else every
 
 
-def report_contexts(
+def evaluate_contexts(
     oracle: TrajectoryOracle,
     x: Any,
     drawn: Sequence[tuple[Any, float]],
     env_steps: int,
     rng: np.random.Generator,
+    objectives: Sequence[Objective] = OBJECTIVES,
+    outcomes: Mapping[str, Outcome] | None = None,
+) -> PolicyEvaluation:
+    """`evaluate_policy` in the contexts ``drawn``, with their probabilities (`draw_contexts`)."""
+    functions = outcomes or {}
+    reports = [_report(oracle, x, context, p, env_steps, rng, functions) for context, p in drawn]
+    sampled = every_context(oracle.core) is None
+    exact = [r.exact_leader_return for r in reports if r.exact_leader_return is not None]
+
+    def mean(values: Sequence[float]) -> float:
+        return float(sum(p * value for (_, p), value in zip(drawn, values, strict=True)))
+
+    def interval(parts: Sequence[Interval]) -> Interval:
+        means = [part.mean for part in parts]
+        return Interval(mean(means), spread(means) if sampled else pooled(reports, [part.half_width for part in parts]))
+
+    return PolicyEvaluation(
+        contexts=reports,
+        sampled=sampled,
+        leader_return=interval([Interval(r.leader_return, r.leader_interval) for r in reports]),
+        exact_leader_return=mean(exact) if len(exact) == len(reports) else None,
+        follower_value=mean([r.follower_value for r in reports]),
+        gini=gini([r.follower_value for r in reports], [r.probability for r in reports]),
+        objectives={} if sampled else {repr(one): objective_value(one, reports) for one in objectives},
+        outcomes={name: interval([r.outcomes[name] for r in reports]) for name in functions},
+        env_steps=oracle.env_steps,
+        follower_training_steps=oracle.follower.training_steps,
+    )
+
+
+def _report(
+    oracle: TrajectoryOracle,
+    x: Any,
+    context: Any,
+    probability: float,
+    env_steps: int,
+    rng: np.random.Generator,
     outcomes: Mapping[str, Outcome],
-) -> list[ContextReport]:
-    """One report for each of the contexts ``drawn``."""
-    reports = []
-    for context, probability in drawn:
-        policy = oracle.respond(x, context, rng)
-        batch = oracle.sample(policy, env_steps, rng)
-        leader = batch.discounted_returns(oracle.core.leader_discount, leader=True)
-        exact, value = None, float(batch.discounted_returns(oracle.core.discount).mean())
-        table = policy.table
-        unchanged = oracle.layers.changing is None  # else the model is that of another problem
-        if isinstance(oracle.model, TabularBOCMDP) and table is not None and unchanged:
-            exact, value = _exact_values(oracle, x, context, table, oracle.follower.regularization or 0.0)
-        reports.append(
-            ContextReport(
-                context=np.asarray(context).tolist(),
-                probability=probability,
-                leader_return=float(leader.mean()),
-                leader_interval=spread(leader.tolist()),
-                episodes=len(leader),
-                exact_leader_return=exact,
-                follower_value=value,
-                outcomes={name: _outcome(name, function, batch) for name, function in outcomes.items()},
-            )
-        )
-    return reports
+) -> ContextReport:
+    policy = oracle.respond(x, context, rng)
+    batch = oracle.sample(policy, env_steps, rng)
+    leader = batch.discounted_returns(oracle.core.leader_discount, leader=True)
+    exact, value = None, float(batch.discounted_returns(oracle.core.discount).mean())
+    table = policy.table
+    unchanged = oracle.layers.changing is None  # else the model is that of another problem
+    if isinstance(oracle.model, TabularBOCMDP) and table is not None and unchanged:
+        exact, value = _exact_values(oracle, x, context, table, oracle.follower.regularization or 0.0)
+    return ContextReport(
+        context=np.asarray(context).tolist(),
+        probability=probability,
+        leader_return=float(leader.mean()),
+        leader_interval=spread(leader.tolist()),
+        episodes=len(leader),
+        exact_leader_return=exact,
+        follower_value=value,
+        outcomes={name: _outcome(name, function, batch) for name, function in outcomes.items()},
+    )
 
 
 def _outcome(name: str, function: Outcome, batch: Trajectories) -> Interval:
@@ -223,13 +242,6 @@ def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, re
 
 
 # ------------------------------------------------------------------------------------------------------------- together
-
-
-def together(reports: Sequence[ContextReport], sampled: bool, outcome: str | None = None) -> Interval:
-    """The leader's return, or an outcome, over all contexts, with its interval (module docstring)."""
-    parts = [Interval(r.leader_return, r.leader_interval) if outcome is None else r.outcomes[outcome] for r in reports]
-    mean = float(sum(r.probability * part.mean for r, part in zip(reports, parts, strict=True)))
-    return Interval(mean, spread([part.mean for part in parts]) if sampled else pooled(reports, [p.half_width for p in parts]))
 
 
 def half_width(error: float, freedom: float) -> float:

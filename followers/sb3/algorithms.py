@@ -80,8 +80,7 @@ def default_of(algorithm: type[BaseAlgorithm], name: str, otherwise: Any) -> Any
 
 def greedy_in_values(algorithm: type[BaseAlgorithm]) -> bool:
     """Whether it answers with the action of the largest Q-value (DQN, QRDQN), which is also what explores by epsilon alone."""
-    names = settings_of(algorithm)
-    return "exploration_final_eps" in names and "regularization" not in names
+    return takes_discrete_only(algorithm) and "regularization" not in settings_of(algorithm)
 
 
 def deterministic(algorithm: type[BaseAlgorithm]) -> bool:

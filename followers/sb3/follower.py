@@ -30,12 +30,12 @@ from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
 from followers.sb3.algorithms import default_of, deterministic, find_algorithm, greedy_in_values, settings_of, takes_discrete_only
-from followers.sb3.envs import training_envs
+from followers.sb3.envs import Watched, training_envs
 from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, begin_schedules, scheduled
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
 from followers.sb3.replay import check_relabelling
 from followers.sb3.state import check_state, restore, state_of, statistics_in
-from followers.sb3.views import Statistics, check_observation_space, normalizer_of, view_of
+from followers.sb3.views import Statistics, View, check_observation_space, normalizer_of, view_of
 
 _RESERVED = {
     "env": "the environment comes from the oracle",
@@ -199,10 +199,15 @@ class SB3Follower(Follower):
                     "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
                 )
         if isinstance(env, VectorEnv):
-            training_envs(
-                env, core, view_of(env), self._n_envs, self._make_env, self._vec_env_class
-            )  # refuses what it cannot use
-        self._check_spaces(view_of(one, takes_discrete_only(self.algorithm)).applied(one))
+            self._make_envs(env, core)  # refuses what it cannot use
+        self._check_spaces(self._view_of(one).applied(one))
+
+    def _view_of(self, env: AnyEnv) -> View:
+        return view_of(env, takes_discrete_only(self.algorithm))
+
+    def _make_envs(self, env: AnyEnv, core: Any) -> tuple[Watched, bool]:
+        """Training environments, and whether they are copies."""
+        return training_envs(env, core, self._view_of(env), self._n_envs, self._make_env, self._vec_env_class)
 
     def _check_spaces(self, env: gym.Env[Any, Any]) -> None:
         """Have the algorithm look at the spaces, without building its networks."""
@@ -265,11 +270,10 @@ class SB3Follower(Follower):
     def _training_envs(self, task: Task) -> VecEnv:
         env = task.env  # x and the context are set
         if self._envs is None:
-            self._view = view_of(env, takes_discrete_only(self.algorithm))
-            envs, self._copied = training_envs(env, task.core, self._view, self._n_envs, self._make_env, self._vec_env_class)
+            envs, self._copied = self._make_envs(env, task.core)
             self._normalizer = normalizer_of(envs, self.regularization)
             self._fresh = None if self._normalizer is None else Statistics(self._normalizer)
-            self._envs = envs
+            self._view, self._envs = self._view_of(env), envs
         self._envs.env_method("set_leader", task.leader)
         self._envs.env_method("set_context", None if self.shared else task.context)
         return self._envs

@@ -192,11 +192,9 @@ class DiscreteSB3Policy(SB3Policy):
 
     def probabilities_batch(self, observations: Any) -> Array:
         joint, *others = self._factors(observations)
-        if self.view.joint:
-            return joint.reshape(-1, *self.view.factors)
         for factor in others:
             joint = joint[..., None] * factor.reshape(len(factor), *(1,) * (joint.ndim - 1), -1)
-        return joint
+        return joint.reshape(len(joint), *self.view.factors)
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
         return self._draw(observation, rng)[0]
@@ -209,4 +207,4 @@ class DiscreteSB3Policy(SB3Policy):
         for factor in self._factors(observations):
             cumulative = factor.cumsum(-1)
             actions.append((rng.random((len(factor), 1)) * cumulative[:, -1:] >= cumulative[:, :-1]).sum(-1))
-        return self.view.act(actions[0] if isinstance(self.view.done, gym.spaces.Discrete) else np.stack(actions, -1))
+        return self.view.act(actions[0] if self.view.is_single else np.stack(actions, -1))

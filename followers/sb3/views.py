@@ -130,6 +130,11 @@ class View(NamedTuple):
         return counted_from_zero(self.action_space)
 
     @property
+    def is_single(self) -> bool:
+        """Whether the learner's action is one number, an index."""
+        return self.joint or isinstance(self.action_space, gym.spaces.Discrete)
+
+    @property
     def factors(self) -> tuple[int, ...]:
         """How many choices each factor of a discrete action has."""
         space = self.action_space

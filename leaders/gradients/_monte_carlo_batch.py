@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,26 +45,12 @@ class MonteCarloBatch(SampledBatch):
             self._generators[b] = rng.bit_generator.random_raw(4)
 
     def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
-        arrays, model = self._constant.arrays(context), self.model
-        solver: Any = arrays.solver
-        monte_carlo_runs(
+        self._run(
+            monte_carlo_runs,
             rows,
+            context,
             reward,
             leader_reward,
-            arrays.continuation,
-            arrays.termination,
-            arrays.successors,
-            arrays.probabilities,
-            solver.position,
-            solver.band,
-            *arrays.starts,
-            self.regularization,
-            model.discount,
-            model.leader_discount,
-            self.tolerance,
-            self.max_iterations,
-            self._horizon,
-            self._env_steps,
             self._bootstrap_truncated,
             self._generators,
             self._values[context],

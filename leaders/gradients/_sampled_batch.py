@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from bocmdp_gym import TabularBOCMDP
@@ -28,6 +31,33 @@ class SampledBatch(CompiledBatch):
         super().__init__(model, follower.regularization, follower.tolerance, follower.max_iterations, n_runs)
         self._horizon, self._env_steps = horizon, env_steps
         self._n_steps = np.zeros(n_runs, np.int64)
+
+    def _run(
+        self, kernel: Any, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array, *further: Any
+    ) -> None:
+        """Call a compiled function with whose follower solves what and how long it plays, and what is the estimator's own."""
+        arrays = self._constant.arrays(context)
+        solver: Any = arrays.solver
+        kernel(
+            rows,
+            reward,
+            leader_reward,
+            arrays.continuation,
+            arrays.termination,
+            arrays.successors,
+            arrays.probabilities,
+            solver.position,
+            solver.band,
+            *arrays.starts,
+            self.regularization,
+            self.model.discount,
+            self.model.leader_discount,
+            self.tolerance,
+            self.max_iterations,
+            self._horizon,
+            self._env_steps,
+            *further,
+        )
 
     def _returns(self, leader_reward: Array) -> list[float]:
         return [float(np.vdot(w, r)) for w, r in zip(self._w_leader, leader_reward, strict=True)]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,28 +54,14 @@ class TDBatch(SampledBatch):
         super()._call(contexts, reward, leader_reward)
 
     def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
-        arrays, model = self._constant.arrays(context), self.model
-        solver: Any = arrays.solver
-        td_runs(
+        self._run(
+            td_runs,
             rows,
+            context,
             reward,
             leader_reward,
-            arrays.continuation,
-            arrays.termination,
-            arrays.successors,
-            arrays.probabilities,
-            solver.position,
-            solver.band,
-            *arrays.starts,
-            self.regularization,
-            model.discount,
-            model.leader_discount,
-            self.tolerance,
-            self.max_iterations,
-            self._horizon,
-            self._env_steps,
             self._td_rate,
-            not arrays.termination.any(),  # discounts of 1 are not served
+            not self._constant.arrays(context).termination.any(),  # discounts of 1 are not served
             self._generators,
             *self._tables[context],
             self._values[context],

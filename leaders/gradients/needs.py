@@ -25,7 +25,8 @@ class Needs:
     """The declarations of an estimator; a subclass sets those that differ, and `check_needs` reads them all.
 
     Attributes:
-        needs_regularization: lambda enters the estimate; otherwise a follower without one will do.
+        needs_regularization: lambda enters the estimate, and the follower must choose at random among good actions; otherwise a
+            follower without one, or a greedy one, will do.
         needs_model: a tabular model is read: its arrays, and their derivatives in x.
         needs_rewards: a model of any kind is read: rewards as differentiable functions of x.
         needs_successors: every action of the tabular model has a list of successors of its own: no factored transitions.

@@ -13,8 +13,9 @@ import pytest
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import OptionError
 from followers import CallableFollower
-from leaders.evaluate import evaluate, gini, main
+from leaders.evaluate import evaluate, main
 from leaders.objectives import Mean
+from leaders.policy_evaluation import gini
 from leaders.settings import settings_from_summary
 from leaders.train import main as train
 
