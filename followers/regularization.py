@@ -11,6 +11,8 @@ sampled actions. The standard error of beta is sqrt(sum_c g_c^2) / I with the sc
 episodes, and the information I = sum n Var_beta(Q_0); that of lambda is lambda^2 times it.
 
 A policy that always takes its best action has lambda 0, one that prefers worse actions to better ones has none (infinity).
+
+Without a table Q is not known, but what sampled episodes earned is: `followers._regularization_returns` says how it tells lambda.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import softmax, xlogy
 
-from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym import TabularBOCMDP, Trajectories
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count, check_generator, check_instance
+from followers import _regularization_returns as sampled
 from followers.empirical import empirical_policy
 from followers.evaluation import evaluate, visitation
 from followers.oracle import TrajectoryOracle
@@ -42,7 +45,8 @@ class RegularizationEstimate(NamedTuple):
     Attributes:
         regularization: lambda; 0 where the policy takes its best actions alone, infinity where it does not prefer them.
         standard_error: of it.
-        misfit: how far the policy is from the softmax under that lambda: the mean Kullback-Leibler divergence over visits.
+        misfit: how far the policy is from the softmax under that lambda: the mean Kullback-Leibler divergence over visits; NaN
+            without a tabular model.
     """
 
     regularization: float
@@ -57,23 +61,21 @@ def estimate_regularization(
     """The lambda under which a policy looks most like a softmax of its own Q (module docstring).
 
     Args:
-        oracle: where it was made; its tabular model has the values.
+        oracle: where it was made; its tabular model has the values, and without one, sampled returns tell.
         policy: from `TrajectoryOracle.respond`.
-        env_steps: judge by the actions in this many sampled steps; 0: by the policy's probabilities.
+        env_steps: judge by this many sampled steps; 0: by the policy's probabilities, on a tabular model.
         rng: source of randomness, where steps are sampled.
 
     Raises:
-        UnsupportedError: no tabular model, or a policy without probabilities and no sampled steps.
-        OptionError: a negative number of steps, or steps without ``rng``.
+        UnsupportedError: no probabilities, where they are needed: everywhere but for sampled steps of a tabular model.
+        OptionError: a negative number of steps, or none where they are needed, steps without ``rng``, or episodes that are all
+            cut before a return is whole.
     """
     check_instance("oracle", oracle, TrajectoryOracle)
     check_instance("policy", policy, Policy)
     env_steps = check_count("env_steps", env_steps, 0)
     if not isinstance(oracle.model, TabularBOCMDP):
-        raise UnsupportedError(
-            f"the policy's Q is read from a tabular model, and {type(oracle.core).__name__} has none; give the leader a "
-            "regularization, or use FirstOrder, which needs none."
-        )
+        return _without_table(oracle, policy, env_steps, rng)
     arrays, tabulated = oracle.configure(policy.leader).arrays(policy.context), oracle.tabulate(policy)
     if not env_steps:
         if tabulated is None:
@@ -83,10 +85,7 @@ def estimate_regularization(
             )
         table = tabulated.table
         return _fit(arrays, table, visitation(arrays, table)[:, None] * table)
-    if rng is None:
-        raise OptionError(f"env_steps is {env_steps} and rng is None; expected a numpy Generator to sample them with.")
-    check_generator(rng)
-    batch = oracle.sample(policy, env_steps, rng)
+    batch = _sample(oracle, policy, env_steps, rng)
     n_states, n_actions = arrays.reward.shape
     seen = empirical_policy(batch, n_states, n_actions).table
     table = np.where(np.isnan(seen), 1.0 / n_actions, seen) if tabulated is None else tabulated.table
@@ -95,6 +94,29 @@ def estimate_regularization(
     pairs = batch.states.astype(np.int64) * n_actions + np.asarray(batch.actions, dtype=np.int64)
     counts = np.bincount(pairs, minlength=table.size).reshape(table.shape).astype(np.float64)
     return _fit(arrays, table, counts, (pairs, episodes))
+
+
+def _sample(oracle: TrajectoryOracle, policy: Policy, env_steps: int, rng: np.random.Generator | None) -> Trajectories:
+    if rng is None:
+        raise OptionError(f"env_steps is {env_steps} and rng is None; expected a numpy Generator to sample them with.")
+    return oracle.sample(policy, env_steps, check_generator(rng))
+
+
+def _without_table(
+    oracle: TrajectoryOracle, policy: Policy, env_steps: int, rng: np.random.Generator | None
+) -> RegularizationEstimate:
+    """From sampled returns."""
+    if not policy.exposes_probabilities:
+        raise UnsupportedError(
+            f"{type(policy).__name__} exposes no action probabilities, from which lambda is read without a tabular model; give "
+            "the leader a regularization, or use FirstOrder, which needs none."
+        )
+    if not env_steps:
+        raise OptionError(
+            f"env_steps is 0, and {type(oracle.core).__name__} has no tabular model to read the policy's Q from; expected "
+            "a number of steps to sample, and rng."
+        )
+    return RegularizationEstimate(*sampled.of_steps(oracle, policy, _sample(oracle, policy, env_steps, rng)), np.nan)
 
 
 def likely_regularization(oracle: TrajectoryOracle, policy: Policy) -> dict[str, float]:

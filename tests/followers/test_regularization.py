@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 import followers
 import leaders
 from bocmdp_gym import TabularBOCMDP, errors
+from bocmdp_gym.wrappers import LeaderReward
+from followers import _regularization_returns as sampled
 from followers import estimate_regularization
 from tests.problems import four_rooms, random_model, random_x, small_rooms
 
@@ -73,6 +77,75 @@ def test_agents_that_expose_nothing_are_judged_by_what_they_do() -> None:
     found = estimate_regularization(oracle, answer, env_steps=20_000, rng=rng)
     assert found.regularization == pytest.approx(0.3, abs=max(5 * found.standard_error, 0.03))
     assert planner.follower.regularization == 0.3
+
+
+@pytest.mark.parametrize("regularization", [0.5, 2.0])
+def test_returns_tell_the_lambda_of_a_softmax_without_the_table(regularization: float) -> None:
+    """Within the standard error: 4 of the mean of 40 draws; entropies of what follows are part of it."""
+    oracle, policy = _answer(random_model(0), followers.SoftPolicyIteration(regularization), 5)
+    found = []
+    for seed in range(40):
+        batch = oracle.sample(policy, 8000, np.random.default_rng(seed))
+        log_p, entropy = sampled.preferences(policy, batch)
+        features = np.eye(oracle.model.n_states)[batch.states]  # type: ignore[union-attr]
+        found.append(sampled.ratio(batch, log_p, entropy, oracle.core.discount, features))
+    estimates, errors_ = np.array(found).T
+    deviations = (estimates - regularization) / errors_
+    assert abs(deviations.mean()) < 4 / 40**0.5
+    assert 0.7 < deviations.std() < 1.4
+    assert errors_.mean() < 0.2 * regularization
+
+
+def test_beyond_tables_returns_tell_lambda() -> None:
+    """Of a player of matching coins with a price: pi(1) = sigmoid(x / lambda) on what is no table."""
+    env = LeaderReward(
+        _Coin(),
+        bonus=lambda x, observations, actions, context: x[0] * actions,
+        leader_space=1,
+        leader_reward=lambda x, observations, actions, context: x[0] * actions,
+        discount=0.9,
+    )
+    chance = 1.0 / (1.0 + np.exp(-0.5 / 0.3))
+    agent = followers.CallableFollower(
+        lambda observation, rng: int(rng.random() < chance),
+        probabilities=lambda observation: np.array([1.0 - chance, chance]),
+    )
+    oracle = followers.TrajectoryOracle(env, agent)
+    policy = oracle.respond(np.array([0.5]), 0, np.random.default_rng(0))
+    found = estimate_regularization(oracle, policy, env_steps=2000, rng=np.random.default_rng(1))
+    assert found.regularization == pytest.approx(0.3, abs=4 * found.standard_error)
+    assert found.standard_error < 0.05
+    with pytest.raises(errors.OptionError, match="a number of steps to sample"):
+        estimate_regularization(oracle, policy)
+    rng = np.random.default_rng(0)
+    silent = followers.TrajectoryOracle(env, followers.CallableFollower(lambda observation, rng: 0))
+    with pytest.raises(errors.UnsupportedError, match="exposes no action probabilities"):
+        estimate_regularization(silent, silent.respond(np.array([0.5]), 0, rng), env_steps=100, rng=rng)
+
+
+class _Coin(gym.Env[Any, Any]):
+    """Two actions, two steps: the first pays a random sum, which is noise."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    _step = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._step = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._step += 1
+        return np.full(1, 0.5 * self._step, np.float32), float(self.np_random.normal()), self._step == 2, False, {}
+
+
+def test_episodes_that_are_all_cut_are_refused() -> None:
+    oracle, policy = _answer(random_model(0), followers.SoftPolicyIteration(0.3), 5)
+    batch = oracle.sample(policy, 300, np.random.default_rng(0), horizon=5)
+    batch = replace(batch, terminated=np.zeros(batch.n_episodes, dtype=np.bool_))
+    with pytest.raises(errors.OptionError, match="was cut by a time limit before a return at discount"):
+        sampled.ratio(batch, np.zeros(batch.n_steps), np.zeros(batch.n_steps), 0.9, np.ones((batch.n_steps, 1)))
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
