@@ -386,6 +386,41 @@ def test_a_constant_added_to_the_leaders_reward_changes_no_estimate(moving: tupl
         torch.testing.assert_close(gradients[0.0, hidden], gradients[100.0, hidden], rtol=1e-6, atol=1e-8)
 
 
+def _swinging(own: float, constant: float = 0.0) -> LeaderReward:
+    """A pendulum for 60 steps; the leader is paid x[0], the angle ``own`` times, and a constant."""
+    return LeaderReward(
+        gym.make("Pendulum-v1", max_episode_steps=60),
+        bonus=lambda x, observations, actions, context: x[1] * actions[:, 0],
+        leader_space=2,
+        leader_reward=lambda x, observations, actions, context: x[0] + own * observations[:, 0] + constant,
+        discount=0.9,
+    )
+
+
+def _push(observation: Any, rng: np.random.Generator) -> Any:
+    return rng.uniform(-2.0, 2.0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("regularization", [0.1, 0.01])
+def test_what_is_known_of_the_leaders_reward_needs_no_luck(regularization: float) -> None:
+    """Its reward is 0 everywhere, and dF/dx[0] the sum of discounts: whatever lambda divides, nothing is added to that."""
+    leader = leaders.HPGD(0.1, 600, "critic", regularization=regularization)
+    oracle = followers.TrajectoryOracle(_swinging(0.0), followers.CallableFollower(_push))
+    for seed in range(3):
+        gradient = leader.estimate(oracle, torch.zeros(2, dtype=F64), 0, np.random.default_rng(seed))
+        torch.testing.assert_close(gradient, torch.tensor([10.0, 0.0], dtype=F64), rtol=0.02, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::bocmdp_gym.errors.CriticWarning")
+def test_a_constant_adds_no_noise_beyond_tables() -> None:
+    estimates = []
+    for constant in (0.0, 100.0):
+        leader = leaders.HPGD(0.1, 600, "critic", regularization=0.1)
+        oracle = followers.TrajectoryOracle(_swinging(1.0, constant), followers.CallableFollower(_push))
+        estimates.append(leader.estimate(oracle, torch.zeros(2, dtype=F64), 0, np.random.default_rng(0)))
+    assert float((estimates[0] - estimates[1]).norm()) < 0.1 * float((estimates[0] - torch.tensor([10.0, 0.0])).norm() + 1.0)
+
+
 # -------------------------------------------------------------------------------------------- models that draw next states
 
 
