@@ -21,6 +21,7 @@ __all__ = [
     "DiscountError",
     "FolderError",
     "FolderInUseError",
+    "FrozenLeaderWarning",
     "LayoutError",
     "LeaderParameterError",
     "ModelError",
@@ -103,6 +104,10 @@ class ConvergenceError(BOCMDPError, ArithmeticError):
 
 class CriticWarning(UserWarning):
     """The values a leader fitted are worse than a constant, so that gradients made of them say little."""
+
+
+class FrozenLeaderWarning(UserWarning):
+    """What leaders might seem to move stays as it is: entries of x without derivatives, or a wrapped problem's own x."""
 
 
 class CheckError(BOCMDPError, AssertionError):

@@ -25,12 +25,22 @@ class BOCMDP(Constructed, ABC):
         leader_dim: dimension d of x.
         discount, leader_discount: gamma and gamma_L.
         noise_dim: how many uniform numbers one draw of the next state takes (`draw_transitions`); None: the model draws none.
+        outcomes: what `rewards` and `leader_rewards` take besides, by keyword, of where each step led: "next_observations",
+            "rewards" (the environment's own) and "infos" (entries of its info by name). Trajectories carry them
+            (`Trajectories.outcomes_of`), and estimators then take rewards at steps alone, never of actions not taken.
+        pays_on_arrival: whether the state that a step leads to decides what it pays and whether it ends the episode, as in
+            simulators that are known from outside alone: log P then counts at every step, ends included, and for its reward too.
+        frozen: entries of x, as messages call them, that also move what the model does not know how to differentiate. It holds
+            them fixed, so that derivatives in them are 0, and leaders that use these say so when they are bound.
     """
 
     leader_dim: int
     discount: float
     leader_discount: float
     noise_dim: int | None = None
+    outcomes: tuple[str, ...] = ()
+    pays_on_arrival: bool = False
+    frozen: tuple[str, ...] = ()
 
     @abstractmethod
     def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:

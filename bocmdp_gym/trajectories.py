@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Trajectories(Constructed):
         leader: the leader parameter x in force, ``(d,)``.
         context: the context in force.
         states, final_states: the same as observations, as state indices, where the problem is tabular; else None.
+        outcomes: what else a model's rewards take of each step (`BOCMDP.outcomes`): "rewards", the environment's own ``(N,)``,
+            and "infos", entries of its info by name, each ``(N, ...)``; None where they take nothing.
     """
 
     observations: npt.NDArray[Any]
@@ -41,6 +45,7 @@ class Trajectories(Constructed):
     context: Any
     states: npt.NDArray[np.int32] | None = None
     final_states: npt.NDArray[np.int32] | None = None
+    outcomes: dict[str, Any] | None = None
 
     @property
     def n_steps(self) -> int:
@@ -91,6 +96,26 @@ class Trajectories(Constructed):
         continued[self.ends - 1] = ~self.terminated
         return continued
 
+    def outcomes_of(self, names: Sequence[str], steps: Any = slice(None)) -> dict[str, Any]:
+        """What a model's rewards take of steps besides observations and actions, by name; see `BOCMDP.outcomes`.
+
+        Args:
+            names: of the outcomes.
+            steps: indices of some of the steps; all by default.
+
+        Raises:
+            OptionError: the trajectories do not carry one of them.
+        """
+        found: dict[str, Any] = {}
+        for name in names:
+            if name != "next_observations" and name not in (self.outcomes or {}):
+                raise OptionError(
+                    f"the model's rewards take {name} of each step, and these trajectories carry {list(self.outcomes or {})}; "
+                    "sample them by an oracle of that environment."
+                )
+            found[name] = self.next_observations if name == "next_observations" else (self.outcomes or {})[name]
+        return _rows(found, steps)
+
     def discounted_returns(self, discount: float, leader: bool = False) -> npt.NDArray[np.float64]:
         """Discounted sum of rewards (of the leader's, if ``leader``) per episode, ``(E,)``."""
         rewards = self.leader_rewards if leader else self.rewards
@@ -112,4 +137,10 @@ class Trajectories(Constructed):
             final_observations=self.final_observations[chosen],
             states=None if self.states is None else self.states[steps],
             final_states=None if self.final_states is None else self.final_states[chosen],
+            outcomes=None if self.outcomes is None else _rows(self.outcomes, steps),
         )
+
+
+def _rows(outcomes: dict[str, Any], steps: Any) -> dict[str, Any]:
+    """Outcomes of some steps."""
+    return {name: _rows(value, steps) if isinstance(value, dict) else value[steps] for name, value in outcomes.items()}

@@ -23,7 +23,7 @@ from bocmdp_gym.errors import ObservationError, StateError
 from bocmdp_gym.memory import owned
 from bocmdp_gym.options import as_list
 from bocmdp_gym.sampling import check_starts
-from followers.environments import check_action, check_observation, configure, rows
+from followers.environments import check_action, check_observation, configure, model_of, rows
 from followers.policies import Policy
 
 
@@ -48,6 +48,7 @@ class _Episode:
         self.actions: list[Any] = []
         self.rewards: list[float] = []
         self.leader_rewards: list[float] = []
+        self.outcomes: list[dict[str, Any]] = []
         self.states: list[int] = []
         self.terminated = False
         self.final_observation: Any = None
@@ -104,7 +105,7 @@ def play(
         ObservationError: an observation or a reward that is not finite.
     """
     configure(env, core, policy.leader, policy.context)
-    tabular = isinstance(core, TabularEnv)
+    tabular, keeps_outcomes = isinstance(core, TabularEnv), _keeps_outcomes(core)
     starts = None if start is None else _start_pairs(start, core)
     episodes: list[_Episode] = []
     steps = 0
@@ -130,6 +131,8 @@ def play(
             acted = owned(action)
             observation, reward, terminated, truncated, info = env.step(action)
             episode.step(seen, acted, float(reward), float(info["leader_reward"]))
+            if keeps_outcomes:
+                episode.outcomes.append(info["outcomes"])
             seen = owned(observation)
             check_observation(observation, f"after step {len(episode.rewards) - 1} of episode {len(episodes)}")
             if terminated or truncated or len(episode.rewards) == horizon:
@@ -168,6 +171,7 @@ def play_copies(
         ActionError, ObservationError: as for `play`.
     """
     configure(envs, core, policy.leader, policy.context)
+    keeps_outcomes = _keeps_outcomes(core)
     mode = AutoresetMode(envs.metadata["autoreset_mode"])
     space, n = envs.single_action_space, envs.num_envs
     running: list[_Episode | None] = [_Episode((0, i)) if i < env_steps else None for i in range(n)]
@@ -198,8 +202,10 @@ def play_copies(
             else:
                 steps += 1
                 last = mode == AutoresetMode.SAME_STEP and ended[i]
-                paid = infos["final_info"]["leader_reward"][i] if last else infos["leader_reward"][i]
-                episode.step(row, actions[i], float(rewards[i]), float(paid))
+                told = infos["final_info"] if last else infos
+                episode.step(row, actions[i], float(rewards[i]), float(told["leader_reward"][i]))
+                if keeps_outcomes:
+                    episode.outcomes.append(_of_copy(told["outcomes"], i))
             cut[i] = episode is not None and len(episode.rewards) == horizon and not ended[i]
             if not (ended[i] or cut[i]):
                 continue
@@ -273,6 +279,33 @@ def _start_pairs(start: Any, core: Any) -> list[tuple[Any, Any]]:
     return [(state, None if action is None or np.array_equal(action, -1) else action) for state, action in pairs]
 
 
+def _keeps_outcomes(core: Any) -> bool:
+    """Whether the model's rewards take more of a step than observations and actions, which info then carries."""
+    model = model_of(core)
+    return model is not None and not set(model.outcomes) <= {"next_observations"}
+
+
+def _of_copy(infos: Any, index: int) -> dict[str, Any]:
+    """One copy's entries of a vector environment's infos, without their masks."""
+    return {
+        name: _of_copy(value, index) if isinstance(value, dict) else value[index]
+        for name, value in infos.items()
+        if not (name.startswith("_") and name[1:] in infos)
+    }
+
+
+def _joined_outcomes(steps: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What all steps say of themselves for the model's sake, as arrays; None where they say nothing."""
+    if not steps:
+        return None
+    return {
+        name: _joined_outcomes([step[name] for step in steps])
+        if isinstance(value, dict)
+        else np.asarray([step[name] for step in steps])
+        for name, value in steps[0].items()
+    }
+
+
 def _assemble(episodes: list[_Episode], policy: Policy, tabular: bool) -> Trajectories:
     """Episodes laid end to end."""
 
@@ -291,6 +324,7 @@ def _assemble(episodes: list[_Episode], policy: Policy, tabular: bool) -> Trajec
         context=policy.context,
         states=joined("states", np.int32) if tabular else None,
         final_states=np.array([episode.final_state for episode in episodes], dtype=np.int32) if tabular else None,
+        outcomes=_joined_outcomes([outcomes for episode in episodes for outcomes in episode.outcomes]),
     )
 
 

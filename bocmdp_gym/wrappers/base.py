@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from difflib import get_close_matches
 from typing import Any
 
@@ -9,16 +10,17 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from bocmdp_gym.arguments import Constructed
-from bocmdp_gym.env import LEADER_STREAM, RESET_OPTIONS, ConfigurableEnv, _Configuration, layer_rng
-from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
+from bocmdp_gym.env import LEADER_STREAM, RESET_OPTIONS, Configurable, ConfigurableEnv, _Configuration, layer_rng
+from bocmdp_gym.errors import FrozenLeaderWarning, OptionError, UnsupportedError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork
 from bocmdp_gym.hooks import Hooks
 from bocmdp_gym.memory import owned
 from bocmdp_gym.validation import check_wrappable
 from bocmdp_gym.wrappers.context import contextual_layer
-from bocmdp_gym.wrappers.functions import PointFunction, as_batch, as_context, evaluate
+from bocmdp_gym.wrappers.functions import NO_OUTCOMES, StepFunction, as_batch, as_context
 
 
 class ConfigurableWrapper(_Configuration, Hooks, Constructed, gym.Wrapper[Any, Any, Any, Any]):
@@ -86,8 +88,28 @@ def _limit(env: gym.Env[Any, Any]) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def _warn_of_inner_leader(env: gym.Env[Any, Any], who: str) -> None:
+    """Say that an x inside will be moved by nobody."""
+    layer: Any = env
+    while not isinstance(layer, Configurable):
+        if not isinstance(layer, gym.Wrapper):
+            return
+        layer = layer.env
+    inner, x = type(layer).__name__, getattr(layer, "leader", None)
+    warnings.warn(
+        f"{inner} inside {who} has a leader parameter of its own, which no leader moves: it stays at {x}, unless you set it by "
+        f"set_leader there. One x for rewards and attributes: LeaderReward(env, ..., parameters=[names], update=...).",
+        FrozenLeaderWarning,
+        stacklevel=4,
+    )
+
+
 class LeaderWrapper(ConfigurableWrapper):
-    """A leader for an environment that has none. Contexts are those of the outermost layer inside that has some."""
+    """A leader for an environment that has none. Contexts are those of the outermost layer inside that has some.
+
+    Warns:
+        FrozenLeaderWarning: the environment has one all the same, whose x nobody will move.
+    """
 
     def __init__(
         self,
@@ -98,6 +120,7 @@ class LeaderWrapper(ConfigurableWrapper):
         leader: npt.ArrayLike | None = None,
     ):
         super().__init__(env)
+        _warn_of_inner_leader(env, type(self).__name__)
         self._contextual = contextual_layer(env)
         inner = self._contextual
         nearest_to_zero = np.clip(np.zeros(leader_space.shape), leader_space.low, leader_space.high)
@@ -110,6 +133,8 @@ class LeaderWrapper(ConfigurableWrapper):
             leader=nearest_to_zero if leader is None else leader,
         )
         self._observation: Any = None
+        self._outcomes = NO_OUTCOMES
+        self._x: tuple[Any, Tensor] = (None, torch.empty(0))
 
     def sample_context(self, rng: np.random.Generator) -> Any:
         """One draw of xi ~ P_xi; always 0 where nothing inside has contexts."""
@@ -141,9 +166,23 @@ class LeaderWrapper(ConfigurableWrapper):
         self._observation = owned(observation)
         return observation, float(np.reshape(reward, -1)[0]), bool(terminated), bool(truncated), dict(info)
 
-    def _evaluate(self, name: str, function: PointFunction, observation: Any, action: Any) -> float:
-        """One value of a leader's function at the x and context in force."""
+    def _tensor(self) -> Tensor:
+        """x in force, made once per x."""
+        if self._x[0] is not self._episode_leader:
+            self._x = self._episode_leader, torch.tensor(self._episode_leader)
+        return self._x[1]
+
+    def _values(self, action: Any, *functions: StepFunction) -> tuple[tuple[Any, float, bool, bool, dict[str, Any]], list[float]]:
+        """The environment's own step (`_act`), and the values of leader's functions there, at the x and context in force."""
+        points = as_batch([self._observation]), as_batch([action]), as_context(self._episode_context)
+        step = self._act(action)
+        outcomes = self._outcomes.of(self._observation, step[1], step[4]) if self._outcomes.names else None
+        self._keep(step)
         with torch.no_grad():
-            x = torch.tensor(self._episode_leader)
-            value = evaluate(name, function, x, as_batch([observation]), as_batch([action]), as_context(self._episode_context), 1)
-        return float(value[0])
+            return step, [function.one(self._tensor(), *points, outcomes=outcomes) for function in functions]
+
+    def _keep(self, step: tuple[Any, float, bool, bool, dict[str, Any]]) -> None:
+        """Put into info what trajectories must carry for the model's sake."""
+        kept = self._outcomes.kept(step[1], step[4])
+        if kept:
+            step[4]["outcomes"] = kept

@@ -10,14 +10,51 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.options import check_array, check_function, check_number
+from bocmdp_gym.options import check_array, check_number
 from bocmdp_gym.validation import check_wrappable
-from bocmdp_gym.wrappers.attributes import AttributeLayer, Attributes
+from bocmdp_gym.wrappers.attributes import Applied, AttributeLayer, Attributes, parameters_of
 from bocmdp_gym.wrappers.base import LeaderWrapper
-from bocmdp_gym.wrappers.functions import POINT_ARGUMENTS, PointFunction, probe
+from bocmdp_gym.wrappers.functions import Outcomes, PointFunction, StepFunction, played, probe
 
 
-class LeaderParameters(AttributeLayer, LeaderWrapper, gym.utils.RecordConstructorArgs):
+class ParameterLayer(AttributeLayer, LeaderWrapper):
+    """A leader's wrapper, the last entries of whose x act on the environment; none if ``_attributes`` is None."""
+
+    _attributes: Attributes | Applied | None = None
+    _n_parameters = 0
+    _resetting = False
+
+    @property
+    def _parameters(self) -> npt.NDArray[np.float64]:
+        """Their values in force ``(n,)``."""
+        return self._episode_leader[len(self._episode_leader) - self._n_parameters :]
+
+    def _configured(self) -> None:
+        super()._configured()
+        if self._attributes is not None:
+            self._attributes.set(self._parameters)
+        if self._resetting:
+            self._settle()
+        else:
+            self._update_all()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode.
+
+        Raises:
+            UnsupportedError: the environment's own reset changed an attribute.
+        """
+        self._resetting = True
+        try:
+            result = super().reset(seed=seed, options=options)
+        finally:
+            self._resetting = False
+        if self._attributes is not None:
+            self._attributes.check(self._parameters)
+        return result
+
+
+class LeaderParameters(ParameterLayer, gym.utils.RecordConstructorArgs):
     """x sets physical attributes of any Gymnasium environment (a pole's length, gravity). Zero-order leaders only.
 
     How transitions depend on the attributes is unknown and cannot be differentiated, so there is no ``model``: leaders that
@@ -36,12 +73,16 @@ class LeaderParameters(AttributeLayer, LeaderWrapper, gym.utils.RecordConstructo
 
     Args:
         env: the environment.
-        names: attributes of ``env.unwrapped``, dotted for attributes of attributes; x[i] is the value of the i-th.
+        names: attributes of ``env.unwrapped``, as one would write them after it: ``"length"``, ``"model.body_mass[1]"``,
+            ``'config["collision_reward"]'``; x[i] is the value of the i-th. None with ``apply``.
         low, high: bounds of x, one per name or one for all.
         leader_reward: the leader's reward, a function of batches as in `LeaderReward`.
         discount, leader_discount: gamma, and gamma_L (None: gamma).
         update: called with ``env.unwrapped`` after each change, to recompute what is derived from the attributes (CartPole's
             ``polemass_length`` and ``total_mass``). At a reset it runs once, when a `ContextWrapper` inside has set its own too.
+        apply: in place of names, ``apply(env.unwrapped, x)`` puts x into the environment: before each reset and by `set_leader`.
+        initial_leader: where leaders start ``(d,)``; None: the attributes' own values, with ``apply`` the middle of the bounds.
+        info_keys: entries of the environment's info that the leader's reward takes as ``infos``.
 
     Raises:
         OptionError: attributes that do not exist or are not numbers, bounds that are not increasing.
@@ -49,19 +90,20 @@ class LeaderParameters(AttributeLayer, LeaderWrapper, gym.utils.RecordConstructo
         ModelError: a leader reward that returns a wrong type, a wrong shape or NaN.
     """
 
-    _attributes: Attributes
-    _resetting = False
-
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        names: Sequence[str],
+        names: Sequence[str] | None,
         low: npt.ArrayLike,
         high: npt.ArrayLike,
         leader_reward: PointFunction,
         discount: float,
         leader_discount: float | None = None,
         update: Callable[[Any], None] | None = None,
+        *,
+        apply: Callable[[Any, Any], None] | None = None,
+        initial_leader: npt.ArrayLike | None = None,
+        info_keys: Sequence[str] = (),
     ):
         gym.utils.RecordConstructorArgs.__init__(
             self,
@@ -72,18 +114,28 @@ class LeaderParameters(AttributeLayer, LeaderWrapper, gym.utils.RecordConstructo
             discount=discount,
             leader_discount=leader_discount,
             update=update,
+            apply=apply,
+            initial_leader=initial_leader,
+            info_keys=info_keys,
         )
         check_wrappable(env, "LeaderParameters")
-        check_function("leader_reward", leader_reward, POINT_ARGUMENTS)
-        self._attributes = Attributes(env, names, update)
-        n = len(self._attributes.names)
+        self._leader_reward = StepFunction("leader_reward", leader_reward)
+        outcomes = Outcomes(self._leader_reward.outcomes, info_keys)
+        self._attributes = parameters_of(env, names, apply, update)
+        if isinstance(self._attributes, Attributes):
+            n = len(self._attributes.names)
+        else:
+            n = max(np.size(low), np.size(high))
         lower, upper = (self._bound(name, bound, n) for name, bound in (("low", low), ("high", high)))
         if not (lower < upper).all():
             raise OptionError(f"low is {lower.tolist()} and high {upper.tolist()}; expected low < high for every name.")
-        self._start = np.clip(self._attributes.values, lower, upper)
-        super().__init__(env, gym.spaces.Box(lower, upper, dtype=np.float64), discount, leader_discount, self._start)
-        self._leader_reward = leader_reward
-        probe("leader_reward", leader_reward, env, self._start, self.sample_context(np.random.default_rng(0)))
+        own = self._attributes.values if isinstance(self._attributes, Attributes) else (lower + upper) / 2
+        start = np.clip(own, lower, upper) if initial_leader is None else initial_leader
+        super().__init__(env, gym.spaces.Box(lower, upper, dtype=np.float64), discount, leader_discount, start)
+        self._start, self._outcomes, self._n_parameters = self._leader, outcomes, n
+        context = self.sample_context(np.random.default_rng(0))
+        steps = played(env, outcomes) if outcomes.names else None
+        probe(self._leader_reward, env, self._start, context, steps=steps)
 
     @staticmethod
     def _bound(name: str, bound: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:
@@ -92,44 +144,11 @@ class LeaderParameters(AttributeLayer, LeaderWrapper, gym.utils.RecordConstructo
         return check_array(name, bound, (n,))
 
     def initial_leader(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-        """The environment's own values, clipped to the bounds."""
+        """The start given to the constructor; the environment's own values, clipped to the bounds, without one."""
         del rng
         return self._start.copy()
 
-    def _configured(self) -> None:
-        super()._configured()
-        self._attributes.set(self._episode_leader)
-        if self._resetting:
-            self._settle()
-        else:
-            self._update_all()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode.
-
-        Raises:
-            UnsupportedError: the environment's own reset changed an attribute.
-        """
-        self._resetting = True
-        try:
-            result = super().reset(seed=seed, options=options)
-        finally:
-            self._resetting = False
-        self._attributes.check(self._episode_leader)
-        return result
-
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act; ``info["leader_reward"]`` is the leader's reward."""
-        leader_reward = self._evaluate("leader_reward", self._leader_reward, self._observation, action)
-        observation, reward, terminated, truncated, info = self._act(action)
-        return (
-            observation,
-            reward,
-            terminated,
-            truncated,
-            {
-                **info,
-                "leader_reward": leader_reward,
-                "context": self._episode_context,
-            },
-        )
+        (*result, info), (leader_reward,) = self._values(action, self._leader_reward)
+        return *result, info | {"leader_reward": leader_reward, "context": self._episode_context}

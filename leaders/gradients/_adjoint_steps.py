@@ -2,7 +2,11 @@ r"""The adjoint critic on sampled steps of any environment: advantages by regres
 
 The mathematics is in `leaders.gradients._adjoint`; here g has scores, and the values at s under them as baselines:
 
-    g_i = dr_i + gamma c_i dlogP_i (V_lambda(s'_i) - V_lambda(s_i)).
+    g_i = dr_i + gamma c_i dlogP_i (V_lambda(s'_i) - V_lambda(s_i)),
+
+or, where the state arrived in decides reward and end (`BOCMDP.pays_on_arrival`), so that c_i and r_i are functions of s'_i,
+
+    g_i = dr_i + dlogP_i (r_i + gamma c_i V_lambda(s'_i) - V_lambda(s_i)).
 
 The temporal differences rbar + gamma_L c Vbar(s') - Vbar(s) of A are regressed on (s, a), and centred under pi(.|s).
 """
@@ -67,6 +71,19 @@ class Problem(NamedTuple):
     discount: float
     leader_discount: float
     trace: float
+    pays_on_arrival: bool = False
+
+    def advances(self, follower: Array, leader: Array) -> tuple[Array, Array]:
+        """What multiplies dlogP, of follower and leader ``(N,)``: values of the next state, less those of this one."""
+        phi, following, _ = self.features
+        values, later = (phi @ follower, phi @ leader), (following @ follower, following @ leader)
+        discounts = (self.discount, self.leader_discount)
+        if self.pays_on_arrival:
+            paid = (self.batch.rewards, self.batch.leader_rewards)
+            one, other = (r + d * n - v for r, d, n, v in zip(paid, discounts, later, values, strict=True))
+        else:
+            one, other = (self.batch.continued * d * (n - v) for d, n, v in zip(discounts, later, values, strict=True))
+        return one, other
 
     def fit(self, half: Half, ridge: float) -> Fit:
         """Values and systems of A."""
@@ -104,8 +121,8 @@ def sampled_weights(
     batch, (phi, following, _), gamma = problem.batch, problem.features, problem.discount
     kicks = advantages.taken / problem.regularization
     cross = kicks[:, None] * (gamma * following - phi)
-    leader, follower = phi @ fit.leader, phi @ fit.follower
-    starts = leader[batch.starts]
+    advances = problem.advances(fit.follower, fit.leader)
+    starts = (phi @ fit.leader)[batch.starts]
     scale = 1.0 / (2 * half.n_weighed)
     for (base, visits), episodes, total in _zip(problem.steps(half, fit, kicks, cross, groups), totals):
         w = base + visits * kicks
@@ -116,14 +133,7 @@ def sampled_weights(
             every = advantages.every / problem.regularization
             total.reward += scale * advantages.probabilities * (base[:, None] + visits[:, None] * every)
             total.leader_reward += scale * advantages.probabilities * visits[:, None]
-        total.transition += (
-            scale
-            * batch.continued
-            * (
-                gamma * w * (following @ fit.follower - follower)
-                + problem.leader_discount * visits * (following @ fit.leader - leader)
-            )
-        )
+        total.transition += scale * (w * advances[0] + visits * advances[1])
         baseline = starts[half.fitted_episodes].mean()
         total.initial += scale * np.where(episodes, starts - baseline, 0.0)
 

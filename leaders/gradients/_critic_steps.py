@@ -10,7 +10,7 @@ import torch
 from scipy.special import entr
 from torch import Tensor
 
-from bocmdp_gym import Trajectories
+from bocmdp_gym import BOCMDP, Trajectories
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._adjoint import RIDGES, Features, Fit
@@ -122,7 +122,7 @@ class StepCritic:
         told, every = None, None
         if isinstance(space, gym.spaces.Discrete):
             told = policy_probabilities(policy, batch.observations, batch.states)
-            every = space if told is not None and space.n <= _FEW_ACTIONS else None
+            every = space if told is not None and space.n <= _FEW_ACTIONS and not model.outcomes else None
         points = None if own.draws else Points(model, x, batch, every)
         needs_follower = moves_draws(model, x, batch) if points is None else points.needs_follower
         values: Any = LinearFeatures()
@@ -134,7 +134,7 @@ class StepCritic:
         if is_new:
             self._fit_values(values, model, batch, inputs, bonus, np.zeros((2, batch.n_episodes)), needs_follower)
         features = _features(values, batch, inputs, finals)
-        common = (own.regularization, model.discount, model.leader_discount, own.trace)
+        common = (own.regularization, model.discount, model.leader_discount, own.trace, model.pays_on_arrival)
         groups = groups_of(batch, min(own.error_groups, batch.n_episodes // 2))
         if points is None:
             actions = [batch.actions, *(_act(policy, batch.observations, rng) for _ in range(max(own.action_samples, 2) - 1))]
@@ -150,7 +150,7 @@ class StepCritic:
         else:
             problem = Problem(batch, features, batch.leader_rewards, batch.rewards + bonus, *common)
             fits, errors = best_fits(problem, bonus, needs_follower)
-            advantages = self._advantages(problem, fits, points, policy, space, inputs, told, rng)
+            advantages = self._advantages(model, problem, fits, points, policy, space, inputs, told, rng)
             sums = [no_weights(batch, None if every is None else int(every.n)) for _ in groups]
             for half, fit, advantage in zip(halves(batch), fits, advantages, strict=True):
                 sampled_weights(problem, half, fit, advantage, groups, sums)
@@ -171,6 +171,7 @@ class StepCritic:
 
     def _advantages(
         self,
+        model: BOCMDP,
         problem: Problem,
         fits: list[Fit],
         points: Points,
@@ -180,25 +181,22 @@ class StepCritic:
         told: Array | None,
         rng: np.random.Generator,
     ) -> list[Advantages]:
-        """Abar by each half's fit: the model's rbar, and a regression of what follows."""
+        """Abar by each half's fit: the model's rbar where it is known of every action, and a regression of the rest."""
         batch, (phi, following, _) = problem.batch, problem.features
         drawn = [] if told is not None else [_act(policy, batch.observations, rng) for _ in range(self._settings.action_samples)]
+        known = not model.outcomes and not (isinstance(space, gym.spaces.Discrete) and space.n > _FEW_ACTIONS)
         # with the mean of rbar a constant added to the leader's reward leaves what is regressed alone
+        means = [batch.leader_rewards[half.fitted].mean() for half in halves(batch)]
         future = [
-            (problem.leader_discount * following - phi) @ fit.leader + batch.leader_rewards[half.fitted].mean()
-            for half, fit in zip(halves(batch), fits, strict=True)
+            (problem.leader_discount * following - phi) @ fit.leader + (mean if known else batch.leader_rewards)
+            for fit, mean in zip(fits, means, strict=True)
         ]
         if isinstance(space, gym.spaces.Discrete):
             shares = torch.stack([vectors(space, actions) for actions in drawn]).mean(0).numpy() if told is None else told
             chosen = np.asarray(batch.actions, dtype=np.int64).reshape(-1) - int(space.start)
-            paid = points.leader_rewards_of_every(space) if space.n <= _FEW_ACTIONS else np.zeros((1, 1))
-            if space.n > _FEW_ACTIONS:
-                future = [
-                    batch.leader_rewards - batch.leader_rewards[half.fitted].mean() + one
-                    for half, one in zip(halves(batch), future, strict=True)
-                ]
+            paid = points.leader_rewards_of_every(space) if known else np.zeros((1, 1))
             return [
-                discrete_advantages(phi, chosen, shares, one, paid, half.fitted, told is not None and space.n <= _FEW_ACTIONS)
+                discrete_advantages(phi, chosen, shares, one, paid, half.fitted, told is not None and known)
                 for half, one in zip(halves(batch), future, strict=True)
             ]
         pairs = torch.cat([inputs, vectors(space, batch.actions)], -1)
@@ -209,7 +207,9 @@ class StepCritic:
         with torch.no_grad():
             centre = torch.stack([psi(torch.cat([inputs, vectors(space, actions)], -1)) for actions in drawn]).mean(0)
             centred = (psi(pairs) - centre).numpy()
-        paid = batch.leader_rewards - np.mean([points.leader_rewards_of(actions) for actions in drawn], 0)
+        paid = np.zeros(batch.n_steps)
+        if known:
+            paid = batch.leader_rewards - np.mean([points.leader_rewards_of(actions) for actions in drawn], 0)
         advantages = [
             Advantages(paid + centred @ ridge_regression(centred[half.fitted], one[half.fitted]))
             for half, one in zip(halves(batch), future, strict=True)

@@ -110,13 +110,17 @@ class SampledGradient:
         model, batch = self._model, side.batch
         states = batch.states if isinstance(model, TabularBOCMDP) else None
         returns, following, continued = _returns(side, model.discount)
-        baseline, start_baseline = _baselines(side, returns, following, continued, states)
+        if model.pays_on_arrival:  # log P decides what this step pays, too, and whether it ends the episode
+            target, factor, counted = returns, 1.0, np.ones_like(continued)
+        else:
+            target, factor, counted = following, model.discount, continued
+        baseline, start_baseline = _baselines(side, returns, target, counted, states)
         scale = side.coefficient / batch.n_episodes
         power = scale * _discounts(batch, model.discount)
         weights = PointWeights(
             reward=power,
             leader_reward=side.share * power,
-            transition=model.discount * power * (following - baseline),
+            transition=factor * power * (target - baseline),
             initial=scale * (returns[batch.starts] - start_baseline),
         )
         return Points(model, self._x, batch).gradient(weights)

@@ -29,12 +29,13 @@ def check_points(model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.space
     few = batch.episodes(np.arange(1 + int(np.searchsorted(batch.ends[:-1], _POINTS))))
 
     def values(z: Tensor) -> dict[str, Tensor | None]:
-        seen, following, continued = points(model, few)
+        seen, following, scored = points(model, few)
         first = np.arange(min(few.n_steps, _POINTS))
-        inner = first[continued[first]]
+        inner = first[scored[first]]
+        outcomes = few.outcomes_of(model.outcomes, first)
         named: dict[str, Tensor | None] = {
-            "model.rewards": model.rewards(z, seen[first], few.actions[first], few.context),
-            "model.leader_rewards": model.leader_rewards(z, seen[first], few.actions[first], few.context),
+            "model.rewards": model.rewards(z, seen[first], few.actions[first], few.context, **outcomes),
+            "model.leader_rewards": model.leader_rewards(z, seen[first], few.actions[first], few.context, **outcomes),
             "model.log_initials": model.log_initials(z, seen[few.starts], few.context),
         }
         if model.noise_dim is None:
@@ -50,7 +51,7 @@ def check_points(model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.space
 
 
 def points(model: BOCMDP, batch: Trajectories) -> tuple[Any, Any, npt.NDArray[np.bool_]]:
-    """What a model's functions take: states or observations, those that follow, and whether anything did.
+    """What a model's functions take: states or observations, those that follow, and whether log P counts there.
 
     Raises:
         UnsupportedError: a tabular model's trajectories carry no states.
@@ -61,7 +62,7 @@ def points(model: BOCMDP, batch: Trajectories) -> tuple[Any, Any, npt.NDArray[np
         if states is None or following_states is None:
             raise UnsupportedError("the trajectories carry no state indices, which this tabular model is a function of.")
         seen, following = states, following_states
-    return seen, following, batch.continued
+    return seen, following, np.ones(batch.n_steps, dtype=np.bool_) if model.pays_on_arrival else batch.continued
 
 
 @dataclass
@@ -70,7 +71,7 @@ class PointWeights:
 
     Attributes:
         reward, leader_reward: of r and rbar, ``(N,)``; or of every action, ``(N, A)``.
-        transition: of log P, ``(N,)``; what it is after the end of an episode does not matter.
+        transition: of log P, ``(N,)``; what it is at an episode's end does not matter, unless the model pays on arrival.
         initial: of log mu, ``(E,)``.
     """
 
@@ -93,22 +94,21 @@ class Points:
         model: the environment's.
         x: where.
         batch: the trajectories.
-        every: take rewards of every action of this space at each step; None: of what was done.
+        every: take rewards of every action of this space at each step; None: of what was done, as for rewards of outcomes.
     """
 
     def __init__(self, model: BOCMDP, x: Tensor, batch: Trajectories, every: gym.spaces.Discrete | None = None):
         self.x = x.detach().clone().requires_grad_()
-        seen, following, self._continued = points(model, batch)
+        seen, following, self._scored = points(model, batch)
         self._model, self._batch, self._seen = model, batch, seen
         at, actions = seen, batch.actions
         if every is not None:
             at, actions = self._every(every)
-        going_on = self._continued
-        self._rewards = model.rewards(self.x, at, actions, batch.context)
-        self._leader_rewards = model.leader_rewards(self.x, at, actions, batch.context)
-        self._transitions = model.log_transitions(
-            self.x, seen[going_on], batch.actions[going_on], following[going_on], batch.context
-        )
+        scored = self._scored
+        outcomes = batch.outcomes_of(model.outcomes)
+        self._rewards = model.rewards(self.x, at, actions, batch.context, **outcomes)
+        self._leader_rewards = model.leader_rewards(self.x, at, actions, batch.context, **outcomes)
+        self._transitions = model.log_transitions(self.x, seen[scored], batch.actions[scored], following[scored], batch.context)
         self._initials = model.log_initials(self.x, seen[batch.starts], batch.context)
 
     @property
@@ -147,7 +147,7 @@ class Points:
         for values, own in (
             (self._rewards, weights.reward),
             (self._leader_rewards, weights.leader_reward),
-            (self._transitions, weights.transition[self._continued]),
+            (self._transitions, weights.transition[self._scored]),
             (self._initials, weights.initial),
         ):
             if values is not None and values.requires_grad:

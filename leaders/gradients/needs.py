@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -10,8 +11,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP
-from bocmdp_gym.errors import DiscountError, OptionError, RegularizationError, UnsupportedError
+from bocmdp_gym import BOCMDP, TabularBOCMDP
+from bocmdp_gym.errors import DiscountError, FrozenLeaderWarning, OptionError, RegularizationError, UnsupportedError
 from bocmdp_gym.leaks import check_leaks
 from bocmdp_gym.losses import Loss
 from followers import TrajectoryOracle
@@ -95,6 +96,9 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
     Raises:
         UnsupportedError: the message says what is missing, or which wrapper changes the problem, and names the alternative.
         DiscountError: a discount of 1 where it must be below 1, or two discounts where they must be equal.
+
+    Warns:
+        FrozenLeaderWarning: the gradient leaves some entries of x where they are.
     """
     name, core, model = type(needs).__name__, type(oracle.core).__name__, oracle.model
     if loss is not None and not needs.accepts_loss:
@@ -120,6 +124,8 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
             'HPGD(estimator="critic") where .model is another BOCMDP, or ZeroOrder.'
         )
     if needs.needs_model or needs.needs_rewards:
+        assert model is not None
+        _check_frozen(name, model)
         by_state = isinstance(model, TabularBOCMDP) and model.takes_states
         check_unchanged(name, oracle.layers, oracle.core, plain=not by_state)
     if isinstance(model, TabularBOCMDP):
@@ -135,6 +141,31 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
             f"{name} starts trajectories in states of its choice, and the copies of a vector environment reset by themselves; "
             "give it a single environment."
         )
+
+
+def _check_frozen(name: str, model: BOCMDP) -> None:
+    """Say which entries of x the gradient leaves where they are.
+
+    Raises:
+        UnsupportedError: all of them.
+
+    Warns:
+        FrozenLeaderWarning: some of them.
+    """
+    if not model.frozen:
+        return
+    which, one = ", ".join(model.frozen), len(model.frozen) == 1
+    lack = (
+        f"{which} also move{'s' * one} the dynamics, which the model cannot differentiate: give the wrapper log_transitions=, or "
+        "use ZeroOrder or another leader that compares returns."
+    )
+    if len(model.frozen) == model.leader_dim:
+        raise UnsupportedError(f"{name} has no derivative to follow. {lack}")
+    warnings.warn(
+        f"{name} leaves {'this entry' if one else 'these entries'} of x where the run starts. {lack}",
+        FrozenLeaderWarning,
+        stacklevel=2,
+    )
 
 
 def _check_model(needs: Needs, model: TabularBOCMDP, loss: Loss | None) -> None:
