@@ -100,7 +100,8 @@ class Attributes:
             return part.of(holder)
         except (AttributeError, LookupError, TypeError) as error:
             held = holder if part.item and isinstance(holder, dict) else _members(holder)
-            known = sorted(n for n, v in held.items() if type(n) is str and isinstance(v, (int, float)) and n[:1] != "_")
+            kinds = (int, float, np.ndarray)
+            known = sorted(n for n, v in held.items() if type(n) is str and isinstance(v, kinds) and n[:1] != "_")
             hint = f"{type(holder).__name__}: {error}." if part.item and held is not holder else suggest(part.key, known)
             raise OptionError(f"{type(self._env).__name__} has no attribute {name!r}. {hint}") from None
 
@@ -253,6 +254,8 @@ def _parse(name: str) -> list[Part]:
 
 def _members(holder: Any) -> dict[str, Any]:
     """An object's attributes by name, as far as they can be read."""
+    if hasattr(holder, "__dict__"):
+        return vars(holder)
     found = {}
     for name in dir(holder):
         if not name.startswith("_"):

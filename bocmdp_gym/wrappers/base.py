@@ -95,7 +95,7 @@ def _warn_of_inner_leader(env: gym.Env[Any, Any], who: str) -> None:
         if not isinstance(layer, gym.Wrapper):
             return
         layer = layer.env
-    inner, x = type(layer).__name__, getattr(layer, "leader", None)
+    inner, x = type(layer).__name__, np.array2string(np.asarray(getattr(layer, "leader", None)), threshold=8)
     warnings.warn(
         f"{inner} inside {who} has a leader parameter of its own, which no leader moves: it stays at {x}, unless you set it by "
         f"set_leader there. One x for rewards and attributes: LeaderReward(env, ..., parameters=[names], update=...).",

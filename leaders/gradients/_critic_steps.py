@@ -206,12 +206,15 @@ class StepCritic:
             psi.fit(pairs, targets, self._settings.epochs)
         with torch.no_grad():
             centre = torch.stack([psi(torch.cat([inputs, vectors(space, actions)], -1)) for actions in drawn]).mean(0)
-            centred = (psi(pairs) - centre).numpy()
+            seen = psi(pairs).numpy()
+            centred = seen - centre.numpy()
+        # regressed on what was done: the centre is the mean of few draws, whose noise would shrink the weights
+        known_of = np.concatenate([phi, seen], -1)
         paid = np.zeros(batch.n_steps)
         if known:
             paid = batch.leader_rewards - np.mean([points.leader_rewards_of(actions) for actions in drawn], 0)
         advantages = [
-            Advantages(paid + centred @ ridge_regression(centred[half.fitted], one[half.fitted]))
+            Advantages(paid + centred @ ridge_regression(known_of[half.fitted], one[half.fitted])[phi.shape[-1] :])
             for half, one in zip(halves(batch), future, strict=True)
         ]
         if not is_new:

@@ -139,4 +139,5 @@ def test_a_wrapper_knows_the_limit_inside() -> None:
 
     assert LeaderReward(gym.make("CartPole-v1"), zero, 1, zero, 0.9).horizon == 500
     assert LeaderReward(gym.make("CartPole-v1").unwrapped, zero, 1, zero, 0.9).horizon is None
-    assert LeaderReward(four_rooms(horizon=11), zero, 1, zero, 0.99).horizon == 11
+    with pytest.warns(errors.FrozenLeaderWarning):
+        assert LeaderReward(four_rooms(horizon=11), zero, 1, zero, 0.99).horizon == 11

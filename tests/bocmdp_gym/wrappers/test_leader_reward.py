@@ -173,7 +173,8 @@ def test_a_configurable_environment_inside_keeps_its_contexts_and_starts() -> No
     def bonus(x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
         return x[0] * (observations == 17).to(F64)
 
-    env = LeaderReward(gym.make("bocmdp/FourRooms-v0"), bonus, 1, bonus, 0.99)
+    with pytest.warns(errors.FrozenLeaderWarning, match=r"FourRooms inside LeaderReward .* stays at \[0\. 0\. 0\. \.\.\. 0"):
+        env = LeaderReward(gym.make("bocmdp/FourRooms-v0"), bonus, 1, bonus, 0.99)
     bocmdp_gym.check_configurable_env(env)
     assert bocmdp_gym.configurable(env) is env
     observation, _ = env.reset(options={"state": 17, "context": 1, "leader": [2.0]})

@@ -274,7 +274,7 @@ def test_continuous_actions_take_rewards_at_steps_alone() -> None:
 
     env = LeaderReward(Throw(), landing, 1, target, 0.9, info_keys=["landed"])
     oracle = followers.TrajectoryOracle(env, Thrower())
-    estimator = CriticEstimator(4000, hidden=(), error_groups=20)
+    estimator = CriticEstimator(2000, hidden=(), error_groups=20)
     estimator.bind(oracle)
     x, rng = torch.tensor([0.2], dtype=F64), np.random.default_rng(0)
     estimate = estimator.estimate(oracle, x, 0, rng)
