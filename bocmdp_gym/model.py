@@ -30,6 +30,7 @@ class BOCMDP(Constructed, ABC):
             (`Trajectories.outcomes_of`), and estimators then take rewards at steps alone, never of actions not taken.
         pays_on_arrival: whether the state that a step leads to decides what it pays and whether it ends the episode, as in
             simulators that are known from outside alone: log P then counts at every step, ends included, and for its reward too.
+        pathwise_only: whether x moves next states that `draw_transitions` draws and `log_transitions` knows nothing of.
         frozen: entries of x, as messages call them, that also move what the model does not know how to differentiate. It holds
             them fixed, so that derivatives in them are 0, and leaders that use these say so when they are bound.
     """
@@ -40,6 +41,7 @@ class BOCMDP(Constructed, ABC):
     noise_dim: int | None = None
     outcomes: tuple[str, ...] = ()
     pays_on_arrival: bool = False
+    pathwise_only: bool = False
     frozen: tuple[str, ...] = ()
 
     @abstractmethod

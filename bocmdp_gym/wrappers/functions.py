@@ -96,7 +96,7 @@ class StepFunction:
     def _refuse(self, x: Tensor, points: Sequence[Any], value: Tensor, where: int) -> None:
         observations, actions, *_, context = points
         raise ModelError(
-            f"{self.name} is {float(value[where])} at observation {as_points(observations, where)}, action "
+            f"{self.name} is {float(value.detach()[where])} at observation {as_points(observations, where)}, action "
             f"{as_points(actions, where)}, context {context}, x = {x.detach().tolist()}; expected finite numbers."
         )
 
@@ -264,6 +264,7 @@ class Step(NamedTuple):
     observation: Any
     action: Any
     next_observation: Any
+    reward: float
     outcomes: dict[str, Any]
     single: dict[str, Any]
 
@@ -282,7 +283,7 @@ def played(env: gym.Env[Any, Any], outcomes: Outcomes) -> list[Step]:
         action, seen = space.sample(), owned(observation)
         observation, reward, terminated, truncated, info = env.step(action)
         led_to = owned(observation), float(np.ravel(np.asarray(reward))[0]), info
-        steps.append(Step(seen, action, led_to[0], outcomes.of(*led_to), outcomes.single(*led_to)))
+        steps.append(Step(seen, action, *led_to[:2], outcomes.of(*led_to), outcomes.single(*led_to)))
         if terminated or truncated:
             observation, _ = env.reset()
     return steps

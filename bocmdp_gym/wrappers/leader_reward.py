@@ -16,6 +16,7 @@ from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import check_count
 from bocmdp_gym.validation import check_wrappable
 from bocmdp_gym.wrappers.attributes import Attributes, parameters_of
+from bocmdp_gym.wrappers.draws import Draws
 from bocmdp_gym.wrappers.functions import (
     Outcomes,
     PointFunction,
@@ -78,6 +79,11 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
         log_transitions: (x, observations, actions, next_observations, context) -> ``(N,)``: log densities (or probabilities)
             of the next observations, differentiable in x, for those who know the dynamics. They count at every step, for
             what it paid and whether it ended the episode, too.
+        draw_transitions: (x, observations, actions, noise, context) -> next observations ``(N, ...)``, differentiable in x,
+            from uniform numbers ``noise`` ``(N, noise_dim)``, for episodes that never terminate. Expectations over them then
+            replace scores where a leader can take them (the critic). It needs ``reward``, and functions without outcomes.
+        noise_dim: how many numbers one draw takes; 0 where the dynamics are deterministic.
+        reward: the environment's own reward, (observations, actions, context) -> ``(N,)``, compared with what a few steps pay.
         step_rewards: a fast twin of both functions at one step: (x, observation, action, context), in NumPy, to the numbers
             (bonus, leader_reward); it may name outcomes in the same way, of one step. `step` then calls it in place of
             them. It is compared with them at a few steps on construction.
@@ -104,6 +110,9 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
         apply: Callable[[Any, Any], None] | None = None,
         update: Callable[[Any], None] | None = None,
         log_transitions: Callable[[Tensor, Any, Any, Any, Any], Tensor] | None = None,
+        draw_transitions: Callable[[Tensor, Any, Any, Tensor, Any], Tensor] | None = None,
+        noise_dim: int | None = None,
+        reward: Callable[[Any, Any, Any], Tensor] | None = None,
         step_rewards: StepRewardsFunction | None = None,
     ):
         gym.utils.RecordConstructorArgs.__init__(
@@ -119,12 +128,18 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
             apply=apply,
             update=update,
             log_transitions=log_transitions,
+            draw_transitions=draw_transitions,
+            noise_dim=noise_dim,
+            reward=reward,
             step_rewards=step_rewards,
         )
         check_wrappable(env, "LeaderReward")
         self._bonus, self._leader_reward = StepFunction("bonus", bonus), StepFunction("leader_reward", leader_reward)
         named = set(self._bonus.outcomes) | set(self._leader_reward.outcomes)
         log = None if log_transitions is None else StepFunction("log_transitions", log_transitions, LOG_ARGUMENTS)
+        draws = None
+        if draw_transitions is not None or noise_dim is not None or reward is not None:
+            draws = Draws(draw_transitions, noise_dim, reward, sorted(named))
         twin = None if step_rewards is None else StepRewards(step_rewards)
         outcomes = Outcomes(sorted(named | (set() if twin is None else set(twin.outcomes))), info_keys)
         space = check_leader_space(leader_space)
@@ -132,8 +147,8 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
         start = self._first(space) if initial_leader is None else initial_leader
         super().__init__(env, space, discount, leader_discount, start)
         self._start, self._outcomes, self._twin = self._leader, outcomes, twin
-        self.model = RewardModel(self, self._bonus, self._leader_reward, log, names)
-        self._probe(env, log)
+        self.model = RewardModel(self, self._bonus, self._leader_reward, log, draws, names)
+        self._probe(env, log, draws)
 
     def _set_up_parameters(
         self,
@@ -175,14 +190,14 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
         clipped: npt.NDArray[np.float64] = np.clip(start, space.low, space.high)
         return clipped
 
-    def _probe(self, env: gym.Env[Any, Any], log: StepFunction | None) -> None:
+    def _probe(self, env: gym.Env[Any, Any], log: StepFunction | None, draws: Draws | None) -> None:
         """Let the mistakes of all functions show before anything runs.
 
         Raises:
             ModelError: naming the function.
         """
         context, space = self.sample_context(np.random.default_rng(0)), self.leader_space
-        needs_steps = self._outcomes.names or log is not None or self._twin is not None
+        needs_steps = self._outcomes.names or log is not None or draws is not None or self._twin is not None
         steps = played(env, self._outcomes) if needs_steps else None
         at = steps if self._outcomes.names else None
         if not probe(self._bonus, env, self._start, context, space, at).requires_grad:
@@ -195,6 +210,8 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
             return
         if log is not None:
             check_log_transitions(log, steps, self._start, context, space)
+        if draws is not None:
+            draws.check(steps, self._start, context, space)
         if self._twin is not None:
             self._twin.check(self._bonus, self._leader_reward, steps, self._start, context, space)
 
@@ -226,9 +243,9 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
 class RewardModel(BOCMDP):
     """What is known of an environment under `LeaderReward`: how the rewards depend on x.
 
-    `rewards` is the bonus alone: the environment's own reward does not depend on x, and is in the trajectories. So a reward
-    observed at x is one at y after adding ``rewards(y, ...) - rewards(x, ...)``, and gradients in x are complete, but for the
-    `frozen` entries, in which they are 0.
+    `rewards` is the bonus alone: the environment's own reward does not depend on x, and is in the trajectories (it is added only
+    where next states are drawn). So a reward observed at x is one at y after adding ``rewards(y, ...) - rewards(x, ...)``, and
+    gradients in x are complete, but for the `frozen` entries, in which they are 0.
     """
 
     def __init__(
@@ -237,6 +254,7 @@ class RewardModel(BOCMDP):
         bonus: StepFunction,
         leader_reward: StepFunction,
         log_transitions: StepFunction | None = None,
+        draws: Draws | None = None,
         parameters: Sequence[str] = (),
     ):
         self.leader_dim = env.leader_space.shape[0]
@@ -244,8 +262,11 @@ class RewardModel(BOCMDP):
         self.outcomes = tuple(sorted(set(bonus.outcomes) | set(leader_reward.outcomes)))
         self.pays_on_arrival = log_transitions is not None
         self._bonus, self._leader_reward, self._log_transitions = bonus, leader_reward, log_transitions
+        self._draws = draws
+        self.noise_dim = None if draws is None else draws.noise_dim
+        self.pathwise_only = draws is not None and log_transitions is None
         self._n_free = self.leader_dim
-        if log_transitions is None:
+        if log_transitions is None and draws is None:
             self._n_free -= len(parameters)
             self.frozen = tuple(f"x[{self._n_free + i}] ({name})" for i, name in enumerate(parameters))
 
@@ -254,8 +275,12 @@ class RewardModel(BOCMDP):
         return torch.cat([x[: self._n_free], x[self._n_free :].detach()]) if self.frozen else x
 
     def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any, **outcomes: Any) -> Tensor:
-        """The bonus at N points ``(N,)``, differentiable in x; ``outcomes`` are those that `outcomes` names."""
-        return self._at(self._bonus, x, observations, actions, context, outcomes)
+        """The bonus at N points ``(N,)``, differentiable in x; ``outcomes`` are those that `outcomes` names.
+
+        Where the model draws next states, the environment's own reward is in it too.
+        """
+        paid = self._at(self._bonus, x, observations, actions, context, outcomes)
+        return paid if self._draws is None else paid + self._draws.rewards(observations, actions, context)
 
     def leader_rewards(self, x: Tensor, observations: Any, actions: Any, context: Any, **outcomes: Any) -> Tensor:
         """The leader's reward at N points ``(N,)``, differentiable in x; ``outcomes`` are those that `outcomes` names."""
@@ -278,6 +303,12 @@ class RewardModel(BOCMDP):
             return None
         points = [as_batch(part) for part in (observations, actions, next_observations)]
         return self._log_transitions(x, *points, as_context(context), n=len(actions))
+
+    def draw_transitions(self, x: Tensor, observations: Any, actions: Any, noise: Tensor, context: Any) -> Tensor:
+        """Next observations ``(N, ...)``."""
+        if self._draws is None:
+            return super().draw_transitions(x, observations, actions, noise, context)
+        return self._draws(x, observations, actions, noise, context)
 
 
 def check_leader_space(space: Any) -> gym.spaces.Box:

@@ -58,7 +58,7 @@ def check_relabelling(core: Any) -> None:
             f"{type(core).__name__} has no model to read rewards from, so replay='relabel' cannot fix a buffer when x changes; "
             "use replay='drop'."
         )
-    if model.outcomes or model.frozen or model.pays_on_arrival:
+    if model.outcomes or model.frozen or model.pays_on_arrival or model.pathwise_only:
         taken = f"take {', '.join(model.outcomes)}, which buffers do not hold"
         why = taken if model.outcomes else "belong to transitions that depend on x"
         raise UnsupportedError(f"the model's rewards {why}, so old ones cannot be relabelled; use replay='drop'.")

@@ -11,6 +11,7 @@ from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, Trajectories
+from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._adjoint import RIDGES, Features, Fit
@@ -113,7 +114,8 @@ class StepCritic:
         """One estimate's parts.
 
         Raises:
-            UnsupportedError: the follower's values are needed, and the policy exposes no probabilities.
+            UnsupportedError: the follower's values are needed, and the policy exposes no probabilities; or next states are
+                drawn, and an episode terminated.
         """
         seen, space = spaces(oracle)
         model, own = oracle.model, self._settings
@@ -123,6 +125,11 @@ class StepCritic:
         if isinstance(space, gym.spaces.Discrete):
             told = policy_probabilities(policy, batch.observations, batch.states)
             every = space if told is not None and space.n <= _FEW_ACTIONS and not model.outcomes else None
+        if own.draws and batch.terminated.any():
+            raise UnsupportedError(
+                "the model draws next states of a problem that goes on for ever, and an episode has terminated; leave "
+                "draw_transitions out and give log_transitions, which may say that x moves the ends of episodes."
+            )
         points = None if own.draws else Points(model, x, batch, every)
         needs_follower = moves_draws(model, x, batch) if points is None else points.needs_follower
         values: Any = LinearFeatures()

@@ -43,7 +43,8 @@ def check_points(model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.space
                 z, seen[inner], few.actions[inner], following[inner], few.context
             )
         else:
-            noise = torch.linspace(0.1, 0.9, len(first) * model.noise_dim, dtype=torch.float64).reshape(len(first), -1)
+            noise = torch.linspace(0.1, 0.9, len(first) * model.noise_dim, dtype=torch.float64)
+            noise = noise.reshape(len(first), model.noise_dim)
             named["model.draw_transitions"] = model.draw_transitions(z, seen[first], few.actions[first], noise, few.context)
         return named
 

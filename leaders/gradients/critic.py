@@ -84,6 +84,7 @@ class CriticEstimator(PolicyEstimator):
     """
 
     needs_rewards = True
+    takes_draws = True
     #: the follower's values include the policy's entropy
     needs_probabilities_for = frozenset({"transition", "termination"})
 
@@ -132,6 +133,11 @@ class CriticEstimator(PolicyEstimator):
             )
         drawing = model is not None and model.noise_dim is not None and not isinstance(oracle.core, TabularEnv)
         self._draws = drawing and isinstance(seen, gym.spaces.Box)
+        if model is not None and model.pathwise_only and not self._draws:
+            raise UnsupportedError(
+                f"{type(self).__name__} differentiates next states that are vectors of numbers, and observations are {seen}; "
+                "give the wrapper log_transitions=, or use ZeroOrder."
+            )
         self._widths = self.hidden if self.hidden is not None else () if isinstance(seen, gym.spaces.Discrete) else (64, 64)
 
     @with_gradients

@@ -38,6 +38,7 @@ class Needs:
         needs_starts: trajectories start in states and with actions of the estimator's choice (``oracle.sample(start=...)``).
         needs_probabilities: the action probabilities of the follower's policy are read.
         needs_probabilities_for: parts of a tabular model; where one of them depends on x, the probabilities are read too.
+        takes_draws: next states that the model draws (`bocmdp_gym.BOCMDP.draw_transitions`) are differentiated where it has them.
         needs_iterative: the follower can be stopped after some iterations and continued.
         accepts_loss: a general loss f(x, policy, context) can be minimised instead of maximising the leader's return.
     """
@@ -53,6 +54,7 @@ class Needs:
     needs_starts: bool = False
     needs_probabilities: bool = False
     needs_probabilities_for: frozenset[str] = frozenset()
+    takes_draws: bool = False
     needs_iterative: bool = False
     accepts_loss: bool = False
 
@@ -126,6 +128,11 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
     if needs.needs_model or needs.needs_rewards:
         assert model is not None
         _check_frozen(name, model)
+        if model.pathwise_only and not needs.takes_draws:
+            raise UnsupportedError(
+                f"{name} takes derivatives of transitions from their densities, and this model only draws next states; give the "
+                'wrapper log_transitions=, or use HPGD(estimator="critic") or ZeroOrder.'
+            )
         by_state = isinstance(model, TabularBOCMDP) and model.takes_states
         check_unchanged(name, oracle.layers, oracle.core, plain=not by_state)
     if isinstance(model, TabularBOCMDP):

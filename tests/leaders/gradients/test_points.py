@@ -288,3 +288,124 @@ def test_an_x_inside_is_spoken_of() -> None:
         errors.FrozenLeaderWarning, match=r"LeaderParameters inside LeaderReward has a leader .* stays at \[0\.3\]"
     ):
         LeaderReward(inside, lambda x, o, a, c: x[0] * a, 1, lambda x, o, a, c: x[0] * a, 0.8)
+
+
+# ---------------------------------------------------------------------------------------- dynamics on the line, known
+
+
+class Line(gym.Env[Any, Any]):
+    """s' = s / 2 + drift + a + noise, for ever; the follower is paid 0.3 s."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, ends: bool = False) -> None:
+        self.drift, self._ends = 0.0, ends
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self._state, self._time = self.np_random.standard_normal(), 0
+        return np.array([self._state]), {}
+
+    def step(self, action: Any) -> Any:
+        paid = 0.3 * self._state
+        self._state = self._state / 2 + self.drift + action + 0.5 * self.np_random.standard_normal()
+        self._time += 1
+        return np.array([self._state]), paid, self._ends and self._time == 3, self._time == 30, {}
+
+
+class Pusher(followers.Follower):
+    """The answer to 0.3 s + x0 a: V has slope 0.3 / (1 - 0.4), so a = 1 with probability sigmoid((x0 + 0.8 * 0.5) / lambda)."""
+
+    regularization = 0.5
+
+    def respond(self, task: followers.Task, rng: np.random.Generator) -> Any:
+        p = 1.0 / (1.0 + np.exp(-(task.leader[0] + 0.4) / self.regularization))
+
+        class Telling:
+            leader, context = task.leader, task.context
+
+            def act(self, observation: Any, rng: np.random.Generator) -> Any:
+                return int(rng.random() < p)
+
+            def probabilities(self, observation: Any) -> Any:
+                return np.array([1.0 - p, p])
+
+            def probabilities_batch(self, observations: Any) -> Any:
+                return np.tile([1.0 - p, p], (len(observations), 1))
+
+        return Telling()
+
+
+def line(ends: bool = False, **options: Any) -> LeaderReward:
+    def push(x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
+        return x[0] * actions
+
+    def place(x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
+        return observations[:, 0]
+
+    def twin(x: Any, observation: Any, action: Any, context: Any) -> Any:
+        return x[0] * action, observation[0]
+
+    return LeaderReward(Line(ends), push, 2, place, 0.8, parameters=["drift"], step_rewards=twin, **options)
+
+
+def density(x: Tensor, observations: Any, actions: Any, next_observations: Any, context: Any) -> Tensor:
+    return -2.0 * (next_observations - observations / 2 - x[1] - actions[:, None])[:, 0] ** 2
+
+
+def draw(x: Tensor, observations: Any, actions: Any, noise: Tensor, context: Any) -> Tensor:
+    return observations / 2 + x[1] + actions[:, None] + 0.5 * torch.special.ndtri(noise)
+
+
+DRAWS: dict[str, Any] = {
+    "draw_transitions": draw,
+    "noise_dim": 1,
+    "reward": lambda observations, actions, context: 0.3 * observations[:, 0],
+}
+
+
+@pytest.mark.parametrize("known", [{"log_transitions": density}, DRAWS, DRAWS | {"log_transitions": density}])
+def test_known_dynamics_move_with_x(known: dict[str, Any]) -> None:
+    """F = 2 (p + x1) k + const, k = 1 / (1 - 0.8) - 1 / (1 - 0.4), p = sigmoid(2 (x0 + 0.4))."""
+    oracle = followers.TrajectoryOracle(line(**known), Pusher())
+    estimator = CriticEstimator(6000, hidden=(), error_groups=20)
+    estimator.bind(oracle)
+    x = torch.tensor([0.3, -0.2], dtype=F64)
+    estimate = estimator.estimate(oracle, x, 0, np.random.default_rng(0))
+    p, k = torch.sigmoid(2 * (x[0] + 0.4)), 10.0 / 3.0
+    exact = torch.stack([4 * k * p * (1 - p), torch.tensor(2 * k, dtype=F64)])
+    assert relative_error(estimate.gradient, exact) < 0.1
+    assert deviation(estimate, exact) < 4
+
+
+def test_draws_are_for_leaders_that_can_take_them() -> None:
+    with pytest.raises(errors.UnsupportedError, match="only draws next states; give the wrapper log_transitions="):
+        FirstOrderEstimator(0.3).bind(followers.TrajectoryOracle(line(**DRAWS), Pusher()))
+    FirstOrderEstimator(0.3).bind(followers.TrajectoryOracle(line(**DRAWS, log_transitions=density), Pusher()))
+    oracle = followers.TrajectoryOracle(line(ends=True, **DRAWS), Pusher())
+    estimator = CriticEstimator(100, hidden=())
+    estimator.bind(oracle)
+    with pytest.raises(errors.UnsupportedError, match="an episode has terminated"):
+        estimator.estimate(oracle, torch.zeros(2, dtype=F64), 0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"draw_transitions": draw}, errors.OptionError, "noise_dim is missing; draw_transitions, noise_dim and reward go"),
+        (DRAWS | {"noise_dim": -1}, errors.OptionError, "noise_dim is -1"),
+        (DRAWS | {"reward": lambda o, a, c: 1.0 + a}, errors.ModelError, "where the environment paid .*; expected the same"),
+        (DRAWS | {"draw_transitions": lambda x, o, a, n, c: x[1] * o[:, 0]}, errors.ModelError, r"returned shape \(8,\)"),
+        (DRAWS | {"draw_transitions": lambda x, o, a, n, c: x[1].detach() * o}, errors.ModelError, "leaves torch"),
+        (DRAWS | {"draw_transitions": 3}, errors.OptionError, "draw_transitions is 3"),
+    ],
+)
+def test_bad_draws_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        line(**options)
+
+
+def test_draws_have_no_outcomes() -> None:
+    with pytest.raises(errors.OptionError, match="takes rewards, which draws do not have"):
+        LeaderReward(Line(), lambda x, o, a, c, rewards: x[0] * rewards, 2, lambda x, o, a, c: o[:, 0], 0.8, **DRAWS)
