@@ -341,6 +341,12 @@ def _cartpole_first_order(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("leader", f"improvement, {len(r['seeds'])} seeds", "steps, training included"), rows)
 
 
+def _leader_reward(r: dict[str, Any]) -> Iterable[str]:
+    times = r["microseconds per step"]
+    rows = [(name, value, f"{value / times['bare']:.1f}") for name, value in times.items()]
+    yield from table(("CartPole's step", "µs", "times the bare step"), rows)
+
+
 def _tax_learner(r: dict[str, Any]) -> Iterable[str]:
     rows = [
         (
@@ -562,6 +568,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "cartpole": _cartpole,
     "cartpole_first_order": _cartpole_first_order,
     "cartpole_first_attempt": _cartpole,
+    "leader_reward": _leader_reward,
 }
 #: Results whose benchmark writes its table itself.
 WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells", "leader_comparison")
