@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.errors import ModelError, UnsupportedError
-from bocmdp_gym.layers import is_transparent
+from bocmdp_gym.layers import is_transparent, layers_of
 from bocmdp_gym.options import check_count, check_flag, check_instance
 from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, SuccessorTransitions
 from bocmdp_gym.validation import refuse_multi_agent
@@ -115,15 +115,13 @@ def gymnasium_tables(
 
 
 def _refuse_layers(env: gym.Env[Any, Any]) -> None:
-    layer: Any = env
-    while isinstance(layer, gym.Wrapper):
-        if not is_transparent(layer):
+    for layer in layers_of(env):
+        if isinstance(layer, gym.Wrapper) and not is_transparent(layer):
             raise UnsupportedError(
                 f"{type(layer).__name__} may change observations, actions, rewards or dynamics, and the tables of "
                 f"{type(env.unwrapped).__name__} know nothing of it; pass env.unwrapped if the model is meant to be without it, "
                 "write what it does into the arrays, or use a leader wrapper."
             )
-        layer = layer.env
 
 
 def _check_table(base: Any, table: Mapping[Any, Any], initial: npt.NDArray[np.float64]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -20,7 +21,7 @@ from gymnasium.wrappers import (
 
 from bocmdp_gym import BOCMDP, Configurable, TabularEnv, configurable
 from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationError, UnsupportedError
-from bocmdp_gym.layers import defined_by, is_transparent
+from bocmdp_gym.layers import check_steps, defined_by, is_transparent, layers_of
 from bocmdp_gym.vector_env import NativeVectorEnv
 from bocmdp_gym.wrappers import ObserveContext
 from bocmdp_gym.wrappers.leader_share import share_of
@@ -130,10 +131,33 @@ def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None)
 
 def _around(env: gym.Env[Any, Any]) -> Iterator[Any]:
     """The layers around the configurable one, outermost first."""
-    layer: Any = env
-    while not isinstance(layer, Configurable) and isinstance(layer, gym.Wrapper):
-        yield layer
-        layer = layer.env
+    return takewhile(lambda layer: not isinstance(layer, Configurable), layers_of(env))
+
+
+def check_leader_paid(env: AnyEnv, layers: Layers, one: gym.Env[Any, Any]) -> None:
+    """Refuse layers under which a step is not one step of the configurable layer, or pays the leader otherwise.
+
+    Args:
+        env: the environment, or the vector environment.
+        layers: around its configurable layer.
+        one: the environment that stands for each copy.
+
+    Raises:
+        UnsupportedError: naming the layer.
+    """
+    if layers.changing is None:
+        return
+    copies: list[Any] = [one]
+    if isinstance(env, VectorEnv):
+        check_steps(env, env.unwrapped)
+        base = env.unwrapped
+        copies = list(base.envs) if isinstance(base, SyncVectorEnv) else [one]
+    looked_at = set()
+    for copy in copies:
+        kinds = tuple(type(layer) for layer in layers_of(copy))
+        if kinds not in looked_at:
+            check_steps(copy, configurable(copy).layer)
+        looked_at.add(kinds)
 
 
 def _is_showing(layer: Any) -> bool:
@@ -160,11 +184,11 @@ def check_unchanged(who: str, layers: Layers, core: Any, *, plain: bool = False)
     if changing is None and plain and layers.showing:
         changing = type(layers.showing[-1]).__name__
     if changing is not None:
+        inside = "put that wrapper inside the leader's wrapper, " if isinstance(core.layer, gym.Wrapper) else ""
         raise UnsupportedError(
-            f"{who} reads the model of {type(core).__name__}, and {changing} around it may change what the follower sees, does "
-            "or is paid, so it would answer another problem; put that wrapper inside the leader's wrapper, leave it out, or use "
-            "a learning follower with ZeroOrder(exact=False). A wrapper of your own that only watches says so by a class "
-            "attribute transparent = True."
+            f"{who} reads the model of {type(core.layer).__name__}, and {changing} around it may change what the follower sees, "
+            f"does or is paid, so it would answer another problem; {inside}leave it out, or use a learning follower with "
+            "ZeroOrder(exact=False). A wrapper of your own that only watches says so by a class attribute transparent = True."
         )
 
 

@@ -24,6 +24,7 @@ from followers.base import Follower, Task, check_follower_type
 from followers.environments import (
     AnyEnv,
     action_space,
+    check_leader_paid,
     check_unchanged,
     inspect_layers,
     make_single,
@@ -54,8 +55,9 @@ class TrajectoryOracle(WithArguments):
     Raises:
         NotConfigurableError: no layer of ``env`` has a leader parameter.
         OptionError: ``follower`` is no `Follower`.
-        UnsupportedError: the follower plans with a tabular model and there is none, or wrappers around it change the problem; or
-            the follower cannot answer in this environment.
+        UnsupportedError: the follower plans with a tabular model and there is none, or wrappers around it change the problem; a
+            wrapper around the configurable layer skips or repeats its steps, or changes what the leader is paid; or the follower
+            cannot answer in this environment.
         DiscountError: the follower was given another discount than the environment's.
     """
 
@@ -76,6 +78,7 @@ class TrajectoryOracle(WithArguments):
         self.layers = inspect_layers(self.env, self.core, one)
         if follower.plans:
             check_unchanged(type(follower).__name__, self.layers, self.core, plain=self.core.interpolates)
+        check_leader_paid(self.env, self.layers, one)
         self._env_steps = self.idle_steps = 0
         self.last_response: Policy | None = None
         inner = self.env.env if isinstance(self.env, LeaderShareCopies) else self.env

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 
 from bocmdp_gym import TabularEnv, TabularVectorEnv, configurable
 from bocmdp_gym.errors import BOCMDPError, ObservationError, OptionError, UnsupportedError
-from bocmdp_gym.layers import is_transparent
+from bocmdp_gym.layers import is_transparent, layers_of
 from bocmdp_gym.memory import owned
 from bocmdp_gym.wrappers.leader_share import LeaderShare, LeaderShareCopies, share_of
 from followers.environments import AnyEnv, check_observation, inspect_layers
@@ -211,7 +211,7 @@ def _check_share(env: Any, made: VecEnv) -> None:
 def _maker(env: gym.Env[Any, Any], core: Any, view: View, make_env: Callable[[], gym.Env[Any, Any]] | None) -> Callable[[], Any]:
     """What makes one copy: for another process too, so it holds nothing of the environment where ``make_env`` is given."""
     if make_env is None:
-        if any(isinstance(layer, NormalizeObservation) and layer.update_running_mean for layer in _chain(env)):
+        if any(isinstance(layer, NormalizeObservation) and layer.update_running_mean for layer in layers_of(env)):
             raise UnsupportedError(
                 "NormalizeObservation keeps statistics of its own in each copy of the environment, so a learner would train on "
                 "other observations than it acts on; use vec_env_class=lambda makers: VecNormalize(DummyVecEnv(makers), "
@@ -236,14 +236,6 @@ def _maker(env: gym.Env[Any, Any], core: Any, view: View, make_env: Callable[[],
     return make
 
 
-def _chain(env: gym.Env[Any, Any]) -> list[gym.Env[Any, Any]]:
-    """All layers, outermost first."""
-    layers = [env]
-    while isinstance(layers[-1], gym.Wrapper):
-        layers.append(layers[-1].env)
-    return layers
-
-
 class _Likeness(NamedTuple):
     """What a copy must share with the oracle's environment."""
 
@@ -256,7 +248,7 @@ class _Likeness(NamedTuple):
     @classmethod
     def of(cls, env: gym.Env[Any, Any], core: Any) -> _Likeness:
         layers = []
-        for layer in _chain(env):
+        for layer in layers_of(env):
             if isinstance(layer, NormalizeObservation):
                 frozen = None if layer.update_running_mean else [layer.obs_rms.mean.tolist(), layer.obs_rms.var.tolist()]
                 layers.append(f"NormalizeObservation{'' if frozen is None else frozen}")
