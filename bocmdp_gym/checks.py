@@ -12,6 +12,7 @@ from bocmdp_gym.arguments import known_options
 from bocmdp_gym.env import Configurable, configurable
 from bocmdp_gym.errors import CheckError, ContextError, LeaderParameterError, OptionError
 from bocmdp_gym.hooks import Hooks
+from bocmdp_gym.layers import layers_of
 from bocmdp_gym.memory import owned
 from bocmdp_gym.options import check_count
 
@@ -60,8 +61,7 @@ def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int 
 
     core.set_leader(x)
     core.set_context(contexts[0])
-    first = _play(env, seed, steps, contexts[0])
-    _require(_same(first, _play(env, seed, steps, contexts[0])), "equal seeds must give equal episodes")
+    _check_reproducible(env, seed, steps, [_play(env, seed, steps, contexts[0]) for _ in range(2)])
     _require(np.array_equal(core.leader, x), "set_leader must persist through resets")
     _raises(OptionError, lambda: env.reset(options={"laeder": x}), "reset must refuse unknown options")
 
@@ -83,16 +83,77 @@ def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int 
         _require(len({int(c) for c in drawn}) > 1, "set_context(None) must draw a new context at each reset")
 
 
+def _check_reproducible(env: gym.Env[Any, Any], seed: int, steps: int, records: list[list[dict[str, Any]]]) -> None:
+    """Refuse records of equal seeds that differ, in the name of the innermost layer at which they do."""
+    where = _difference(*records)
+    if where is None:
+        return
+    layers = list(layers_of(env))
+    for depth in reversed(range(1, len(layers))):
+        inside = _difference(*(_watch(layers[depth], seed, steps) for _ in range(2)))
+        if inside is not None:
+            raise CheckError(
+                f"equal seeds must give equal episodes, and {type(layers[depth]).__name__} itself, inside {type(env).__name__}, "
+                f"plays others: {inside}. The layers around it are not at fault: mend it there, by drawing from self.np_random "
+                "alone, which reset(seed=...) seeds, and forgetting at a reset what earlier episodes left."
+            )
+    raise CheckError(f"equal seeds must give equal episodes, and {type(env).__name__} plays others: {where}.")
+
+
+def _watch(layer: Any, seed: int, steps: int) -> list[dict[str, Any]]:
+    """Steps of a layer inside with random actions: as `_play`, of an environment that need not be configurable."""
+    layer.action_space.seed(seed)
+    observation, _ = layer.reset(seed=seed)
+    record: list[dict[str, Any]] = [{"observation": owned(observation)}]
+    for _ in range(steps):
+        observation, reward, terminated, truncated, _ = layer.step(layer.action_space.sample())
+        ends = {"terminated": bool(terminated), "truncated": bool(truncated)}
+        record.append({"observation": owned(observation), "reward": reward, **ends})
+        if terminated or truncated:
+            record.append({"observation": owned(layer.reset()[0])})
+    return record
+
+
+def _difference(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> str | None:
+    """Where two records differ first, in words; None where they do not."""
+    step = 0
+    for a, b in zip(first, second, strict=False):
+        is_step = "reward" in a
+        step += is_step
+        for name in a:
+            if name not in b or not data_equivalence(a[name], b[name]):
+                when = f"at step {step}" if is_step else f"at the reset after step {step}" if step else "at the first reset"
+                entry, one, other = _entry(name, a[name], b.get(name))
+                return f"{when}, {entry} is {one} and then {other}"
+    return None if len(first) == len(second) else f"after step {step}"
+
+
+def _entry(name: str, one: Any, other: Any) -> tuple[str, Any, Any]:
+    """The first entry that differs, within arrays, dicts and tuples, and its two values."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        key = next(k for k in one if not data_equivalence(one[k], other[k]))
+        return _entry(f"{name}[{key!r}]", one[key], other[key])
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        index = next(i for i in range(len(one)) if not data_equivalence(one[i], other[i]))
+        return _entry(f"{name}[{index}]", one[index], other[index])
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.shape == other.shape and one.ndim:
+        differ = np.argwhere(one != other)
+        if len(differ):
+            at = tuple(differ[0].tolist())
+            return f"{name}[{', '.join(map(str, at))}]", one[at], other[at]
+    return name, one, other
+
+
 def _overrides(core: Any, hook: str) -> bool:
     return getattr(type(core.layer), hook, None) not in (None, getattr(Hooks, hook))
 
 
-def _play(env: gym.Env[Any, Any], seed: int, steps: int, context: Any) -> list[tuple[Any, ...]]:
+def _play(env: gym.Env[Any, Any], seed: int, steps: int, context: Any) -> list[dict[str, Any]]:
     env.action_space.seed(seed)
     observation, info = env.reset(seed=seed)
     _require("context" in info, 'reset must put the context into info["context"]')
     _require(_equal(info["context"], context), "set_context must persist through resets")
-    record: list[tuple[Any, ...]] = [(owned(observation),)]
+    record: list[dict[str, Any]] = [{"observation": owned(observation)}]
     for _ in range(steps):
         action = env.action_space.sample()
         given, before, kept = owned(action), observation, owned(observation)
@@ -108,7 +169,8 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int, context: Any) -> list[t
         _require(bool(np.isfinite(leader_reward) and np.isfinite(float(reward))), "rewards must be finite")
         _require("context" in info, 'step must put the context into info["context"]')
         _require(_equal(info["context"], context), "the context must not change within an episode")
-        record.append((owned(observation), float(reward), terminated, truncated, float(leader_reward)))
+        paid = {"reward": float(reward), "leader_reward": float(leader_reward)}
+        record.append({"observation": owned(observation), **paid, "terminated": terminated, "truncated": truncated})
         if terminated or truncated:
             before, kept = observation, owned(observation)
             observation, info = env.reset()
@@ -117,19 +179,12 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int, context: Any) -> list[t
                 "reset must return a new observation: it overwrote the last one of the episode before; return a copy",
             )
             _require(_equal(info["context"], context), "set_context must persist through resets")
-            record.append((owned(observation),))
+            record.append({"observation": owned(observation)})
     return record
 
 
 def _equal(a: Any, b: Any) -> bool:
     return bool(np.array_equal(np.asarray(a), np.asarray(b)))
-
-
-def _same(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> bool:
-    return len(first) == len(second) and all(
-        len(a) == len(b) and all(data_equivalence(u, v) for u, v in zip(a, b, strict=True))
-        for a, b in zip(first, second, strict=True)
-    )
 
 
 def _require(condition: bool, rule: str) -> None:
