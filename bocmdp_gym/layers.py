@@ -95,7 +95,7 @@ def check_steps(env: Any, core: Any) -> None:
     depth = next(i for i, layer in enumerate(layers_of(env)) if layer is core)
     try:
         played = deepcopy(env)
-    except Exception:  # whatever an environment holds that cannot be copied
+    except Exception:  # noqa: BLE001 - an environment may hold anything that cannot be copied
         played = env
     watches = [_Watch(layer) for layer, _ in zip(layers_of(played), range(depth + 1), strict=False)]
     try:
@@ -153,7 +153,7 @@ def _play(env: Any, watches: list[_Watch]) -> None:
             _, _, terminated, truncated, _ = env.step(space.sample())
         except UnsupportedError:
             raise
-        except Exception:  # it does not take random actions, or fails at this x: playing it will say so, in its own words
+        except Exception:  # noqa: BLE001 - it refuses random actions, or fails at this x: who plays it is told by itself
             return
         _compare(watches, "one of its own")
         over = np.logical_or(terminated, truncated)

@@ -98,12 +98,13 @@ class Task:
             UnsupportedError: outer layers change the observations the grid is laid on.
         """
         if self.core.interpolates:
-            if not self._layers.plain:
+            if not self._layers.reversible:
                 raise UnsupportedError(
                     f"the model of {type(self.core).__name__} is a grid of its own observations, and outer layers change them; "
                     "unwrap the environment, or use a learning follower."
                 )
-            return InterpolatedPolicy(table, self.leader, self.context, core=self.core, value=value, metrics=metrics)
+            read = self._layers.own if self._layers.showing else None
+            return InterpolatedPolicy(table, self.leader, self.context, core=self.core, read=read, value=value, metrics=metrics)
         return TabularPolicy(
             table,
             self.leader,

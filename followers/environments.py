@@ -24,6 +24,7 @@ from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationErro
 from bocmdp_gym.layers import check_steps, defined_by, is_transparent, layers_of
 from bocmdp_gym.vector_env import NativeVectorEnv
 from bocmdp_gym.wrappers import ObserveContext
+from bocmdp_gym.wrappers.appended import AppendedModel
 from bocmdp_gym.wrappers.leader_share import share_of
 
 #: A Gymnasium environment, or a vector environment of copies of one.
@@ -81,6 +82,23 @@ class Layers(NamedTuple):
     showing: list[Any] | None
     changing: str | None
     share: float = 0.0
+
+    @property
+    def reversible(self) -> bool:
+        """Whether the core's observations can be read in those seen: where nothing but the context is shown besides."""
+        return self.showing is not None and all(isinstance(layer, ObserveContext) for layer in self.showing)
+
+    def own(self, observations: Any) -> Any:
+        """The core's observations in those seen ``(..., n)``, where the layers are `reversible`."""
+        for layer in reversed(self.showing or []):
+            observations = layer.appended.split(observations)
+        return observations
+
+    def seen(self, model: BOCMDP) -> BOCMDP:
+        """A model of the core's observations as one of those seen, where the layers are `reversible`."""
+        for layer in self.showing or []:
+            model = AppendedModel(model, layer.appended)
+        return model
 
 
 def inspect_layers(env: AnyEnv, core: Any, one: gym.Env[Any, Any] | None = None) -> Layers:
@@ -175,13 +193,13 @@ def check_unchanged(who: str, layers: Layers, core: Any, *, plain: bool = False)
         who: reads the model.
         layers: around ``core``.
         core: the configurable layer.
-        plain: whether the model is a function of the observations themselves, so that they must not be shown differently.
+        plain: whether the model is a function of the observations themselves, which must then be read in those shown.
 
     Raises:
         UnsupportedError: naming the layer.
     """
     changing = layers.changing
-    if changing is None and plain and layers.showing:
+    if changing is None and plain and layers.showing and not layers.reversible:
         changing = type(layers.showing[-1]).__name__
     if changing is not None:
         inside = "put that wrapper inside the leader's wrapper, " if isinstance(core.layer, gym.Wrapper) else ""

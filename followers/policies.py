@@ -111,6 +111,7 @@ class InterpolatedPolicy(TabularPolicy):
         table, leader, context, value, metrics: as for `TabularPolicy`; states and actions are those of the grid.
         core: the environment, which says by ``neighbours(observation)`` which grid states are near and what they weigh, and by
             ``joint_action(index)`` what action an action of the grid is; both take many at once.
+        read: reads the environment's own observations in those seen; None where they are the same.
 
     An action is drawn by drawing a neighbour first, then an action of its row.
     """
@@ -122,11 +123,12 @@ class InterpolatedPolicy(TabularPolicy):
         context: int,
         *,
         core: Any,
+        read: Callable[[Any], Any] | None = None,
         value: Array | None = None,
         metrics: Mapping[str, float] | None = None,
     ):
         super().__init__(table, leader, context, value=value, metrics=metrics or {})
-        self._core = core
+        self._core, self._read = core, read
         table = self.table
         cumulative = table.cumsum(-1)
         cumulative /= cumulative[:, -1:]
@@ -137,16 +139,21 @@ class InterpolatedPolicy(TabularPolicy):
         return self.probabilities_batch(observation)
 
     def probabilities_batch(self, observations: Any) -> Array:
-        states, weights = self._core.neighbours(observations)
+        states, weights = self._neighbours(observations)
         probabilities: Array = (weights[..., None, :] @ self.table[states])[..., 0, :]
         return probabilities
+
+    def _neighbours(self, observations: Any) -> tuple[npt.NDArray[np.int64], Array]:
+        own = observations if self._read is None else self._read(observations)
+        states, weights = self._core.neighbours(own)
+        return states, weights
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
         """An action for one observation, as the environment takes it."""
         return self.act_batch(np.asarray(observation)[None], rng)[0]
 
     def act_batch(self, observations: Any, rng: np.random.Generator) -> Any:
-        states, weights = self._core.neighbours(observations)
+        states, weights = self._neighbours(observations)
         state = np.where(rng.random(len(states)) < weights[:, 0], states[:, 0], states[:, 1])
         index = np.searchsorted(self._cumulative, state + rng.random(len(states)), side="right")
         first, n_actions = state * self.table.shape[1], self.table.shape[1]

@@ -18,6 +18,7 @@ from bocmdp_gym.errors import FrozenLeaderWarning, OptionError, UnsupportedError
 from bocmdp_gym.forked import limit_threads_after_fork
 from bocmdp_gym.hooks import Hooks
 from bocmdp_gym.memory import owned
+from bocmdp_gym.spaces import check_numeric
 from bocmdp_gym.validation import check_wrappable
 from bocmdp_gym.wrappers.context import contextual_layer
 from bocmdp_gym.wrappers.functions import NO_OUTCOMES, StepFunction, as_batch, as_context
@@ -121,6 +122,7 @@ class LeaderWrapper(ConfigurableWrapper):
     ):
         super().__init__(env)
         _warn_of_inner_leader(env, type(self).__name__)
+        check_numeric(env.observation_space, type(self).__name__)  # the leader's functions take tensors
         self._contextual = contextual_layer(env)
         inner = self._contextual
         nearest_to_zero = np.clip(np.zeros(leader_space.shape), leader_space.low, leader_space.high)

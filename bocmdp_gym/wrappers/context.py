@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.deprecation import deprecated_name
 from bocmdp_gym.env import CONTEXT_STREAM, _Contextual, layer_rng
 from bocmdp_gym.errors import ContextError, OptionError, UnsupportedError
 from bocmdp_gym.memory import owned
 from bocmdp_gym.options import as_list, check_flag, check_function, check_instance
 from bocmdp_gym.validation import check_context, check_context_probabilities, check_wrappable
+from bocmdp_gym.wrappers.appended import Appended
 from bocmdp_gym.wrappers.attributes import AttributeLayer, Attributes
 
 
@@ -22,6 +24,7 @@ class ContextWrapper(AttributeLayer, _Contextual, Constructed, gym.Wrapper[Any, 
     """Contexts for an environment that has none: drawn at each reset, or fixed by `set_context`.
 
     It goes inside the leader's wrapper, which takes its contexts over: ``LeaderReward(ContextWrapper(env, ...), ...)``.
+    `ObserveContext` around it shows them to the follower.
 
     *Finite*: ``contexts`` lists the values, xi is the index into the list. *Sampled*: ``space`` is the space of xi and
     ``sample`` draws from P_xi. In both cases the context acts on the environment through ``names`` (attributes that take the
@@ -38,8 +41,7 @@ class ContextWrapper(AttributeLayer, _Contextual, Constructed, gym.Wrapper[Any, 
         apply: called with ``env.unwrapped`` and the value before each reset.
         update: called with ``env.unwrapped`` after ``names`` were set, those of `LeaderParameters` outside too, and after
             ``apply``: to recompute what is derived from them.
-        observed: whether the follower sees the context: appended to a Box observation ``(n,)`` (finite contexts one-hot), whose
-            type becomes a float's where the context is one; otherwise as ``{"observation": ..., "context": ...}``.
+        observed: deprecated: wrap the result in `ObserveContext`, which does the same.
 
     Raises:
         OptionError: neither or both of ``contexts`` and ``space``, attributes that do not exist, values of a wrong length.
@@ -110,30 +112,15 @@ class ContextWrapper(AttributeLayer, _Contextual, Constructed, gym.Wrapper[Any, 
                 if numbers.shape != (n,) or numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
                     raise OptionError(f"contexts has the value {value!r}; expected {n} finite numbers, one per name.")
         self.context_observed = check_flag("observed", observed)  # how any layer that shows the context says so
-        self._observed = self._observed_space(env.observation_space) if observed else None
-        if self._observed is not None:
-            self.observation_space = self._observed
+        self._appended: Appended | None = None
+        if observed:
+            deprecated_name("ContextWrapper(observed=True)", "ObserveContext(ContextWrapper(...))", since="0.1", removed="0.2")
+            self._appended = Appended(env.observation_space, self.context_space)
+            self.observation_space = self._appended.space
         self._rng: np.random.Generator | None = None
 
-    def _observed_space(self, inner: gym.Space[Any]) -> gym.Space[Any]:
-        if not (isinstance(inner, gym.spaces.Box) and len(inner.shape) == 1 and inner.dtype is not None):
-            return gym.spaces.Dict({"observation": inner, "context": self.context_space})
-        flat: Any = gym.spaces.flatten_space(self.context_space)
-        dtype: Any = inner.dtype  # holds a one-hot context
-        if isinstance(self.context_space, gym.spaces.Box):
-            dtype = np.result_type(inner.dtype, np.float32 if flat.dtype.kind == "f" else flat.dtype)
-        low, high = (
-            np.concatenate([a.astype(dtype), b.astype(dtype)]) for a, b in ((inner.low, flat.low), (inner.high, flat.high))
-        )
-        return gym.spaces.Box(low, high, dtype=dtype.type)
-
     def _see(self, observation: Any) -> Any:
-        if self._observed is None:
-            return observation
-        if isinstance(self._observed, gym.spaces.Dict):
-            return {"observation": observation, "context": self._episode_context}
-        flat: Any = gym.spaces.flatten(self.context_space, self._episode_context)
-        return np.append(observation, flat).astype(self._observed.dtype)
+        return observation if self._appended is None else self._appended.combine(observation, self._episode_context)
 
     def sample_context(self, rng: np.random.Generator) -> Any:
         """One draw of xi ~ P_xi.

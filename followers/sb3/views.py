@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.spaces import check_numeric
 from followers.environments import AnyEnv
 from followers.policies import Array
 
@@ -38,6 +39,7 @@ def check_observation_space(space: gym.Space[Any], name: str) -> None:
     Raises:
         UnsupportedError: a space other than Box, Discrete, MultiDiscrete, MultiBinary, and Dict of these.
     """
+    check_numeric(space, name)
     parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else [space]
     for part in parts:
         if not isinstance(part, _TAKEN):

@@ -118,7 +118,7 @@ class StepCritic:
                 drawn, and an episode terminated.
         """
         seen, space = spaces(oracle)
-        model, own = oracle.model, self._settings
+        model, own = oracle.seen_model, self._settings
         assert model is not None
         inputs, finals = vectors(seen, batch.observations), vectors(seen, batch.final_observations)
         told, every = None, None

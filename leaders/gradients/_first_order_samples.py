@@ -59,8 +59,8 @@ class SampledGradient:
 
     def __init__(self, oracle: TrajectoryOracle, x: Tensor, sides: Sequence[Paid], *, by_state: bool, check: bool):
         self._x, self._sides = x, sides
-        assert oracle.model is not None
-        self._model = oracle.model
+        assert oracle.seen_model is not None
+        self._model = oracle.seen_model
         self._mdps: ConfiguredMDPs | None = oracle.configure(x) if by_state else None
         if self._mdps is None and check:
             check_points(self._model, x, sides[0].batch, oracle.core.leader_space)

@@ -129,7 +129,7 @@ class NetworkTD:
         self, oracle: TrajectoryOracle, steps: Trajectories, policy: Policy, x: Tensor, rng: np.random.Generator
     ) -> Estimate:
         """One estimate from trajectories of ``policy`` at x."""
-        model = oracle.model
+        model = oracle.seen_model
         assert model is not None
         if not self._is_checked:
             check_points(model, x, steps, oracle.core.leader_space)

@@ -131,7 +131,8 @@ class CriticEstimator(PolicyEstimator):
                 f"{type(self).__name__} with hidden={self.hidden} is for models whose termination x does not move, and here "
                 'termination is a function of x. Leave hidden out, or use HPGD(estimator="monte_carlo") or ExactGradient.'
             )
-        drawing = model is not None and model.noise_dim is not None and not isinstance(oracle.core, TabularEnv)
+        points = oracle.seen_model
+        drawing = points is not None and points.noise_dim is not None and not isinstance(oracle.core, TabularEnv)
         self._draws = drawing and isinstance(seen, gym.spaces.Box)
         if model is not None and model.pathwise_only and not self._draws:
             raise UnsupportedError(
@@ -156,7 +157,8 @@ class CriticEstimator(PolicyEstimator):
             parts = self._on_table(oracle, policy, x, batch)
         else:
             if not self._is_checked:
-                check_points(model, x, batch, oracle.core.leader_space)
+                assert oracle.seen_model is not None
+                check_points(oracle.seen_model, x, batch, oracle.core.leader_space)
                 self._is_checked = True
             key = context if isinstance(context, int) else None  # contexts that do not recur share theirs
             if key not in self._critics:

@@ -337,9 +337,10 @@ def _generator(seed: list[int] | None, rng: np.random.Generator) -> np.random.Ge
 def _weighs_values(oracle: TrajectoryOracle, x: Tensor, batch: Trajectories) -> bool:
     """Whether the follower's values are weighed: where more than rewards depends on x."""
     model = oracle.model
-    assert model is not None
     if isinstance(model, TabularBOCMDP):
         return not set(model.moving) <= {"reward", "leader_reward"}
+    model = oracle.seen_model
+    assert model is not None
     return Points(model, x, batch.episodes(np.zeros(1, dtype=np.int64))).needs_values
 
 

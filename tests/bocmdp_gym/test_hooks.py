@@ -128,7 +128,7 @@ def test_shown_contexts_are_declared() -> None:
 
     hidden = ContextWrapper(gym.make("CartPole-v1"), [0.3, 0.9], names=["length"])
     assert not context_observed(hidden)
-    assert context_observed(ContextWrapper(gym.make("CartPole-v1"), [0.3, 0.9], names=["length"], observed=True))
+    assert context_observed(ObserveContext(hidden))
     assert context_observed(ObserveContext(LeaderReward(hidden, zero, 1, zero, 0.9)))
     assert not context_observed(four_rooms())
 

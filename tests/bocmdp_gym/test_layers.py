@@ -24,7 +24,7 @@ GAMMA, STEPS = 0.9, 20
 class Line(gym.Env[Any, Any]):
     """Episodes of 20 steps that all look and pay alike."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     observation_space = gym.spaces.Box(0.0, 2.0, (2,), np.float32)
     action_space = gym.spaces.Discrete(2)
     render_mode = "rgb_array"
@@ -202,7 +202,7 @@ def test_a_wrapper_of_ones_own_may_repeat() -> None:
                 total += info["leader_reward"]
             return *result, {**info, "leader_reward": total}
 
-    with pytest.raises(errors.UnsupportedError, match="write a bocmdp_gym.ConfigurableWrapper of your own"):
+    with pytest.raises(errors.UnsupportedError, match="of your own around RepeatAction"):
         TrajectoryOracle(wrappers.RepeatAction(bandit(), 2), CallableFollower(lambda observation: 0))
     oracle, rng = TrajectoryOracle(Twice(bandit()), CallableFollower(lambda observation: 0)), np.random.default_rng(0)
     oracle.sample(oracle.respond(np.zeros(2), 0, rng), 20, rng)

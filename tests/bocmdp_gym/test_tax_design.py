@@ -281,8 +281,15 @@ def test_bad_actions_are_named(action: Any) -> None:
 
 
 def test_interpolation_needs_the_environments_own_observations() -> None:
-    with pytest.raises(errors.UnsupportedError, match="ObserveContext around it may change"):
-        TrajectoryOracle(ObserveContext(TaxDesign(**SMALL, grid_size=11)), SoftPolicyIteration(0.1))
+    """Or those in which they can be read: beside the context."""
+    with pytest.raises(errors.UnsupportedError, match="RescaleObservation around it may change"):
+        TrajectoryOracle(gym.wrappers.RescaleObservation(TaxDesign(**SMALL, grid_size=11), 0, 1), SoftPolicyIteration(0.1))
+    batches = []
+    for wrap in (lambda env: env, ObserveContext):
+        oracle = TrajectoryOracle(wrap(TaxDesign(**SMALL, grid_size=11)), SoftPolicyIteration(0.1))
+        batches.append(oracle.sample(oracle.respond(X, 0, np.random.default_rng(0)), 50, np.random.default_rng(1)))
+    np.testing.assert_array_equal(batches[0].actions, batches[1].actions)
+    np.testing.assert_array_equal(batches[0].observations, batches[1].observations[:, :1])
 
 
 def test_other_estimators_say_what_they_need() -> None:

@@ -51,13 +51,13 @@ def test_set_context_persists_and_options_do_not() -> None:
 
 def test_sampled_contexts() -> None:
     space = gym.spaces.Box(0.2, 1.0, (1,), np.float64)
-    env = ContextWrapper(
-        gym.make("CartPole-v1"), space=space, sample=lambda rng: rng.uniform(0.2, 1.0, 1), names=["length"], observed=True
+    env = ObserveContext(
+        ContextWrapper(gym.make("CartPole-v1"), space=space, sample=lambda rng: rng.uniform(0.2, 1.0, 1), names=["length"])
     )
     observation, info = env.reset(seed=0)
     assert observation.shape == (5,)
-    assert observation.dtype == np.float32
-    assert env.unwrapped.length == info["context"][0] == pytest.approx(float(observation[-1]))
+    assert observation.dtype == np.float64  # the context's
+    assert env.unwrapped.length == info["context"][0] == float(observation[-1])
     assert env.observation_space.contains(observation)
     assert env.reset()[1]["context"] != info["context"]
     led = _led(env)
@@ -70,22 +70,31 @@ def test_sampled_contexts() -> None:
 
 @pytest.mark.parametrize("observed", [False, True])
 def test_checkers(observed: bool) -> None:
-    for env in (_lengths(observed=observed), ContextWrapper(gym.make("FrozenLake-v1"), ["a", "b"], observed=observed)):
-        led = _led(env)
+    for env in (_lengths(), ContextWrapper(gym.make("FrozenLake-v1"), ["a", "b"])):
+        led = _led(ObserveContext(env) if observed else env)
         bocmdp_gym.check_configurable_env(led)
         sb3_check_env(led, warn=True)
 
 
 def test_what_the_follower_sees() -> None:
-    hidden, seen = _lengths(), _lengths(observed=True)
+    hidden, seen = _lengths(), ObserveContext(_lengths())
     assert hidden.observation_space.shape == (4,)
     assert seen.observation_space.shape == (7,)
     observation, _ = seen.reset(seed=0, options={"context": 1})
     np.testing.assert_array_equal(observation[4:], [0.0, 1.0, 0.0])
-    tables = ContextWrapper(gym.make("FrozenLake-v1"), ["a", "b"], observed=True)
+    tables = ObserveContext(ContextWrapper(gym.make("FrozenLake-v1"), ["a", "b"]))
     observation, _ = tables.reset(seed=0, options={"context": 1})
-    assert observation == {"observation": 0, "context": 1}
-    assert tables.step(1)[0]["context"] == 1
+    np.testing.assert_array_equal(observation, [1.0] + [0.0] * 15 + [0.0, 1.0])
+    np.testing.assert_array_equal(tables.step(1)[0][-2:], [0.0, 1.0])
+
+
+def test_the_old_spelling_shows_the_same() -> None:
+    with pytest.warns(FutureWarning, match=r"use ObserveContext\(ContextWrapper"):
+        old = _lengths(observed=True)
+    new = ObserveContext(_lengths())
+    assert old.observation_space == new.observation_space
+    np.testing.assert_array_equal(old.reset(seed=0)[0], new.reset(seed=0)[0])
+    np.testing.assert_array_equal(old.step(0)[0], new.step(0)[0])
 
 
 def test_apply_is_called_before_each_reset() -> None:
@@ -106,7 +115,7 @@ def test_equal_seeds_draw_equal_contexts() -> None:
 
 
 def test_spec_remakes_it() -> None:
-    env = _lengths(observed=True)
+    env = ObserveContext(_lengths())
     again = gym.make(env.spec)
     assert again.observation_space == env.observation_space
 
@@ -178,16 +187,16 @@ class Whole(gym.Env[Any, Any]):
     [
         (np.int64, np.float64, np.float64),
         (np.int32, np.float32, np.float64),
-        (np.uint8, np.float64, np.float32),
-        (np.uint8, np.int64, np.int64),
-        (np.float16, np.float64, np.float32),
-        (np.float32, np.float64, np.float32),
+        (np.uint8, np.float32, np.float32),
+        (np.uint8, np.int64, np.float64),
+        (np.float16, np.float64, np.float64),
+        (np.float32, np.float32, np.float32),
     ],
 )
 def test_a_context_is_shown_as_it_is(inner: Any, context: Any, outer: Any) -> None:
     value = np.array([0.25 if np.dtype(context).kind == "f" else 300], context)
     space = gym.spaces.Box(-500, 500, (1,), context)
-    env = ContextWrapper(Whole(inner), space=space, sample=lambda rng: value, observed=True)
+    env = ObserveContext(ContextWrapper(Whole(inner), space=space, sample=lambda rng: value))
     shown, _ = env.reset(seed=0)
     assert shown.dtype == env.observation_space.dtype == outer
     assert env.observation_space.contains(shown)
@@ -197,13 +206,6 @@ def test_a_context_is_shown_as_it_is(inner: Any, context: Any, outer: Any) -> No
     shown, _ = observed.reset(seed=0)
     assert shown.dtype == observed.observation_space.dtype
     np.testing.assert_array_equal(shown, [99, 99, value[0]])
-
-
-def test_a_one_hot_context_leaves_the_type_alone() -> None:
-    env = ContextWrapper(Whole(np.uint8), [0.1, 0.2], observed=True)
-    shown, _ = env.reset(seed=0, options={"context": 1})
-    assert shown.dtype == np.uint8
-    np.testing.assert_array_equal(shown, [99, 99, 0, 1])
 
 
 def test_wide_integers_are_not_rounded() -> None:

@@ -199,7 +199,15 @@ def cart_pole_around(env: gym.Env[Any, Any]) -> LeaderReward:
 
 
 def test_dictionary_observations() -> None:
-    inner = ContextWrapper(gym.make("FrozenLake-v1"), ["thin", "thick"], observed=True)
+    class Pair(gym.ObservationWrapper[Any, Any, Any]):
+        """Shows the cell in a dictionary."""
+
+        observation_space = gym.spaces.Dict({"observation": gym.spaces.Discrete(16), "context": gym.spaces.Discrete(2)})
+
+        def observation(self, observation: Any) -> Any:
+            return {"observation": observation, "context": self.env.context}  # type: ignore[attr-defined]
+
+    inner = Pair(ContextWrapper(gym.make("FrozenLake-v1"), ["thin", "thick"]))
 
     def bonus(x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
         return x[0] * (observations["observation"] + observations["context"])
