@@ -109,7 +109,8 @@ class _Watch:
     """Counts the steps of one layer, and keeps what it said of the leader's reward in the last."""
 
     def __init__(self, layer: Any):
-        self.layer, self.steps, self.paid = layer, 0, ()
+        self.layer, self.steps = layer, 0
+        self.paid: tuple[Any, ...] = ()
         self._own = vars(layer).get("step")
         inner = layer.step
 
@@ -172,7 +173,7 @@ def _compare(watches: list[_Watch], where: str) -> None:
                 f"{min(outer.steps, inner.steps)}: the leader's rewards would not be those of the steps played. {advice}"
             )
         if inner.steps and not data_equivalence(outer.paid, inner.paid):
-            got, expected = (", ".join(str(part.tolist()) for part in one.paid) or "nothing" for one in (outer, inner))
+            got, expected = (", ".join(f"{part}" for part in one.paid) or "nothing" for one in (outer, inner))
             raise UnsupportedError(
                 f'{outer.name} hands on {got} as info["leader_reward"] where {inner.name} has {expected}, so the leader would '
                 f"not be paid as the problem says. {advice}"

@@ -182,15 +182,17 @@ class SB3Follower(Follower):
         discrete = isinstance(one.action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
         unreadable = isinstance(self._policy, type) and decides_itself(self._policy) and self._temperature is None
         self.exposes_probabilities = type(self).exposes_probabilities if discrete and not unreadable else False
+        finite = isinstance(core.context_space, gym.spaces.Discrete)
         if self.shared and not context_observed(one):
+            per_context = "one learner per context (shared=False)" if finite else "a new learner each time (warm_start=False)"
             raise UnsupportedError(
                 "a shared learner has to see the context, and no layer of this environment shows it; wrap it in "
-                "bocmdp_gym.wrappers.ObserveContext, or use one learner per context (shared=False)."
+                f"bocmdp_gym.wrappers.ObserveContext, or use {per_context}."
             )
-        if not self.shared and self.warm_start and not isinstance(core.context_space, gym.spaces.Discrete):
+        if not self.shared and self.warm_start and not finite:
             raise UnsupportedError(
                 f"contexts from {core.context_space} do not come up again, so a learner for each would never be used twice; use "
-                "shared=True with the context observed, or warm_start=False."
+                "shared=True with the context observed, by bocmdp_gym.wrappers.ObserveContext, or warm_start=False."
             )
         if self.replay == "relabel" and issubclass(self.algorithm, OffPolicyAlgorithm):
             check_relabelling(core)

@@ -110,6 +110,25 @@ def test_a_shared_learner_serves_every_leader(make: Any) -> None:
         assert len(leaders.evaluate_policy(env, _shared(), np.zeros(space.shape), env_steps=40).contexts) == 2
 
 
+def test_contexts_that_do_not_recur_need_a_shared_learner() -> None:
+    """Each message leads to the next, and the last to a run."""
+    space = gym.spaces.Box(0.2, 1.0, (1,), np.float64)
+    pole = ContextWrapper(gym.make("CartPole-v1", max_episode_steps=20), space=space, sample=lambda rng: rng.uniform(0.2, 1.0, 1))
+
+    def pay(x: Any, observations: Any, actions: Any, context: Any) -> Any:
+        return x[0] * actions
+
+    env = LeaderReward(pole, pay, 1, pay, 0.9)
+    settings: dict[str, Any] = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
+    with pytest.raises(errors.UnsupportedError, match="use shared=True with the context observed.* or warm_start=False"):
+        TrajectoryOracle(env, SB3Follower("PPO", 64, **settings))
+    with pytest.raises(errors.UnsupportedError, match=r"ObserveContext, or use a new learner each time \(warm_start=False\)"):
+        TrajectoryOracle(env, _shared())
+    leader = leaders.FirstOrder(0.1, weight=0.1, env_steps=60)
+    leaders.optimize(ObserveContext(env), leader, _shared(), 1, progress=False)
+    leaders.optimize(env, leader, SB3Follower("PPO", 64, warm_start=False, **settings), 1, progress=False)
+
+
 @pytest.mark.parametrize("make", [_rooms, _tax])
 def test_models_are_read_through_it(make: Any) -> None:
     """Exact leaders and estimators answer as without it, to the bit where they draw nothing."""
