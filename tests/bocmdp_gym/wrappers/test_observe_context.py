@@ -120,7 +120,7 @@ def test_contexts_that_do_not_recur_need_a_shared_learner() -> None:
 
     env = LeaderReward(pole, pay, 1, pay, 0.9)
     settings: dict[str, Any] = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
-    with pytest.raises(errors.UnsupportedError, match="use shared=True with the context observed.* or warm_start=False"):
+    with pytest.raises(errors.UnsupportedError, match=r"use shared=True with the context observed.* or warm_start=False"):
         TrajectoryOracle(env, SB3Follower("PPO", 64, **settings))
     with pytest.raises(errors.UnsupportedError, match=r"ObserveContext, or use a new learner each time \(warm_start=False\)"):
         TrajectoryOracle(env, _shared())
