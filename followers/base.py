@@ -127,6 +127,7 @@ class Follower(WithArguments, ABC):
         exact: whether its policies are optimal up to a residual it reports, so that no one need measure their distance.
         iterative: whether a solve can be stopped and continued (`IterativeFollower.start`).
         anneals: whether its lambda may be set anew between responses: ``regularization`` is read at each.
+        resumes: whether `state` holds all that it has learnt, so that `load_state` puts it back.
         shared: whether one learner serves all contexts, so that it cannot answer in several at once.
         exposes_probabilities: whether its policies do; None where that depends on the response.
         greedy: whether it answers with the best action alone. Such a policy jumps as x moves, or stands still: no hypergradient
@@ -140,6 +141,7 @@ class Follower(WithArguments, ABC):
     exact: bool = False
     iterative: bool = False
     anneals: bool = False
+    resumes: bool = True
     shared: bool = False
     greedy: bool = False
     exposes_probabilities: bool | None = None

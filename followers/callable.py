@@ -132,6 +132,7 @@ class CallableFollower(Follower):
 
     Attributes:
         training_steps: environment steps used by ``train`` and by the estimates.
+        resumes: False once ``train`` was seen to train an agent in place, which nobody can put back.
 
     Raises:
         OptionError: neither agent nor train, something that is no agent, or a budget of no steps.
@@ -212,9 +213,10 @@ class CallableFollower(Follower):
             raise OptionError("train returned None and no agent was given; expected it to return the agent.")
         if answer is None:
             assert self._agent is not None
-            answer = self._agent.agent
+            answer, self.resumes = self._agent.agent, False
         for known in self._known:
             known.version += known.agent is answer  # trained in place: earlier policies of it no longer hold
+            self.resumes = self.resumes and known.agent is not answer
         agent = Agent(answer, self._probabilities)
         self._known.add(agent)
         return agent

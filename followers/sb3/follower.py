@@ -361,6 +361,9 @@ class SB3Follower(Follower):
     def reset(self) -> None:
         """Forget all learners, and close their logs."""
         self.close()
+        self._forget()
+
+    def _forget(self) -> None:
         self._learners: dict[Any, Learner] = {}
         self._saved: dict[Any, Saved] = {}
         self._saved_log_steps: dict[str, int] = {}
@@ -400,6 +403,8 @@ class SB3Follower(Follower):
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`: equal settings and an equal generator then give equal answers, bit for bit.
 
+        Logs that are open, and copies of the environment, stay: a state may be taken up again and again.
+
         Raises:
             OptionError: another algorithm's learners; or, at the next response, ones with other networks.
             DamagedError: entries are missing, or are not what they should be.
@@ -418,7 +423,7 @@ class SB3Follower(Follower):
             leader = None if entry(learner, "leader", (np.ndarray, type(None))) is None else array_entry(learner, "leader", (-1,))
             saved[context] = Saved(leader=leader, state=check_state(learner))
         training_steps = count_entry(state, "training_steps")
-        self.reset()
+        self._forget()
         self.training_steps, self._saved_log_steps, self._saved = training_steps, steps, saved
 
     def save(self, path: str | Path) -> None:

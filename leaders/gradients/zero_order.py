@@ -8,6 +8,10 @@ both have the mean dF_u/dx, the gradient of the smoothed return F_u(x) = E F(x +
 takes u_t = C/(t + 1) in iteration t. F is the return of the follower's response, so nothing needs to be known of model or
 follower: any environment and any follower will do. Several directions are averaged.
 
+A follower that learns is asked at all points of an estimate from the state it had before the first, and with the same random
+numbers: where x changes nothing, neither does F, and the difference is 0. It continues from its answer at the first point, which
+is x itself (one-sided) or the first x + u z (two-sided), where z is symmetric, so that training there pulls to no side.
+
 An objective Phi(F_1, ..., F_C) of all contexts' returns is such an F itself: its differences are taken, along directions that all
 contexts share, and no derivative of Phi is needed. Where contexts are drawn, each one's differences are weighted instead.
 """
@@ -29,6 +33,7 @@ from bocmdp_gym.options import check_count, check_flag, check_number
 from bocmdp_gym.saved_state import count_entry
 from followers import Policy, TrajectoryOracle
 from followers.environments import check_unchanged
+from leaders.branches import branching
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, WeightedContexts, combine_groups
 from leaders.gradients.exact import policy_return
@@ -46,8 +51,10 @@ class ZeroOrderEstimator(Estimator):
         exact: returns from the model's arrays (needs a tabular model and action probabilities) instead of ``env_steps``
             sampled steps each; None: where the model is tabular and the follower plans with it.
         env_steps: steps per sampled return.
-        common_random_numbers: all responses and returns of an estimate draw the same random numbers.
+        common_random_numbers: all responses and returns of an estimate draw the same random numbers, episode by episode.
         regularization: lambda, for evaluation only; the follower's if None.
+
+    ``metrics``: ``smoothing``, and ``follower_training_steps`` of all points together.
 
     Points x + u z beyond a bounded ``leader_space`` are moved to its nearest point; near the border that biases the estimate.
 
@@ -125,20 +132,28 @@ class ZeroOrderEstimator(Estimator):
         self, oracle: TrajectoryOracle, x: Tensor, u: float, evaluate: Callable[[Tensor], float], rng: np.random.Generator
     ) -> Estimate:
         """Differences of a function of x, at distance u."""
-        before = oracle.env_steps
-        here = 0.0 if self.two_sided else evaluate(x)
-        gradients, returns = [], [] if self.two_sided else [here]
-        for _ in range(self.directions):
-            z = torch.from_numpy(rng.standard_normal(x.shape))
-            there = evaluate(self._inside(x + u * z))
-            if self.two_sided:
-                behind = evaluate(self._inside(x - u * z))
-                returns += [there, behind]
-                gradients.append((there - behind) / (2.0 * u) * z)
-            else:
-                gradients.append((there - here) / u * z)
+        before, gradients, returns = oracle.env_steps, [], []
+        with branching(oracle.follower) as branches:
+
+            def value(point: Tensor) -> float:
+                branches.begin()
+                returns.append(evaluate(point))
+                return returns[-1]
+
+            here = None if self.two_sided else value(x)
+            for _ in range(self.directions):
+                z = torch.from_numpy(rng.standard_normal(x.shape))
+                there = value(self._inside(x + u * z))
+                if here is None:
+                    gradients.append((there - value(self._inside(x - u * z))) / (2.0 * u) * z)
+                else:
+                    gradients.append((there - here) / u * z)
+            if here is not None:
+                returns = [here]
         gradient, error = combine_groups(gradients, [1] * self.directions)
         metrics = {"smoothing": u}
+        if oracle.training_steps:
+            metrics["follower_training_steps"] = float(oracle.training_steps)
         return Estimate(gradient, sum(returns) / len(returns), oracle.env_steps - before, error, metrics)
 
     def state(self) -> dict[str, Any]:
@@ -163,11 +178,11 @@ class ZeroOrderEstimator(Estimator):
         seed = int(rng.integers(2**63)) if share else None
 
         def evaluate(x: Tensor) -> float:
-            own = rng if seed is None else np.random.default_rng(seed)
-            policy = oracle.respond(x, context, own)
+            training, episodes = (rng, rng) if seed is None else np.random.default_rng(seed).spawn(2)
+            policy = oracle.respond(x, context, training)
             if self._is_exact:
                 return self._exact_return(oracle, x, context, policy)
-            batch = oracle.sample(policy, self.env_steps, own)
+            batch = oracle.sample(policy, self.env_steps, episodes, paired=share)
             return float(batch.discounted_returns(oracle.core.leader_discount, leader=True).mean())
 
         return evaluate

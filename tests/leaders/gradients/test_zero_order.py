@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -161,6 +162,99 @@ def test_what_cannot_work_is_refused() -> None:
         leaders.ZeroOrder(smoothing=0.0)
     with pytest.raises(errors.OptionError, match="directions is 0"):
         leaders.ZeroOrder(directions=0)
+
+
+class _Lever(ConfigurableEnv):
+    """One step: the follower is paid for pulling, whatever x is, and the leader what its function says of x and the pull."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, leader_reward: Any = lambda x, pulled: float(pulled)) -> None:
+        self._leader_reward = leader_reward
+        self._setup_configuration(gym.spaces.Box(-9.0, 9.0, (2,), np.float64), gym.spaces.Discrete(2), 0.9)
+
+    def _reset(self, state: Any | None) -> tuple[Any, dict[str, Any]]:
+        return self.np_random.uniform(-1.0, 1.0, 1).astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        paid = self._leader_reward(self.leader, int(action))
+        return np.zeros(1, np.float32), float(action), True, False, {"leader_reward": paid, "context": self.context}
+
+
+def _learners() -> list[followers.Follower]:
+    ppo = followers.SB3Follower("PPO", 32, n_steps=32, batch_size=32, n_epochs=2, learning_rate=0.05)
+    dqn = followers.SB3Follower("DQN", 32, learning_starts=8, buffer_size=100, batch_size=8, learning_rate=0.05)
+    return [ppo, dqn]
+
+
+@pytest.mark.parametrize("follower", _learners(), ids=lambda follower: follower.algorithm.__name__)
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_training_is_no_effect_of_x(follower: followers.Follower, two_sided: bool) -> None:
+    leader = leaders.ZeroOrder(0.1, 0.5, two_sided=two_sided, directions=2, env_steps=50)
+    run = leaders.optimize(_Lever(), leader, follower, 4, seed=0)
+    assert (run.history["gradient_norm"] == 0.0).all()
+    assert run.history["sampled_return"].max() > 0.8  # it does learn
+    assert run.history["follower_training_steps"].tolist() == [32 * (4 if two_sided else 3) * (i + 1) for i in range(4)]
+    alone = leaders.optimize(_Lever(), leader, follower, 4, seed=0, objective=leaders.objectives.Min(), contexts="all")
+    assert (alone.history["gradient_norm"] == 0.0).all()
+
+
+def test_the_difference_is_that_of_x_while_a_follower_learns() -> None:
+    """F(x + uz) - F(x - uz) of a parabola is 2 u z F'(x), whatever the follower does on the way."""
+    env = _Lever(lambda x, pulled: pulled - float((x**2).sum()))
+    oracle = followers.TrajectoryOracle(env, _learners()[0])
+    estimator, rng, x = ZeroOrderEstimator(0.3, two_sided=True, env_steps=50), np.random.default_rng(0), random_x(2)
+    estimator.bind(oracle)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        z = np.random.default_rng(seed)
+        z.integers(2**63)
+        direction = torch.from_numpy(z.standard_normal(2))
+        gradient = estimator.estimate(oracle, x, 0, rng).gradient
+        torch.testing.assert_close(gradient, -2.0 * (x @ direction) * direction, rtol=1e-9, atol=1e-9)
+
+
+def test_a_follower_continues_from_its_answer_at_x() -> None:
+    """One-sided: learners are those of a run without any points beside x."""
+    env, x, policies = _Lever(), torch.zeros(2, dtype=F64), []
+    for directions in (1, 3):
+        oracle = followers.TrajectoryOracle(env, _learners()[0])
+        estimator = ZeroOrderEstimator(0.3, directions=directions, env_steps=50, decay=False)
+        estimator.bind(oracle)
+        for seed in range(2):
+            estimator.estimate(oracle, x, 0, np.random.default_rng(seed))
+        policy = oracle.respond(x, 0, np.random.default_rng(2))
+        policies.append(policy.probabilities(np.zeros(1, np.float32)))
+    np.testing.assert_array_equal(*policies)
+
+
+def test_an_agent_that_cannot_be_put_back_is_named() -> None:
+    agent = followers.CallableFollower(lambda observation: 1, train=lambda env, context, rng: None)
+    with pytest.warns(UserWarning, match="trains an agent in place, which cannot be put back"):
+        leaders.optimize(_Lever(), leaders.ZeroOrder(0.1, env_steps=5), agent, 1)
+    fresh = followers.CallableFollower(train=lambda env, context, rng: lambda observation: 1)
+    leaders.optimize(_Lever(), leaders.ZeroOrder(0.1, env_steps=5), fresh, 2)
+
+
+def test_a_killed_run_with_a_learner_resumes_bit_for_bit(tmp_path: Path) -> None:
+    def run(iterations: int, **options: Any) -> leaders.Result:
+        leader = leaders.ZeroOrder(0.1, 0.5, env_steps=20)
+        env = _Lever(lambda x, pulled: pulled - float((x**2).sum()))
+        return leaders.optimize(env, leader, _learners()[0], iterations, x0=[1.0, 2.0], **options)
+
+    def die(progress: leaders.Progress) -> None:
+        if progress.iteration == 2:
+            raise KeyboardInterrupt
+
+    kept = leaders.Checkpoints(tmp_path / "checkpoints", every=2)
+    straight = run(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(4, checkpoints=kept, evaluate_every=1, callback=die)
+    resumed = run(4, checkpoints=leaders.Checkpoints(tmp_path / "checkpoints", every=2), evaluate_every=1, resume=True)
+    assert torch.equal(resumed.x, straight.x)
+    for column in ("sampled_return", "follower_training_steps"):
+        np.testing.assert_array_equal(resumed.history[column], straight.history[column])
 
 
 def test_learning_followers_share_random_numbers_too() -> None:
