@@ -20,7 +20,7 @@ from bocmdp_gym.options import check_array, check_choice, check_count, check_fla
 from bocmdp_gym.validation import check_context, check_leader
 from followers import Follower, TrajectoryOracle
 from leaders.contexts import every_context
-from leaders.gradients import Estimator, ExactEstimator, Loss
+from leaders.gradients import AutoEstimator, Estimator, ExactEstimator, Loss
 from leaders.gradients.estimate import WeightedContexts
 from leaders.leaders import Leader
 from leaders.reference import difference_gradient
@@ -267,6 +267,9 @@ class _Point:
         left_out = {}
         for leader in LEADERS.values():
             for name, kind in leader.kinds.items():
+                if kind is AutoEstimator:
+                    left_out[name] = "it chooses one of the others."
+                    continue
                 try:
                     found[name] = self._sized(kind, env_steps, regularization)
                 except BOCMDPError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import as_array, as_list, check_choice, check_count, check_number
 from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
+from leaders.branches import branching
 from leaders.coupling import coupling
 from leaders.gradients.exact import policy_return
 from leaders.objectives import Objective, as_objective
@@ -39,7 +41,8 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
     (``value="exact"``), or the mean discounted leader return of ``env_steps`` steps in one drawn context (``"sampled"``; in every
     context, with an ``objective`` that couples them). An
     exact follower starts from scratch for every value, so that equal actions pay equally to the bit; one that learns continues
-    from what it has learnt.
+    from what it has learnt, so that later values profit from earlier training: points to be compared, as those of a generation of
+    CMA-ES, are for `values`.
 
     ## Episode start and end
     Starts at the middle of ``bounds``. ``mode="set"``: terminates after one action. ``mode="step"``: truncated after ``horizon``
@@ -113,6 +116,22 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         if self._coupling is not None:
             return self._coupling.value([self._sampled_return(x, context) for context in self._coupling.contexts])
         return self._sampled_return(x, self.oracle.sample_context(self.np_random))
+
+    def values(self, points: Sequence[npt.ArrayLike]) -> Array:
+        """The leader's values at several x ``(N,)``, to be compared: all from the follower's present state, with the same
+        random numbers (context, training, episodes). The follower continues from its answer at the first.
+
+        Warns:
+            UserWarning: the follower trains an agent in place (`leaders.branches`).
+        """
+        found, here, generator = [], self.np_random, self.np_random.spawn(1)[0]
+        with branching(self.oracle.follower) as branches:
+            for point in points:
+                branches.begin()
+                self.np_random = deepcopy(generator)
+                found.append(self.value(point))
+        self.np_random = here
+        return np.array(found)
 
     def _sampled_return(self, x: npt.ArrayLike, context: Any) -> float:
         """The mean leader return of the follower's response in one context."""

@@ -34,6 +34,7 @@ class Result(Constructed):
             ends otherwise has no result: it raises an error.
         seconds: wall-clock time.
         oracle: the environment and follower the run used, as the run left them.
+        estimator: where gradients came from, with its options: that which ``HPGD(estimator="auto")`` chose, for example.
         context_returns: exact F_xi at ``x`` in every context ``(C,)``; None where ``leader_return`` is.
     """
 
@@ -47,6 +48,7 @@ class Result(Constructed):
     stopped: Stopped
     seconds: float
     oracle: TrajectoryOracle
+    estimator: str
     context_returns: npt.NDArray[np.float64] | None = None
 
 

@@ -265,6 +265,7 @@ class LeaderRun:
             stopped=self.stopped or "iterations",
             seconds=self.seconds,
             oracle=self.oracle,
+            estimator=repr(self.leader.estimator.working),
             context_returns=values,
         )
 

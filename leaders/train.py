@@ -61,6 +61,7 @@ def train(settings: RunSettings) -> Result:
                 "x": result.x.tolist(),
                 "x0": result.x0.tolist(),
                 "x_random": result.x_random.tolist(),
+                "estimator": result.estimator,
                 "iterations": result.iterations,
                 "env_steps": result.env_steps,
                 "seconds": result.seconds,
@@ -68,6 +69,7 @@ def train(settings: RunSettings) -> Result:
         )
     env.close()
     print(f"{_returns(result)}{result.iterations:,} iterations in {result.seconds:.1f} s; see {run.path}/")
+    print(f"gradients are from {result.estimator}")
     return result
 
 

@@ -67,6 +67,7 @@ PICTURES: dict[str, tuple[int, float]] = {
 
 #: Keywords that make a leader's run short; it is only asked what it logs.
 SHORT: dict[str, dict[str, Any]] = {
+    "auto": {"env_steps": 400},
     "monte_carlo": {"env_steps": 400, "error_groups": 2},
     "geometric": {"samples": 400, "error_groups": 2},
     "critic": {"env_steps": 800},

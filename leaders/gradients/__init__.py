@@ -2,6 +2,7 @@
 
 from bocmdp_gym.losses import Loss
 from leaders.gradients.adaptive_model_design import AdaptiveModelDesignEstimator
+from leaders.gradients.automatic import AutoEstimator
 from leaders.gradients.base import Estimator, PolicyEstimator
 from leaders.gradients.critic import CriticEstimator
 from leaders.gradients.estimate import Estimate
@@ -16,6 +17,7 @@ from leaders.gradients.zero_order import ZeroOrderEstimator
 
 __all__ = [
     "AdaptiveModelDesignEstimator",
+    "AutoEstimator",
     "CriticEstimator",
     "Estimate",
     "Estimator",

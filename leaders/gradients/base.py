@@ -60,10 +60,15 @@ class Estimator(Needs, WithArguments, ABC):
             UnsupportedError, DiscountError: the estimator needs something that is missing; the message names the alternative.
             OptionError: a lambda that contradicts the follower's, or another option that does not fit.
         """
-        self.regularization = settle_regularization(self, oracle, self.requested_regularization)
+        self.regularization = settle_regularization(self, oracle, loss, self.requested_regularization)
         self.__dict__.pop("_lambda", None)
         check_needs(self, oracle, loss)
         self.loss = loss
+
+    @property
+    def working(self) -> Estimator:
+        """The estimator that does the work: this one, unless it chooses another when it is bound."""
+        return self
 
     def take_regularization(self, regularization: float) -> None:
         """Estimate for another lambda from now on: the follower's has changed (`leaders.annealing`)."""

@@ -59,17 +59,18 @@ class Needs:
     accepts_loss: bool = False
 
 
-def settle_regularization(needs: Needs, oracle: TrajectoryOracle, requested: float | None) -> float | None:
+def settle_regularization(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None, requested: float | None) -> float | None:
     """The lambda of follower and estimator.
 
     Args:
         needs: of the estimator.
         oracle: has the follower.
+        loss: as for `check_needs`.
         requested: what the estimator was given.
 
     Raises:
         UnsupportedError: one is needed, and the follower is greedy.
-        RegularizationError: one is needed, and neither has it.
+        RegularizationError: one is needed, and neither has it; the message says what else `check_needs` would miss.
         OptionError: they differ.
     """
     follower = oracle.follower
@@ -80,10 +81,17 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, requested: flo
             "or ZeroOrder; or let it choose at random among good actions, as SB3Follower(softmax_temperature=...) makes DQN do."
         )
     if requested is None and follower.regularization is None and needs.needs_regularization:
-        raise RegularizationError(
+        discounts = {oracle.core.discount, oracle.core.leader_discount}
+        other = "FirstOrder, which needs none" if oracle.model is not None and len(discounts) == 1 else "ZeroOrder, which needs none"
+        lacking = (
             f"{type(follower).__name__} has no regularization (lambda), and the hypergradient needs one; pass it to the "
-            "leader, e.g. HPGD(regularization=1e-3), or use FirstOrder, which needs none."
+            f"leader, e.g. HPGD(regularization=1e-3), or use {other}."
         )
+        try:
+            check_needs(needs, oracle, loss)
+        except (DiscountError, UnsupportedError) as error:
+            raise RegularizationError(f"{lacking} Besides, {error}") from error
+        raise RegularizationError(lacking)
     if requested is not None and follower.regularization is not None and requested != follower.regularization:
         raise OptionError(
             f"the leader was given regularization {requested} and the follower {follower.regularization}; expected the "

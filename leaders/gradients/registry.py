@@ -6,6 +6,7 @@ import inspect
 import re
 
 from bocmdp_gym.errors import OptionError
+from leaders.gradients.automatic import AutoEstimator
 from leaders.gradients.base import Estimator
 from leaders.gradients.critic import CriticEstimator
 from leaders.gradients.geometric import GeometricEstimator
@@ -16,6 +17,7 @@ from leaders.gradients.td import TDEstimator
 
 #: All of them, by name.
 ESTIMATORS: dict[str, type[Estimator]] = {
+    "auto": AutoEstimator,
     "monte_carlo": MonteCarloEstimator,
     "pooled": PooledEstimator,
     "td": TDEstimator,

@@ -69,6 +69,22 @@ def test_sampled_values_agree_with_exact_ones() -> None:
     assert abs(np.mean(values) - exact) < 4 * np.std(values) / 60**0.5
 
 
+def test_values_to_be_compared_begin_where_the_follower_stands() -> None:
+    """It learns from value to value; at equal x, values asked for together are equal, and one that is asked alone goes on."""
+    follower = followers.SoftQLearning(0.5, iterations=50)
+    seat = leaders.LeaderEnv(random_model(2), follower, bounds=(-2.0, 2.0), value="sampled", env_steps=100)
+    seat.reset(seed=0)
+    x = np.ones(5)
+    together = seat.values([x, -x, x])
+    assert together[0] == together[2] != together[1]
+    assert seat.value(x) != together[0]
+    again = leaders.LeaderEnv(random_model(2), follower, bounds=(-2.0, 2.0), value="sampled", env_steps=100)
+    again.reset(seed=0)
+    assert again.values([x])[0] == together[0]
+    states = [one.oracle.follower.state() for one in (seat, again)]
+    assert states[0].keys() == states[1].keys()
+
+
 def _seat() -> leaders.LeaderEnv:
     return leaders.LeaderEnv(small_rooms(), followers.SoftPolicyIteration(0.03), bounds=(-6.0, 6.0))
 

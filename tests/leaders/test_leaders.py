@@ -55,7 +55,7 @@ def test_options_reach_estimator_and_update() -> None:
         (lambda: HPGD(optimizer="Adam", momentum=0.5), "HPGD has no option 'momentum'"),
         (
             lambda: HPGD(hidden=(3,)),
-            "hidden is an option of estimator='td' or estimator='critic', not of estimator='monte_carlo'",
+            "hidden is an option of estimator='td' or estimator='critic', not of estimator='auto'",
         ),
         (lambda: HPGD(estimator="critc"), "Did you mean 'critic'"),
         (lambda: ExactGradient(estimator="exact"), "ExactGradient has no option 'estimator'"),

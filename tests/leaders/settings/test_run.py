@@ -121,7 +121,7 @@ def test_every_estimator_has_a_name(name: str) -> None:
         ),
         (
             {"levels": 4},
-            "--levels is an option of hpgd with the multilevel estimator, not of hpgd with the monte-carlo",
+            "--levels is an option of hpgd with the multilevel estimator, not of hpgd with the auto",
         ),
         ({"smoothing": 1.0}, "--smoothing is an option of zero-order"),
     ],
