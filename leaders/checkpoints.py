@@ -60,17 +60,20 @@ class Checkpoints(WithArguments):
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint or {}, default=str))
         self.identity: dict[str, Any] = {}  # of the run, which `leaders.optimize` sets
         self.last: Path | None = None
-        self.on_begin: Callable[[], None] | None = None  # called once a fresh run's settings are known to work
+        self.on_own: Callable[[], None] | None = None  # called before the folder is made: its run is known to work
+        self.on_begin: Callable[[], None] | None = None  # called before the first checkpoint of a fresh run
         self._asked_to_stop: int | None = None
         self._written = _Written()
 
     def owned(self) -> AbstractContextManager[None]:
-        """Own the folder: a run does, from before it looks for checkpoints until it ends.
+        """Own the folder, which is made if absent: a run does, from before it looks for checkpoints until it ends.
 
         Raises:
             FolderInUseError: another run does.
             FolderError: the folder cannot be written to.
         """
+        if self.on_own is not None:
+            self.on_own()
         return owning(self.folder, "the folder of checkpoints")
 
     def any(self) -> bool:

@@ -39,6 +39,7 @@ from leaders.policy_evaluation import (
 from leaders.run_arguments import generator
 from leaders.run_folder import SUMMARY
 from leaders.settings import RunSettings, settings_from_summary
+from leaders.settings.command_line import read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,7 +192,7 @@ class EvaluateSettings:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 for a run that cannot be evaluated or files that cannot be written."""
-    chosen = tyro.cli(EvaluateSettings, args=arguments, prog="python -m leaders.evaluate", description=__doc__)
+    chosen = read(EvaluateSettings, "leaders.evaluate", __doc__, arguments)
     try:
         path = chosen.run / SUMMARY
         summary = _read(path)

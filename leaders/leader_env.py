@@ -118,8 +118,10 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         return self._sampled_return(x, self.oracle.sample_context(self.np_random))
 
     def values(self, points: Sequence[npt.ArrayLike]) -> Array:
-        """The leader's values at several x ``(N,)``, to be compared: all from the follower's present state, with the same
-        random numbers (context, training, episodes). The follower continues from its answer at the first.
+        """The leader's values at several x ``(N,)``, to be compared.
+
+        All are from the follower's present state, with the same random numbers (context, training, episodes). The follower
+        continues from its answer at the first.
 
         Warns:
             UserWarning: the follower trains an agent in place (`leaders.branches`).

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from threading import Lock, local
+from time import monotonic
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -28,10 +30,10 @@ from leaders.leaders import Leader
 from leaders.objectives import Objective, as_objective
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
-from leaders.run_arguments import check_options
+from leaders.run_arguments import check_options, check_period
 
-#: Runs shorter than this show no progress bar.
-_QUIET_ITERATIONS = 50
+#: Runs that end before this show no progress bar, in seconds.
+_QUIET_SECONDS = 2.0
 _MANY = dict.fromkeys(("device", "seeds", "leaders"), "it makes one run, and leaders.optimize_many has it.")
 
 
@@ -54,6 +56,7 @@ def optimize(
     oracle: OracleFactory = TrajectoryOracle,
     evaluate_every: int = 100,
     callback: Callback | None = None,
+    callback_every: int | timedelta | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -81,13 +84,15 @@ def optimize(
             function of (iteration, iterations).
         oracle: how env and follower are put together; ``functools.partial(RayOracle, workers=4)`` for slow followers, whose
             responses in the contexts of an iteration are then made at the same time.
-        evaluate_every: how often the exact leader return is computed (tabular models) and ``callback`` is called.
-        callback: called with a `Progress` every ``evaluate_every`` iterations and after the last; if it returns True, the run
-            stops there, and its result says so.
+        evaluate_every: iterations between computations of the exact leader return (tabular models).
+        callback: called with a `Progress` after the first iteration, after the last and, between them, as ``callback_every``
+            says; if it returns True, the run stops there, and its result says so.
+        callback_every: iterations from call to call, or the time that has to pass, ``datetime.timedelta(seconds=10)``; None:
+            ``evaluate_every`` iterations.
         checkpoints: where and how often to save the run, which owns the folder meanwhile; SIGTERM, SIGINT (Ctrl-C; a second one
             interrupts at once) and SIGHUP then end it with a checkpoint.
         resume: continue from the newest checkpoint, if there is one.
-        progress: show a progress bar; None: for runs of more than a few iterations.
+        progress: show a progress bar; None: for a run that takes longer than two seconds.
 
     Returns:
         The run's `Result`.
@@ -101,6 +106,7 @@ def optimize(
     """
     _refuse_lists(leader, seed)
     evaluate_every = check_count("evaluate_every", evaluate_every)
+    callback_every = check_period(callback_every, evaluate_every)
     check_options(
         loss=loss,
         constraints=constraints,
@@ -122,16 +128,16 @@ def optimize(
         contexts=contexts,
         regularization_schedule=check_schedule(regularization_schedule),
     )
-    with nullcontext() if checkpoints is None else checkpoints.owned():
-        run = LeaderRun(env, leader, follower, iterations, seed, options, oracle)
-        with closing_on_error([run]):
-            if checkpoints is not None:
-                checkpoints.identity = run.identity(evaluate_every)
-                if not resume:
-                    checkpoints.begin()
-                elif (saved := checkpoints.latest()) is not None:
-                    run.load_state(saved)
-            return complete(run, evaluate_every, callback, progress, checkpoints)
+    run = LeaderRun(env, leader, follower, iterations, seed, options, oracle)
+    # a run that cannot be made leaves no folder
+    with closing_on_error([run]), nullcontext() if checkpoints is None else checkpoints.owned():
+        if checkpoints is not None:
+            checkpoints.identity = run.identity(evaluate_every)
+            if not resume:
+                checkpoints.begin()
+            elif (saved := checkpoints.latest()) is not None:
+                run.load_state(saved)
+        return complete(run, evaluate_every, callback, callback_every, progress, checkpoints)
 
 
 @contextmanager
@@ -149,24 +155,24 @@ def complete(
     run: LeaderRun,
     evaluate_every: int,
     callback: Callback | None,
+    callback_every: int | timedelta,
     progress: bool | None,
     checkpoints: Checkpoints | None = None,
     index: int = 0,
 ) -> Result:
     """Make all iterations that a run has left; ``index`` is its number among many, the rest as for `optimize`."""
     stoppable = nullcontext() if checkpoints is None else checkpoints.stop_on_signals()
-    quiet = is_quiet(run.iterations, progress)
-    with one_torch_thread(), stoppable, tqdm(total=run.iterations, initial=run.done, unit="it", disable=quiet) as bar:
+    calls = Calls(callback_every, run.iterations)
+    with one_torch_thread(), stoppable, progress_bar(run.iterations, progress, run.done) as bar:
         if checkpoints is not None and checkpoints.last is None:
             checkpoints.save(run.done, run.state(), run.history)
         while not run.finished:
             due = run.done % evaluate_every == 0 or run.done == run.iterations - 1
             record = run.iterate(due, checkpoints)
-            if due:
-                if "leader_return" in record:
-                    bar.set_postfix_str(f"leader return {record['leader_return']:.4f}", refresh=False)
-                if callback is not None:
-                    run.report(callback, index)
+            if "leader_return" in record:
+                bar.set_postfix_str(f"leader return {record['leader_return']:.4f}", refresh=False)
+            if callback is not None and calls.due(run.done - 1):
+                run.report(callback, index)
             if checkpoints is not None and (checkpoints.due(run.done) or run.stopped):
                 checkpoints.save(run.done, run.state(), run.history)
                 checkpoints.stop_if_asked()
@@ -174,9 +180,33 @@ def complete(
     return run.result()
 
 
-def is_quiet(iterations: int, progress: bool | None) -> bool:
-    """Whether a run of that many iterations shows no progress bar."""
-    return iterations < _QUIET_ITERATIONS if progress is None else not progress
+def progress_bar(total: int, progress: bool | None, done: int = 0) -> tqdm[Any]:
+    """A bar over ``total`` iterations; ``progress`` as for `optimize`."""
+    delay = _QUIET_SECONDS if progress is None else 0.0
+    return tqdm(total=total, initial=done, unit="it", disable=progress is False, delay=delay)
+
+
+class Calls:
+    """When callbacks are due.
+
+    Args:
+        every: iterations, or time, from call to call.
+        iterations: of the run.
+    """
+
+    def __init__(self, every: int | timedelta, iterations: int):
+        self._every, self._last = every, iterations - 1
+        self._called: float | None = None
+
+    def due(self, iteration: int) -> bool:
+        """Whether a call is due after this iteration; to be asked after each."""
+        if isinstance(self._every, int):
+            return iteration % self._every == 0 or iteration == self._last
+        now = monotonic()
+        if self._called is None or now - self._called >= self._every.total_seconds():
+            self._called = now
+            return True
+        return iteration == self._last
 
 
 class _TorchThreads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from copy import copy
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.arguments import known_options
@@ -27,11 +27,11 @@ from leaders.gradients import Loss
 from leaders.gradients.batch import BatchEstimator
 from leaders.gradients.estimate import WeightedContexts
 from leaders.leaders import Leader
-from leaders.loop import closing_on_error, complete, is_quiet, one_torch_thread
+from leaders.loop import Calls, closing_on_error, complete, one_torch_thread, progress_bar
 from leaders.objectives import Objective, as_objective
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
-from leaders.run_arguments import check_options
+from leaders.run_arguments import check_options, check_period
 
 _ONE = {
     "seed": "a list of them is called seeds.",
@@ -60,6 +60,7 @@ def optimize_many(
     oracle: OracleFactory = TrajectoryOracle,
     evaluate_every: int = 100,
     callback: Callback | None = None,
+    callback_every: int | timedelta | None = None,
     progress: bool | None = None,
 ) -> list[Result]:
     """Make a run of `leaders.optimize` for every seed, or for every leader, or for pairs of them.
@@ -77,8 +78,8 @@ def optimize_many(
         seeds: whole numbers. One leader makes a run for each, one seed a run with each leader; else there must be as many.
         device: have ExactGradient solve its problems at once by batched LU factorisations of torch, in float64, on this device
             ("cuda"; "cpu" is for comparison only); None: compiled kernels.
-        x0, loss, objective, constraints, constraint_penalty, contexts, regularization_schedule, oracle, evaluate_every, progress:
-            as for `leaders.optimize`.
+        x0, loss, objective, constraints, constraint_penalty, contexts, regularization_schedule, oracle, evaluate_every,
+            callback_every, progress: as for `leaders.optimize`.
         callback: as for `leaders.optimize`; `Progress.run` says which run it is, and True stops that run alone.
 
     Returns:
@@ -89,6 +90,7 @@ def optimize_many(
         ConvergenceError: a gradient that is not finite, naming the iteration, the run and x.
     """
     evaluate_every = check_count("evaluate_every", evaluate_every)
+    callback_every = check_period(callback_every, evaluate_every)
     check_options(
         loss=loss,
         constraints=constraints,
@@ -128,8 +130,10 @@ def optimize_many(
             batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
         others = range(1, len(leaders))
         if batch is not None:
-            return _complete_at_once([first, *map(start, others)], batch, evaluate_every, callback, progress)
-        finish = partial(complete, evaluate_every=evaluate_every, callback=callback, progress=progress)
+            return _complete_at_once([first, *map(start, others)], batch, evaluate_every, callback, callback_every, progress)
+        finish = partial(
+            complete, evaluate_every=evaluate_every, callback=callback, callback_every=callback_every, progress=progress
+        )
         return [finish(first), *(finish(start(i), index=i) for i in others)]
 
 
@@ -162,7 +166,12 @@ def _copied(follower: Any) -> Any:
 
 
 def _complete_at_once(
-    runs: list[LeaderRun], batch: BatchEstimator, evaluate_every: int, callback: Callback | None, progress: bool | None
+    runs: list[LeaderRun],
+    batch: BatchEstimator,
+    evaluate_every: int,
+    callback: Callback | None,
+    callback_every: int | timedelta,
+    progress: bool | None,
 ) -> list[Result]:
     """Make all runs in step. One that its callback stops keeps its place in the batch, and is not moved any more."""
     iterations = runs[0].iterations
@@ -177,10 +186,11 @@ def _complete_at_once(
         return coupling.weigh(contexts, returns)
 
     weigh = None if runs[0].coupling is None else weighed
-    quiet = is_quiet(iterations, progress)
-    with one_torch_thread(), closing(batch), tqdm(total=iterations * len(runs), unit="it", disable=quiet) as bar:
+    calls = Calls(callback_every, iterations)
+    with one_torch_thread(), closing(batch), progress_bar(iterations * len(runs), progress) as bar:
         for iteration in range(iterations):
             due = iteration % evaluate_every == 0 or iteration == iterations - 1
+            called = callback is not None and calls.due(iteration)
             drawn = [before if run.finished else run.draw() for run, before in zip(runs, drawn, strict=True)]
             x = torch.stack([run.x.detach() for run in runs])
             estimates = batch.estimate(x, drawn, [run.rng for run in runs], weigh)
@@ -189,7 +199,7 @@ def _complete_at_once(
                     continue
                 run.oracle.count_steps(estimate.env_steps)
                 run.take(contexts, estimate, due, None, f" of run {i}")
-                if due and callback is not None:
+                if called and callback is not None:
                     run.report(callback, i)
                 if run.finished:
                     results[i] = run.result()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.options import check_flag, check_function, check_instance, check_number
+from bocmdp_gym.options import as_integer, check_flag, check_function, check_instance, check_number
 from followers import TrajectoryOracle
 from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
@@ -60,6 +61,23 @@ def check_options(
     check_flag("resume", resume)
     if progress is not None:
         check_flag("progress", progress)
+
+
+def check_period(callback_every: Any, default: int) -> int | timedelta:
+    """How often a callback is called: iterations, or a time.
+
+    Raises:
+        OptionError: neither a positive whole number, a positive timedelta, nor None.
+    """
+    if callback_every is None:
+        return default
+    number = as_integer(callback_every)
+    if (number is not None and number > 0) or (isinstance(callback_every, timedelta) and callback_every > timedelta(0)):
+        return callback_every if number is None else number
+    raise OptionError(
+        f"callback_every is {callback_every!r}; expected a positive number of iterations, or a time, "
+        "datetime.timedelta(seconds=10)."
+    )
 
 
 def check_estimator(name: str, value: Any) -> Estimator:

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +34,15 @@ if TYPE_CHECKING:  # Stable-Baselines3 takes seconds to import: only runs that a
     from stable_baselines3.common.logger import Logger
 
 SUMMARY, HISTORY = "summary.json", "history.npz"
+#: From one print of a record to the next.
+_PRINT_SECONDS = 10.0
 _OURS = (SUMMARY, "progress.csv", HISTORY, "learning_curve.png", "checkpoints")
 
 
 class RunFolder:
-    """Opens a run folder, owns it until `close`, and writes into it.
+    """A run folder: made and owned from where its run is known to work until `close`, and written into.
+
+    Owning it raises errors, out of `leaders.optimize`:
 
     Raises:
         OptionError: the folder holds a run already.
@@ -50,14 +55,18 @@ class RunFolder:
         self._settings = settings
         self._logs: tuple[CSVLog, EventsLog] | None = None
         self._screen: Logger | None = None
-        self._next_print = 0
+        self._printed: float | None = None  # when
+        self._open = ExitStack()
         self.checkpoints = Checkpoints(self.path / "checkpoints", settings.checkpoint_every, settings.fingerprint())
+        self.checkpoints.on_own = self._own
         if settings.overwrite and not settings.resume:
             self.checkpoints.on_begin = self._clear  # an old run is removed only when the new one is known to work
+
+    def _own(self) -> None:
         with ExitStack() as opened:
             opened.enter_context(owning(self.path, "the run folder"))
             old = any((self.path / name).exists() for name in _OURS)
-            if old and not (settings.resume or settings.overwrite):
+            if old and not (self._settings.resume or self._settings.overwrite):
                 raise OptionError(f"{self.path} already holds a run; --resume it, --overwrite it, or choose another --out.")
             for name in (*_OURS, "*.png", EVENTS):
                 remove_scratch(self.path, name)
@@ -78,20 +87,22 @@ class RunFolder:
                     entry.unlink()
 
     def log(self, record: dict[str, Any], history: History) -> None:
-        """Log one evaluation: always to the files, ten times per run to the screen.
+        """Log an iteration: to the files where it was evaluated, and to the screen every ten seconds, the first and the last.
 
         A resumed run first repeats what it had logged up to its checkpoint; its later rows are void.
 
         Raises:
             FolderError: a file was removed, or cannot be written.
         """
-        if self._logs is None:
-            self._logs = self._start_logs([history[i] for i in range(len(history) - 1) if i % self._settings.evaluate_every == 0])
-        for log in self._logs:
-            log.write(record)
-        last = record["iteration"] == self._settings.iterations - 1
-        if record["iteration"] >= self._next_print or last:
-            self._next_print = record["iteration"] + max(1, self._settings.iterations // 10)
+        iteration, every, now = record["iteration"], self._settings.evaluate_every, monotonic()
+        last = iteration == self._settings.iterations - 1
+        if iteration % every == 0 or last:
+            if self._logs is None:
+                self._logs = self._start_logs([history[i] for i in range(len(history) - 1) if i % every == 0])
+            for log in self._logs:
+                log.write(record)
+        if self._printed is None or now - self._printed >= _PRINT_SECONDS or last:
+            self._printed = now
             self._screen = self._screen or _screen_logger()
             for name, value in record.items():
                 self._screen.record(name, value)

@@ -36,6 +36,7 @@ from bocmdp_gym.errors import BOCMDPError, OptionError, RunInterruptedError, sug
 from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.options import check_count
 from leaders.settings import RunSettings, settings_from_values
+from leaders.settings.command_line import read
 from leaders.settings.values import module_of, refuse_unnamed_modules
 from leaders.sweep_table import TABLES, write_tables
 from leaders.sweep_tasks import check_environments, run_task, task_of
@@ -271,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns the exit status: 0, 1 if runs failed, 2 for settings that cannot work or files that cannot be written, and 128 plus
     its number after a signal (130: Ctrl-C).
     """
-    chosen = tyro.cli(SweepSettings, args=arguments, prog="python -m leaders.sweep", description=__doc__)
+    chosen = read(SweepSettings, "leaders.sweep", __doc__, arguments)
     running = {name: getattr(chosen, name) for name in ("backend", "address", "workers", "retries", "progress")}
     try:
         outcomes = sweep(chosen.plan(), chosen.out, **running)

@@ -42,6 +42,7 @@ def train(settings: RunSettings) -> Result:
             regularization_schedule=settings.make_schedule(),
             evaluate_every=settings.evaluate_every,
             callback=lambda progress: run.log(progress.record, progress.history),
+            callback_every=1,
             checkpoints=run.checkpoints,
             resume=settings.resume,
             progress=settings.progress,

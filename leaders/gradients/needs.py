@@ -82,7 +82,9 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, loss: Loss | N
         )
     if requested is None and follower.regularization is None and needs.needs_regularization:
         discounts = {oracle.core.discount, oracle.core.leader_discount}
-        other = "FirstOrder, which needs none" if oracle.model is not None and len(discounts) == 1 else "ZeroOrder, which needs none"
+        other = (
+            "FirstOrder, which needs none" if oracle.model is not None and len(discounts) == 1 else "ZeroOrder, which needs none"
+        )
         lacking = (
             f"{type(follower).__name__} has no regularization (lambda), and the hypergradient needs one; pass it to the "
             f"leader, e.g. HPGD(regularization=1e-3), or use {other}."

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Union
 
 import tyro
+
+from bocmdp_gym.options import as_integer
+
+
+def read(kind: Any, module: str, description: str | None, arguments: list[str] | None = None, config: Sequence[Any] = ()) -> Any:
+    """Settings from the command line, with whole numbers as Python and files take them: 10000, 1e4.
+
+    Args:
+        kind: a dataclass of settings, or a union of several; docstrings become help texts.
+        module: what is run, as in ``python -m``.
+        description: of the script.
+        arguments: those of the process if None.
+        config: markers of tyro.
+    """
+    prog = f"python -m {module}"
+    return tyro.cli(kind, args=arguments, prog=prog, description=description, config=tuple(config), registry=_NUMBERS)
 
 
 def choose(kinds: Mapping[str, type[Any]], module: str, description: str | None, arguments: list[str] | None = None) -> Any:
@@ -18,10 +34,31 @@ def choose(kinds: Mapping[str, type[Any]], module: str, description: str | None,
         arguments: those of the process if None.
     """
     commands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name, description=kind.__doc__)] for name, kind in kinds.items())
-    return tyro.cli(
-        Union[commands],  # noqa: UP007
-        args=arguments,
-        prog=f"python -m {module}",
-        description=description,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
+    return read(Union[commands], module, description, arguments, (tyro.conf.OmitSubcommandPrefixes,))  # noqa: UP007
+
+
+_NUMBERS = tyro.constructors.ConstructorRegistry()
+
+
+@_NUMBERS.primitive_rule
+def _whole(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """How whole numbers are read."""
+    if info.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: _integer(words[0]),
+        is_instance=lambda value: type(value) is int,
+        str_from_instance=lambda value: [str(value)],
     )
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        number = as_integer(float(text))
+        if number is None:
+            raise ValueError(f"{text} is no whole number") from None
+        return number

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,43 @@ import torch
 import followers
 import leaders
 from bocmdp_gym import errors
-from tests.problems import four_rooms, random_model
+from leaders import loop
+from tests.problems import four_rooms, random_model, small_rooms
 
 
 def _follower(regularization: float = 1e-3) -> followers.SoftPolicyIteration:
     return followers.SoftPolicyIteration(regularization=regularization)
+
+
+def test_callbacks_come_by_count_or_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first iteration, after the last and, between them, every so many or after so long; True stops the run."""
+    seen: list[int] = []
+
+    def run(every: Any) -> list[int]:
+        seen.clear()
+        see = lambda progress: seen.append(progress.iteration)  # noqa: E731
+        follower = followers.SoftPolicyIteration(0.1)
+        leaders.optimize(
+            small_rooms(), leaders.ExactGradient(), follower, 8, evaluate_every=3, callback=see, callback_every=every
+        )
+        return list(seen)
+
+    assert run(None) == [0, 3, 6, 7]
+    assert run(2) == [0, 2, 4, 6, 7]
+    assert run(1e3) == [0, 7]
+    seconds = iter(np.arange(0.0, 8.0, 1.0).tolist())
+    monkeypatch.setattr(loop, "monotonic", lambda: next(seconds))
+    assert run(timedelta(seconds=2.5)) == [0, 3, 6, 7]
+    monkeypatch.undo()
+    for wrong in (0, 1.5, timedelta(0), "10s", True):
+        with pytest.raises(errors.OptionError, match="expected a positive number of iterations, or a time"):
+            run(wrong)
+    follower = followers.SoftPolicyIteration(0.1)
+    many = leaders.optimize_many(
+        small_rooms(), leaders.ExactGradient(), follower, 6, seeds=range(4), callback_every=2,
+        callback=lambda progress: progress.iteration == 2 and progress.run == 1,
+    )  # fmt: skip
+    assert [one.iterations for one in many] == [6, 3, 6, 6]
 
 
 @pytest.mark.parametrize(("regularization", "penalty_cost", "expected"), [(0.001, 1.0, 0.58), (0.003, 3.0, 0.39)])

@@ -39,6 +39,26 @@ def test_a_run_leaves_a_complete_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(history["gradient_norm"]) == 30
 
 
+def test_whole_numbers_may_be_written_as_floats(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = parse(["four-rooms", "--iterations", "1e4", "--env-steps", "2.0", "--contexts", "2e0", "--seed", "3"])
+    assert (settings.iterations, settings.env_steps, settings.contexts, settings.seed) == (10_000, 2, 2, 3)  # type: ignore[attr-defined]
+    assert parse(["four-rooms", "--contexts", "all"]).contexts == "all"
+    for text in ("1.5", "many", "inf"):
+        with pytest.raises(SystemExit):
+            parse(["four-rooms", "--iterations", text])
+    assert "1.5" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_work_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused when leader, follower and environment are put together; the command that is mended needs no --overwrite."""
+    out = tmp_path / "runs" / "mine"
+    assert main([*SMALL, "--out", str(out), "--estimator", "multilevel", "--env-steps", "None"]) == 2
+    assert "MultilevelEstimator stops its follower" in capsys.readouterr().err
+    assert not out.parent.exists()
+    assert main([*SMALL, "--iterations", "2", "--out", str(out)]) == 0
+    assert json.loads((out / "summary.json").read_text())["estimator"] == "MonteCarloEstimator(env_steps=500)"
+
+
 def test_equal_commands_give_equal_x(tmp_path: Path) -> None:
     found = []
     for name in ("a", "b"):

@@ -16,14 +16,14 @@ from leaders.gradients import AutoEstimator, CriticEstimator, MonteCarloEstimato
 from tests.problems import random_model, small_rooms
 
 
-def _cart_pole() -> LeaderReward:
+def _cart_pole(leader_discount: float | None = None) -> LeaderReward:
     def bonus(x: Any, observations: Any, actions: Any, context: Any) -> Any:
         return x[0] * observations[:, 0]
 
     def leader_reward(x: Any, observations: Any, actions: Any, context: Any) -> Any:
-        return -observations[:, 0] ** 2
+        return -(observations[:, 0] ** 2)
 
-    return LeaderReward(gym.make("CartPole-v1"), bonus=bonus, leader_reward=leader_reward, leader_space=1, discount=0.9)
+    return LeaderReward(gym.make("CartPole-v1"), bonus, 1, leader_reward, 0.9, leader_discount)
 
 
 class _Coin(followers.Follower):
@@ -68,8 +68,7 @@ def test_what_is_missing_is_said_at_once() -> None:
     with pytest.raises(errors.RegularizationError, match=r"HPGD\(regularization=1e-3\), or use FirstOrder") as found:
         leaders.optimize(_cart_pole(), leaders.HPGD(), _Coin(), 1)
     assert "tabular" not in str(found.value)
-    other = LeaderReward(_cart_pole().env, bonus=lambda x, o, a, c: x[0] * o[:, 0], leader_reward=lambda x, o, a, c: -torch.as_tensor(o[:, 0]) ** 2,
-                         leader_space=1, discount=0.9, leader_discount=0.8)  # fmt: skip
+    other = _cart_pole(leader_discount=0.8)
     with pytest.raises(errors.RegularizationError, match="or use ZeroOrder"):  # FirstOrder would be refused
         leaders.optimize(other, leaders.HPGD(), _Coin(), 1)
     message = r"or use FirstOrder, which needs none\. Besides, MonteCarloEstimator needs a tabular model"
