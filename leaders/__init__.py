@@ -15,6 +15,7 @@ from leaders.loop import optimize
 from leaders.many import optimize_many
 from leaders.policy_evaluation import PolicyEvaluation, evaluate_policy
 from leaders.result import Progress, Result
+from leaders.sampled_constraints import SampledConstraint
 
 __all__ = [
     "AMD",
@@ -32,6 +33,7 @@ __all__ = [
     "PolicyEvaluation",
     "Progress",
     "Result",
+    "SampledConstraint",
     "ZeroOrder",
     "__version__",
     "check_gradient",

@@ -74,6 +74,17 @@ class Constraint(WithArguments):
             object.__setattr__(self, "outcome", array)
 
 
+def check_names(constraints: Sequence[Any]) -> None:
+    """Refuse two constraints of one name.
+
+    Raises:
+        OptionError: naming them all.
+    """
+    names = [one.name for one in constraints]
+    if len(set(names)) < len(names):
+        raise OptionError(f"constraints have names {names}; expected different ones.")
+
+
 class AugmentedLagrangian:
     """Slacks, multipliers and the constraints' share of the gradient.
 
@@ -100,11 +111,10 @@ class AugmentedLagrangian:
     ):
         if not isinstance(model, TabularBOCMDP):
             raise UnsupportedError(
-                "constraints are measured on a tabular model, and the environment has none; put the constraint into the "
-                "leader's reward as a penalty instead."
+                "a Constraint is measured on a tabular model, and the environment has none; use leaders.SampledConstraint, which "
+                "is measured in trajectories."
             )
-        if len({c.name for c in constraints}) < len(constraints):
-            raise OptionError(f"constraints have names {[c.name for c in constraints]}; expected different ones.")
+        check_names(constraints)
         self.constraints, self.penalty = tuple(constraints), check_number("constraint_penalty", penalty, above=0.0)
         self.multiplier_every = check_count("multiplier_every", multiplier_every)
         self._model, self._regularization, self._solver = model, regularization, WarmSolver()

@@ -280,6 +280,7 @@ COLUMNS = {
     "follower_delta": "max |pi - pi*| of the follower's policy (delta of Assumption 2.4), where the model is tabular",
     "follower_value_gap": "the follower's regularised V* - V^pi at the start, of the same policy",
     "slack_NAME": "how far the constraint NAME is from its level, in the worst context; negative: violated",
+    "slack_error_NAME": "the standard error of a sampled slack",
     "multiplier_NAME": "its multiplier y in the augmented Lagrangian, in the worst context",
     "seconds": "wall-clock time from the start of the run to this iteration's estimate",
 }

@@ -31,6 +31,7 @@ from leaders.objectives import Objective, as_objective
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 from leaders.run_arguments import check_options, check_period
+from leaders.sampled_constraints import SampledConstraint
 
 #: Runs that end before this show no progress bar, in seconds.
 _QUIET_SECONDS = 2.0
@@ -49,7 +50,7 @@ def optimize(
     x0: npt.ArrayLike | Tensor | None = None,
     loss: Loss | None = None,
     objective: Objective | Callable[[Tensor], Tensor] | None = None,
-    constraints: Sequence[Constraint] = (),
+    constraints: Sequence[Constraint | SampledConstraint] = (),
     constraint_penalty: float = 50.0,
     contexts: int | Literal["all"] = 1,
     regularization_schedule: Annealing | LambdaSchedule | None = None,
@@ -75,7 +76,8 @@ def optimize(
         loss: a differentiable f(x, policy (S, A), context), minimised instead of maximising the leader's return.
         objective: what is made of the contexts' returns F_1..F_C (`leaders.objectives`): Min, CVaR, SoftMin, ..., or any function
             of them ``(C,)`` that torch can differentiate; the mean, E_xi F_xi, if None. Its value is the run's leader return.
-        constraints: on outcomes of tabular problems, by an augmented Lagrangian (`leaders.constraints`).
+        constraints: on outcomes, by an augmented Lagrangian: exact ones of tabular problems (`leaders.constraints`), or sampled
+            ones of any (`leaders.sampled_constraints`).
         constraint_penalty: rho of the augmented Lagrangian: larger presses harder, and too large overshoots.
         contexts: contexts drawn per iteration, whose estimates are averaged; "all": every one of finitely many, weighted by
             its probability.

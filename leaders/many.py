@@ -32,6 +32,7 @@ from leaders.objectives import Objective, as_objective
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 from leaders.run_arguments import check_options, check_period
+from leaders.sampled_constraints import SampledConstraint
 
 _ONE = {
     "seed": "a list of them is called seeds.",
@@ -53,7 +54,7 @@ def optimize_many(
     x0: npt.ArrayLike | Tensor | None = None,
     loss: Loss | None = None,
     objective: Objective | Callable[[Tensor], Tensor] | None = None,
-    constraints: Sequence[Constraint] = (),
+    constraints: Sequence[Constraint | SampledConstraint] = (),
     constraint_penalty: float = 50.0,
     contexts: int | Literal["all"] = 1,
     regularization_schedule: Annealing | LambdaSchedule | None = None,
@@ -126,7 +127,8 @@ def optimize_many(
 
     with closing_on_error(runs):
         first, batch = start(0), None
-        if loss is None and oracle is TrajectoryOracle and regularization_schedule is None:
+        alone = any(isinstance(one, SampledConstraint) for one in constraints)
+        if loss is None and oracle is TrajectoryOracle and regularization_schedule is None and not alone:
             batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
         others = range(1, len(leaders))
         if batch is not None:

@@ -26,7 +26,7 @@ from followers.environments import check_unchanged
 from followers.regularization import likely_regularization
 from leaders.annealing import Annealing, LambdaSchedule, check_annealable, scheduled
 from leaders.checkpoints import Checkpoints
-from leaders.constraints import AugmentedLagrangian, Constraint
+from leaders.constraints import AugmentedLagrangian, Constraint, check_names
 from leaders.contexts import every_context
 from leaders.coupling import Coupling, coupling
 from leaders.evaluator import Evaluator, evaluator
@@ -38,6 +38,7 @@ from leaders.leaders import Leader
 from leaders.objectives import Objective
 from leaders.result import Callback, Progress, Result, Stopped
 from leaders.run_arguments import check_kind, generator
+from leaders.sampled_constraints import SampledConstraint, SampledLagrangian
 
 #: (env, follower) -> oracle.
 OracleFactory = Callable[[Any, Follower], TrajectoryOracle]
@@ -49,7 +50,7 @@ class RunOptions(TypedDict):
     x0: npt.ArrayLike | Tensor | None
     loss: Loss | None
     objective: Objective | None
-    constraints: Sequence[Constraint]
+    constraints: Sequence[Constraint | SampledConstraint]
     constraint_penalty: float
     contexts: int | Literal["all"]
     regularization_schedule: Annealing | LambdaSchedule | None
@@ -117,15 +118,24 @@ class LeaderRun:
         self.evaluator: Evaluator | None = None
         regularization = leader.estimator.regularization
         self.constrained: AugmentedLagrangian | None = None
+        self.sampled: SampledLagrangian | None = None
         if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
             self.evaluator = evaluator(self.oracle, regularization, loss, self.coupling)
-        if constraints:
+        penalty = options["constraint_penalty"]
+        check_names(constraints)
+        exact = [one for one in constraints if isinstance(one, Constraint)]
+        measured = [one for one in constraints if isinstance(one, SampledConstraint)]
+        if exact:
             if loss is not None or regularization is None:
                 raise OptionError(
                     "constraints need the leader's return as objective and a regularization; write them into the loss."
                 )
             check_unchanged("a constraint", self.oracle.layers, self.oracle.core)
-            self.constrained = AugmentedLagrangian(self.oracle.model, constraints, regularization, options["constraint_penalty"])
+            self.constrained = AugmentedLagrangian(self.oracle.model, exact, regularization, penalty)
+        if measured:
+            if loss is not None or self.coupling is not None:
+                raise OptionError("a SampledConstraint is for the mean of the leader's returns; leave loss and objective out.")
+            self.sampled = SampledLagrangian(self.oracle, measured, leader.estimator, penalty)
 
     @property
     def finished(self) -> bool:
@@ -157,11 +167,16 @@ class LeaderRun:
         self._regularization = scheduled(schedule, self.done, self.iterations, own)
         try:
             follower.regularization = self._regularization
-            self.leader.estimator.take_regularization(self._regularization)
+            self._take_regularization(self._regularization)
             yield
         finally:
             follower.regularization = own
-            self.leader.estimator.take_regularization(own)
+            self._take_regularization(own)
+
+    def _take_regularization(self, regularization: float) -> None:
+        self.leader.estimator.take_regularization(regularization)
+        if self.sampled is not None:
+            self.sampled.take_regularization(regularization)
 
     def _estimate(self, drawn: WeightedContexts) -> Estimate:
         """The estimate of an iteration, from its contexts."""
@@ -171,7 +186,8 @@ class LeaderRun:
             if together is not None:
                 return together
         rngs = self._generators(x, [context for context, _ in drawn])
-        estimates = [estimator.estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]
+        estimate = estimator.estimate if self.sampled is None else self.sampled.estimate
+        estimates = [estimate(self.oracle, x, c, rng) for (c, _), rng in zip(drawn, rngs, strict=True)]
         if self.coupling is None:
             return weighted(estimates, [weight for _, weight in drawn])
         return self.coupling.combine(drawn, estimates)
@@ -198,6 +214,8 @@ class LeaderRun:
         if self.constrained is not None:
             measured = self.constrained.measure(x)
             gradient = gradient + torch.stack([w * self.constrained.gradient(c) for c, w in drawn]).sum(0)
+        if self.sampled is not None:
+            measured |= self.sampled.measure(drawn)
         record: dict[str, Any] = {
             "iteration": self.done,
             "sampled_return": estimate.leader_return,
@@ -300,6 +318,7 @@ class LeaderRun:
             "estimator": self.leader.estimator.state(),
             "follower": self.oracle.follower.state(),
             "constraints": {} if self.constrained is None else self.constrained.state(),
+            "sampled constraints": {} if self.sampled is None else self.sampled.state(),
             "evaluator": {} if self.evaluator is None else self.evaluator.state(),
             "coupling": {} if self.coupling is None else self.coupling.state(),
         }
@@ -337,6 +356,8 @@ class LeaderRun:
             self.coupling.load_state(entry(state, "coupling", dict))
         if self.constrained is not None:
             self.constrained.load_state(entry(state, "constraints", dict))
+        if self.sampled is not None:
+            self.sampled.load_state(entry(state, "sampled constraints", dict))
 
 
 def _contexts_per_iteration(core: Any, contexts: int | Literal["all"]) -> tuple[int, WeightedContexts | None]:

@@ -16,6 +16,7 @@ from leaders.checkpoints import Checkpoints
 from leaders.constraints import Constraint
 from leaders.gradients import Estimator
 from leaders.leaders import Leader
+from leaders.sampled_constraints import SampledConstraint
 
 
 def check_kind(name: str, value: Any, kind: type[Any], example: str, others: tuple[type[Any], ...] = ()) -> None:
@@ -49,8 +50,8 @@ def check_options(
     """
     if loss is not None:
         check_function("loss", loss, "x, policy, context")
-    if not isinstance(constraints, Sequence) or not all(isinstance(one, Constraint) for one in constraints):
-        raise OptionError(f"constraints is {constraints!r}; expected a list of leaders.Constraint.")
+    if not isinstance(constraints, Sequence) or not all(isinstance(one, (Constraint, SampledConstraint)) for one in constraints):
+        raise OptionError(f"constraints is {constraints!r}; expected a list of leaders.Constraint or leaders.SampledConstraint.")
     check_number("constraint_penalty", constraint_penalty, above=0.0)
     if not callable(oracle) or (isinstance(oracle, type) and not issubclass(oracle, TrajectoryOracle)):
         raise OptionError(f"oracle is {oracle!r}; expected TrajectoryOracle, or a function of (env, follower) that makes one.")

@@ -231,6 +231,7 @@ CASES: dict[str, Case] = {
     "Checkpoints": Case(leaders.Checkpoints, lambda: {"folder": "no-such-folder", "every": 3}),
     "Annealing": Case(leaders.Annealing, lambda: {"initial": 0.1}),
     "Constraint": Case(leaders.Constraint, lambda: {"name": "c", "outcome": "follower", "at_least": 0.1}),
+    "SampledConstraint": Case(leaders.SampledConstraint, lambda: {"name": "c", "outcome": "follower", "at_most": 0.1}),
     "Mean": Case(objectives.Mean, dict),
     "Min": Case(objectives.Min, lambda: {"memory": 3}),
     "CVaR": Case(objectives.CVaR, lambda: {"level": 0.2}),

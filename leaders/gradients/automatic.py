@@ -33,6 +33,7 @@ class AutoEstimator(PolicyEstimator):
     """
 
     needs_rewards = True
+    replays = True
     needs_probabilities_for = frozenset({"transition", "termination"})
 
     def __init__(

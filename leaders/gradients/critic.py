@@ -85,6 +85,7 @@ class CriticEstimator(PolicyEstimator):
 
     needs_rewards = True
     takes_draws = True
+    replays = True
     #: the follower's values include the policy's entropy
     needs_probabilities_for = frozenset({"transition", "termination"})
 

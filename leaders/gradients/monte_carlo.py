@@ -128,6 +128,7 @@ class MonteCarloEstimator(PolicyEstimator):
 
     needs_model = True
     needs_states = True
+    replays = replays_steps = True
     #: parts whose scores weigh the follower's values, which include the policy's entropy
     needs_probabilities_for = frozenset({"transition", "termination"})
 

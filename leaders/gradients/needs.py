@@ -40,6 +40,9 @@ class Needs:
         needs_probabilities_for: parts of a tabular model; where one of them depends on x, the probabilities are read too.
         takes_draws: next states that the model draws (`bocmdp_gym.BOCMDP.draw_transitions`) are differentiated where it has them.
         needs_iterative: the follower can be stopped after some iterations and continued.
+        replays: it asks the oracle for responses and trajectories, and no environment: asked again of the same ones, with another
+            leader's reward, it estimates that outcome's gradient (`leaders.SampledConstraint`).
+        replays_steps: even where that reward is only known for the steps that were made.
         accepts_loss: a general loss f(x, policy, context) can be minimised instead of maximising the leader's return.
     """
 
@@ -56,6 +59,8 @@ class Needs:
     needs_probabilities_for: frozenset[str] = frozenset()
     takes_draws: bool = False
     needs_iterative: bool = False
+    replays: bool = False
+    replays_steps: bool = False
     accepts_loss: bool = False
 
 

@@ -64,6 +64,7 @@ class ZeroOrderEstimator(Estimator):
 
     accepts_loss = True
     needs_regularization = False
+    replays = True
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class ZeroOrderEstimator(Estimator):
             )
         if exact:
             check_unchanged("ZeroOrder(exact=True)", oracle.layers, oracle.core)
-        self._is_exact = exact
+        self._is_exact, self.replays_steps = exact, not exact
         space = oracle.core.leader_space
         bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
         self._bounds = (torch.tensor(space.low), torch.tensor(space.high)) if bounded else None
