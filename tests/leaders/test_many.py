@@ -135,7 +135,7 @@ def test_a_few_runs_are_faster_one_after_another(batches: list[Any]) -> None:
 
 def test_leaders_that_differ_in_their_estimates_run_one_after_another(batches: list[Any]) -> None:
     budgets = (100, 100, 100, 200)
-    runs = optimize_many(small_rooms(), [HPGD(0.1, steps) for steps in budgets], follower(), 3, seeds=[1] * 4)
+    runs = optimize_many(small_rooms(), [HPGD(0.1, steps, "monte_carlo") for steps in budgets], follower(), 3, seeds=[1] * 4)
     assert batches == [None]
     alone = [optimize(small_rooms(), HPGD(0.1, steps), follower(), 3, seed=1) for steps in budgets]
     assert_equal_runs(runs, alone)
