@@ -79,8 +79,8 @@ def optimize_many(
         seeds: whole numbers. One leader makes a run for each, one seed a run with each leader; else there must be as many.
         device: have ExactGradient solve its problems at once by batched LU factorisations of torch, in float64, on this device
             ("cuda"; "cpu" is for comparison only); None: compiled kernels.
-        x0, loss, objective, constraints, constraint_penalty, contexts, regularization_schedule, oracle, evaluate_every,
-            callback_every, progress: as for `leaders.optimize`.
+        x0, loss, objective, constraints, constraint_penalty, contexts, regularization_schedule: as for `leaders.optimize`.
+        oracle, evaluate_every, callback_every, progress: as for `leaders.optimize`.
         callback: as for `leaders.optimize`; `Progress.run` says which run it is, and True stops that run alone.
 
     Returns:
