@@ -143,7 +143,7 @@ def test_one_x_moves_the_reward_and_an_attribute() -> None:
 def test_replayed_rewards_of_outcomes_are_not_relabelled() -> None:
     replay = pytest.importorskip("followers.sb3.replay")
     paid = wrapped(lambda x, o, a, c, rewards: x[0] * rewards)
-    with pytest.raises(errors.UnsupportedError, match="take rewards, which buffers do not hold.*replay='drop'"):
+    with pytest.raises(errors.UnsupportedError, match=r"take rewards, which buffers do not hold.*replay='drop'"):
         replay.check_relabelling(paid)
     space = gym.spaces.Box(0.1, 2.0, (2,), np.float64)
     moved = LeaderReward(gym.make("CartPole-v1"), plain, space, plain, 0.9, parameters=["length"])
