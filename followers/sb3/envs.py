@@ -141,6 +141,7 @@ def training_envs(
     n_envs: int | None,
     make_env: Callable[[], gym.Env[Any, Any]] | None,
     vec_env_class: Callable[[list[Callable[[], gym.Env[Any, Any]]]], VecEnv],
+    layer: Callable[[VecEnv], VecEnv],
 ) -> tuple[Watched, bool]:
     """``n_envs`` copies of an environment for a learner; the environment itself where one is enough.
 
@@ -152,6 +153,7 @@ def training_envs(
         n_envs: how many; as many as a vector environment has, else 1, if None.
         make_env: makes a copy; ``copy.deepcopy`` of the environment if None.
         vec_env_class: how copies are run (`DummyVecEnv`, `SubprocVecEnv`, or a function of the list of their makers).
+        layer: put around them all.
 
     Returns:
         The environments, and whether they are copies (which are then the caller's to close).
@@ -160,6 +162,19 @@ def training_envs(
         OptionError: a vector environment has another number of copies, or is to be copied; ``make_env`` makes something else.
         UnsupportedError: a vector environment in autoreset mode "NextStep", or an environment that cannot be copied.
     """
+    made, copied = _copies(env, core, view, n_envs, make_env, vec_env_class)
+    return Watched(layer(made)), copied
+
+
+def _copies(
+    env: AnyEnv,
+    core: Any,
+    view: View,
+    n_envs: int | None,
+    make_env: Callable[[], gym.Env[Any, Any]] | None,
+    vec_env_class: Callable[[list[Callable[[], gym.Env[Any, Any]]]], VecEnv],
+) -> tuple[VecEnv, bool]:
+    """See `training_envs`."""
     if isinstance(env, VectorEnv):
         if n_envs not in (None, env.num_envs):
             raise OptionError(f"n_envs is {n_envs}, and the vector environment has {env.num_envs}; leave n_envs out.")
@@ -168,21 +183,21 @@ def training_envs(
                 "make_env and vec_env_class say how copies are made, and a vector environment is trained on as it is; leave them "
                 "out, or give the oracle a single environment."
             )
-        return Watched(VecMonitor(GymnasiumVecEnv(env, view))), False
+        return VecMonitor(GymnasiumVecEnv(env, view)), False
     if n_envs in (None, 1) and make_env is None and vec_env_class is DummyVecEnv:
-        return Watched(DummyVecEnv([lambda: Monitor(view.applied(env))])), False
+        return DummyVecEnv([lambda: Monitor(view.applied(env))]), False
     n = n_envs or 1
     if make_env is None and isinstance(core, TabularEnv) and vec_env_class is DummyVecEnv:
         layers = inspect_layers(env, core)
         if layers.plain and layers.horizon == core.horizon:
             copies: Any = TabularVectorEnv(core, n, AutoresetMode.SAME_STEP)
             copies = LeaderShareCopies(copies, layers.share) if layers.share else copies
-            return Watched(VecMonitor(GymnasiumVecEnv(copies, view))), True
+            return VecMonitor(GymnasiumVecEnv(copies, view)), True
     maker = _maker(env, core, view, make_env)
     try:
         made = vec_env_class([maker] * n)
         _check_share(env, made)
-        return Watched(made), True
+        return made, True
     except BOCMDPError:
         raise
     except Exception as error:  # anything may go wrong in pickling, in a process that starts, and in the user's functions
@@ -214,8 +229,7 @@ def _maker(env: gym.Env[Any, Any], core: Any, view: View, make_env: Callable[[],
         if any(isinstance(layer, NormalizeObservation) and layer.update_running_mean for layer in layers_of(env)):
             raise UnsupportedError(
                 "NormalizeObservation keeps statistics of its own in each copy of the environment, so a learner would train on "
-                "other observations than it acts on; use vec_env_class=lambda makers: VecNormalize(DummyVecEnv(makers), "
-                "norm_reward=False), whose statistics become part of the policy."
+                "other observations than it acts on; use normalize='observation', whose statistics become part of the policy."
             )
         try:
             deepcopy(env)
@@ -275,6 +289,5 @@ class _Likeness(NamedTuple):
         if "NormalizeObservation" in own.layers:
             raise UnsupportedError(
                 "NormalizeObservation keeps statistics of its own in each environment, so the learner would train on other "
-                "observations than it acts on; use vec_env_class=lambda makers: VecNormalize(DummyVecEnv(makers), "
-                "norm_reward=False), whose statistics become part of the policy."
+                "observations than it acts on; use normalize='observation', whose statistics become part of the policy."
             )

@@ -32,10 +32,11 @@ from followers.generators import isolated_generators
 from followers.sb3.algorithms import default_of, deterministic, find_algorithm, greedy_in_values, settings_of, takes_discrete_only
 from followers.sb3.envs import Watched, training_envs
 from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, begin_schedules, scheduled
+from followers.sb3.normalization import Normalized, Statistics, check_normalize, normalizer_of, normalizing
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
 from followers.sb3.replay import check_relabelling
 from followers.sb3.state import check_state, restore, state_of, statistics_in
-from followers.sb3.views import Statistics, View, check_observation_space, normalizer_of, view_of
+from followers.sb3.views import View, check_observation_space, view_of
 
 _RESERVED = {
     "env": "the environment comes from the oracle",
@@ -61,6 +62,8 @@ class SB3Follower(Follower):
         total_timesteps: environment steps of each response, at least; on-policy algorithms finish the rollout begun.
         policy: the algorithm's first argument; "MlpPolicy", or "MultiInputPolicy" for dictionaries of observations, if None.
         softmax_temperature: t, to answer with softmax(Q/t); for algorithms that are greedy in Q-values (DQN, QRDQN).
+        normalize: what is divided by its running standard deviation in training: "observation", "reward" or "both", as by
+            `VecNormalize`. The statistics of observations are part of the answer. The leader's returns stay as they are.
         warm_start: continue from the context's last response; else each response trains a new learner.
         replay: what happens to a replay buffer when x changes, whose rewards belong to the old x: "drop" it, and collect
             ``learning_starts`` steps again; or "relabel" its rewards, where the model has them and x moves nothing else.
@@ -68,8 +71,7 @@ class SB3Follower(Follower):
         n_envs: copies of the environment to train on.
         make_env: makes a copy, wrapped as the oracle's environment is; ``copy.deepcopy`` if None.
         vec_env_class: how copies are run: a class, or a function of the list of their makers. One that wraps them in
-            `VecNormalize`, ``lambda makers: VecNormalize(DummyVecEnv(makers))``, makes its statistics part of the policy; each
-            learner has its own.
+            `VecNormalize`, ``lambda makers: VecNormalize(DummyVecEnv(makers), clip_obs=5.0)``, is ``normalize`` with arguments.
         callback: passed to every ``learn``: a `BaseCallback`, a list of them, or a function.
         log_dir: folder of one continuous log per learner (progress.csv and TensorBoard events), across outer iterations.
         log_interval: as in ``learn``; the algorithm's own if None.
@@ -99,6 +101,7 @@ class SB3Follower(Follower):
         *,
         policy: Any = None,
         softmax_temperature: float | None = None,
+        normalize: Normalized | None = None,
         warm_start: bool = True,
         replay: str = "drop",
         shared: bool = False,
@@ -125,6 +128,7 @@ class SB3Follower(Follower):
         self._temperature = None if softmax_temperature is None else check_regularization(softmax_temperature)
         self._check_settings()
         self.regularization = self._find_regularization()
+        self._normalize = check_normalize(normalize, self.regularization)
         self.greedy = deterministic(self.algorithm) and self._temperature is None
         self._envs: VecEnv | None = None
         self._logs: dict[str, ContinuousLog] = {}
@@ -200,16 +204,23 @@ class SB3Follower(Follower):
                 raise UnsupportedError(
                     "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
                 )
+        self._check_spaces(self._view_of(one).applied(one))
+        self._layer(one, core)
         if isinstance(env, VectorEnv):
             self._make_envs(env, core)  # refuses what it cannot use
-        self._check_spaces(self._view_of(one).applied(one))
 
     def _view_of(self, env: AnyEnv) -> View:
         return view_of(env, takes_discrete_only(self.algorithm))
 
     def _make_envs(self, env: AnyEnv, core: Any) -> tuple[Watched, bool]:
         """Training environments, and whether they are copies."""
-        return training_envs(env, core, self._view_of(env), self._n_envs, self._make_env, self._vec_env_class)
+        layer = self._layer(env, core)
+        return training_envs(env, core, self._view_of(env), self._n_envs, self._make_env, self._vec_env_class, layer)
+
+    def _layer(self, env: AnyEnv, core: Any) -> Callable[[VecEnv], VecEnv]:
+        """What is put around training environments."""
+        replays = issubclass(self.algorithm, OffPolicyAlgorithm)
+        return normalizing(self._normalize, self._view_of(env).seen, core.discount, replays)
 
     def _check_spaces(self, env: gym.Env[Any, Any]) -> None:
         """Have the algorithm look at the spaces, without building its networks."""

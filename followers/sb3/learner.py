@@ -16,8 +16,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from bocmdp_gym.errors import ConvergenceError
 from followers.base import Task
 from followers.policies import Array
+from followers.sb3.normalization import Statistics
 from followers.sb3.replay import empty_buffer, end_last_episode, relabel
-from followers.sb3.views import Statistics, View
+from followers.sb3.views import View
 
 #: Network parameters are looked at after this many steps at the latest, losses after each update.
 CHECK_STEPS = 512

@@ -17,7 +17,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 
 from bocmdp_gym.errors import DamagedError, OptionError
 from bocmdp_gym.saved_state import array_entry, count_entry, entry, number_entry
-from followers.sb3.views import Statistics
+from followers.sb3.normalization import Statistics
 
 Arrays = dict[str, npt.NDArray[Any]]
 

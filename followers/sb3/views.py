@@ -14,22 +14,12 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import (
-    VecCheckNan,
-    VecEnvWrapper,
-    VecMonitor,
-    VecNormalize,
-    VecTransposeImage,
-    unwrap_vec_normalize,
-)
+from stable_baselines3.common.vec_env import VecNormalize
 
-from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.spaces import check_numeric
 from followers.environments import AnyEnv
-from followers.policies import Array
 
-#: Wrappers of copies that leave observations, actions and rewards alone, or whose work networks repeat when they act.
-_TRANSPARENT = (VecMonitor, VecCheckNan, VecTransposeImage)
 _TAKEN = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
 
 
@@ -195,84 +185,3 @@ class Viewed(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, *rest = self.env.step(self._view.act(action))
         return self._view.observe(observation), *rest
-
-
-# ------------------------------------------------------------------------------------------------------------ statistics
-
-
-def normalizer_of(envs: VecEnvWrapper, regularization: float | None) -> VecNormalize | None:
-    """The layer that normalises what learners see, None if there is none.
-
-    Args:
-        envs: training environments, in a layer of our own.
-        regularization: lambda, None if the follower has none.
-
-    Raises:
-        UnsupportedError: another layer changes what learners see or do, which their policies would not know; or rewards are
-            rescaled where lambda weighs them against entropy.
-    """
-    layer: Any = envs.venv
-    found: list[VecNormalize] = []
-    while isinstance(layer, VecEnvWrapper):
-        if type(layer) is VecNormalize:  # a subclass may normalise otherwise
-            found.append(layer)
-        elif not isinstance(layer, _TRANSPARENT):
-            raise UnsupportedError(
-                f"vec_env_class wraps the copies in {type(layer).__name__}, so the learner would train on other observations "
-                "than it acts on; wrap the environment itself, with a wrapper of gymnasium.wrappers. VecNormalize alone is known."
-            )
-        layer = layer.venv
-    if len(found) > 1:
-        raise UnsupportedError(f"vec_env_class normalises {len(found)} times over; expected one VecNormalize.")
-    if found and found[0].norm_reward and regularization is not None:
-        raise UnsupportedError(
-            f"VecNormalize rescales rewards, so the follower would solve its problem for another lambda than {regularization}; "
-            "pass norm_reward=False to it."
-        )
-    return unwrap_vec_normalize(envs)
-
-
-_PARTS = ("mean", "var", "count")
-
-
-class Statistics:
-    """Running statistics of one learner, which take turns in the one `VecNormalize` that all learners share.
-
-    Args:
-        normalizer: as it was before anything was learnt.
-    """
-
-    def __init__(self, normalizer: VecNormalize):
-        self._observations = deepcopy(normalizer.obs_rms) if normalizer.norm_obs else None
-        self._returns = deepcopy(normalizer.ret_rms)
-
-    def put_into(self, normalizer: VecNormalize) -> None:
-        """From now on they are the ones that are used, and updated."""
-        if self._observations is not None:
-            normalizer.obs_rms = self._observations
-        normalizer.ret_rms = self._returns
-
-    def _named(self) -> dict[str, RunningMeanStd]:
-        kept = self._observations
-        parts = {f"observations.{k}": v for k, v in kept.items()} if isinstance(kept, dict) else {"observations": kept}
-        return {name: part for name, part in parts.items() if part is not None} | {"returns": self._returns}
-
-    def state(self) -> dict[str, Array]:
-        """What a checkpoint keeps."""
-        return {f"{name}.{p}": np.array(getattr(part, p)) for name, part in self._named().items() for p in _PARTS}
-
-    def load_state(self, state: dict[str, Array]) -> None:
-        """Continue from `state`.
-
-        Raises:
-            OptionError: it is another observation's.
-        """
-        for name, part in self._named().items():
-            for p in _PARTS:
-                saved, own = state.get(f"{name}.{p}"), np.shape(getattr(part, p))
-                if saved is None or np.shape(saved) != own:
-                    raise OptionError(
-                        f"the saved learner has no normalisation statistics {name}.{p} of shape {own}; load it with the "
-                        "vec_env_class it was saved with."
-                    )
-                setattr(part, p, float(saved) if p == "count" else np.array(saved))
