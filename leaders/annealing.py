@@ -74,8 +74,8 @@ def check_annealable(schedule: Annealing | LambdaSchedule | None, oracle: Trajec
     if schedule is not None and not (follower.anneals and follower.regularization is not None):
         raise UnsupportedError(
             f"regularization_schedule changes lambda from response to response, and that of {type(follower).__name__} is fixed; "
-            "use SoftPolicyIteration, SoftValueIteration, SoftQLearning, NaturalPolicyGradient or VanillaPolicyGradient with "
-            "followers.TrajectoryOracle, or leave the schedule out."
+            "use SoftPolicyIteration, SoftValueIteration, SoftQLearning, NaturalPolicyGradient, VanillaPolicyGradient, "
+            "SoftDQNFollower or SACFollower with followers.TrajectoryOracle, or leave the schedule out."
         )
 
 

@@ -91,3 +91,16 @@ def deterministic(algorithm: type[BaseAlgorithm]) -> bool:
 def takes_discrete_only(algorithm: type[BaseAlgorithm]) -> bool:
     """Whether it is a Q-learner with an output for each action (DQN, QRDQN, SoftDQN)."""
     return "exploration_final_eps" in settings_of(algorithm)
+
+
+def set_regularization(model: BaseAlgorithm, regularization: float) -> None:
+    """Let a learner of the regularised problem go on with another lambda: it is read at every action and every update.
+
+    Args:
+        model: SoftDQN; or SAC, TQC, CrossQ with a fixed ``ent_coef``.
+        regularization: lambda.
+    """
+    if isinstance(model, SoftDQN):
+        model.set_regularization(regularization)
+    else:
+        model.ent_coef_tensor.fill_(regularization)  # type: ignore[attr-defined]

@@ -29,9 +29,17 @@ from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
-from followers.sb3.algorithms import default_of, deterministic, find_algorithm, greedy_in_values, settings_of, takes_discrete_only
+from followers.sb3.algorithms import (
+    default_of,
+    deterministic,
+    find_algorithm,
+    greedy_in_values,
+    set_regularization,
+    settings_of,
+    takes_discrete_only,
+)
 from followers.sb3.envs import Watched, training_envs
-from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, begin_schedules, scheduled
+from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, set_progress
 from followers.sb3.normalization import Normalized, Statistics, check_normalize, normalizer_of, normalizing
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
 from followers.sb3.replay import check_relabelling
@@ -55,7 +63,7 @@ class SB3Follower(Follower):
     further whenever their context comes up again (``warm_start``). Each answer is a snapshot: later training leaves it alone.
 
     Schedules (``learning_rate``, ``clip_range``, the exploration of DQN) run over each response: from their beginning to their
-    end in ``total_timesteps``, then from the beginning again. A learner that should settle down over a run is given constants.
+    end in ``total_timesteps``, then from the beginning again. Or over a whole run (``schedule_timesteps``).
 
     Args:
         algorithm: a class, or its name ("PPO", "A2C", "DQN", "SAC", "TD3", "QRDQN", "SoftDQN", ...).
@@ -64,6 +72,9 @@ class SB3Follower(Follower):
         softmax_temperature: t, to answer with softmax(Q/t); for algorithms that are greedy in Q-values (DQN, QRDQN).
         normalize: what is divided by its running standard deviation in training: "observation", "reward" or "both", as by
             `VecNormalize`. The statistics of observations are part of the answer. The leader's returns stay as they are.
+        schedule_timesteps: training steps, of all learners together, over which schedules run once, to stay at their end after
+            that: outer iterations times responses in each times ``total_timesteps``, for the whole run. None: over each
+            response.
         warm_start: continue from the context's last response; else each response trains a new learner.
         replay: what happens to a replay buffer when x changes, whose rewards belong to the old x: "drop" it, and collect
             ``learning_starts`` steps again; or "relabel" its rewards, where the model has them and x moves nothing else.
@@ -102,6 +113,7 @@ class SB3Follower(Follower):
         policy: Any = None,
         softmax_temperature: float | None = None,
         normalize: Normalized | None = None,
+        schedule_timesteps: int | None = None,
         warm_start: bool = True,
         replay: str = "drop",
         shared: bool = False,
@@ -121,6 +133,7 @@ class SB3Follower(Follower):
         self.settings, given = settings, settings.pop("gamma", discount)
         self.discount = None if given is None else check_discount(given)
         self._policy, self._callbacks = policy, as_callbacks(callback)
+        self._schedule_timesteps = None if schedule_timesteps is None else check_count("schedule_timesteps", schedule_timesteps)
         self._log_interval = None if log_interval is None else check_count("log_interval", log_interval)
         self._n_envs = None if n_envs is None else check_count("n_envs", n_envs)
         self._make_env, self._vec_env_class = make_env, vec_env_class
@@ -128,6 +141,7 @@ class SB3Follower(Follower):
         self._temperature = None if softmax_temperature is None else check_regularization(softmax_temperature)
         self._check_settings()
         self.regularization = self._find_regularization()
+        self.anneals = self.regularization is not None
         self._normalize = check_normalize(normalize, self.regularization)
         self.greedy = deterministic(self.algorithm) and self._temperature is None
         self._envs: VecEnv | None = None
@@ -268,6 +282,8 @@ class SB3Follower(Follower):
             envs = self._training_envs(task)
             learner = self._learner(task, envs, first_seed)
             learner.face(task, self.replay, self._view)
+            if self.regularization is not None:  # of this response: it may have been set since
+                set_regularization(learner.model, self.regularization)
             learner.model.set_random_seed(seed)
             steps = self._train(learner, task.context)
             self.training_steps += steps
@@ -320,9 +336,9 @@ class SB3Follower(Follower):
                 f"{name} cannot be made with these settings, for observations {envs.observation_space} and actions "
                 f"{envs.action_space}: {error}"
             ) from error
-        scheduled(model)
         rollout = getattr(model, "n_steps", 0) * envs.num_envs
-        if isinstance(model, OnPolicyAlgorithm) and self.total_timesteps <= rollout and model.lr_schedule(0.0) <= 0.0:
+        ends = self._schedule_timesteps is None and self.total_timesteps <= rollout
+        if isinstance(model, OnPolicyAlgorithm) and ends and model.lr_schedule(0.0) <= 0.0:
             raise OptionError(
                 f"the learning rate falls to 0 within each response, and {name} updates once, at its end: it would learn "
                 f"nothing. Raise total_timesteps ({self.total_timesteps}) to several rollouts of {rollout} steps."
@@ -335,7 +351,10 @@ class SB3Follower(Follower):
         before = model.num_timesteps
         options: Any = {} if self._log_interval is None else {"log_interval": self._log_interval}
         model._last_obs = None  # others have used the environment since: start a new episode
-        begin_schedules(model)
+        begin, length = (
+            (0, self.total_timesteps) if self._schedule_timesteps is None else (self.training_steps, self._schedule_timesteps)
+        )
+        set_progress(model, begin, length)
         watch = Watch(context)
         callback: Any = [watch, *self._callbacks] if self._callbacks else watch
         try:

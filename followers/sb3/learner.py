@@ -52,26 +52,28 @@ class Learner:
         self.leader = task.leader
 
 
-def scheduled(model: BaseAlgorithm) -> None:
-    """Let schedules run from 1 to 0 within each call of ``learn``, rather than over all steps so far.
+def set_progress(model: BaseAlgorithm, begin: int, length: int) -> None:
+    """Let schedules run from 1 to 0 over so many steps, of which some are made already, and stay at 0.
 
-    Stable-Baselines3 measures progress from the learner's first step, so that response k would begin at 1/k of a learning rate
-    that falls to 0, and DQN would explore in its first responses only. It also lets the last rollout overshoot the end, where
-    such a learning rate is negative; here progress stops at 0.
+    Stable-Baselines3 measures progress from the learner's first step to the end of this ``learn``, so that response k would begin
+    at 1/k of a learning rate that falls to 0, and DQN would explore in its first responses only. It also lets the last rollout
+    overshoot the end, where such a learning rate is negative.
+
+    Args:
+        model: about to ``learn``.
+        begin: steps before this ``learn``.
+        length: steps from 1 to 0.
     """
+    start = model.num_timesteps - begin
 
     def update(num_timesteps: int, total_timesteps: int) -> None:
-        start = model._num_timesteps_at_start
-        model._current_progress_remaining = max(0.0, 1.0 - (num_timesteps - start) / (total_timesteps - start))
+        del total_timesteps
+        model._current_progress_remaining = max(0.0, 1.0 - (num_timesteps - start) / length)
 
     model._update_current_progress_remaining = update  # type: ignore[method-assign]
-
-
-def begin_schedules(model: BaseAlgorithm) -> None:
-    """Set schedules to where a new learner starts."""
-    model._current_progress_remaining = 1.0
+    update(model.num_timesteps, length)
     if hasattr(model, "exploration_schedule"):
-        model.exploration_rate = model.exploration_schedule(1.0)  # type: ignore[attr-defined]
+        model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)  # type: ignore[attr-defined]
 
 
 class Saved(NamedTuple):

@@ -119,6 +119,10 @@ class SoftDQN(DQN):
         self.policy_kwargs["regularization"] = self.regularization
         super()._setup_model()
 
+    def set_regularization(self, regularization: float) -> None:
+        """Behave, and learn, by another lambda from now on. What is in the replay buffer depends on none."""
+        self.regularization = self.policy.regularization = regularization  # type: ignore[assignment]
+
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Regress on the soft targets (module docstring), ``gradient_steps`` times."""
         assert self.regularization is not None

@@ -12,6 +12,13 @@ from tests.followers.problems import X, bandit
 #: Settings with which an algorithm learns something, or at least updates, in a few dozen steps.
 QUICK: dict[str, dict[str, Any]] = {
     "A2C": {"total_timesteps": 40},
+    "CrossQ": {
+        "total_timesteps": 60,
+        "learning_starts": 20,
+        "train_freq": 4,
+        "batch_size": 16,
+        "policy_kwargs": {"net_arch": [16]},
+    },
     "DDPG": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}},
     "DQN": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16},
     "PPO": {"total_timesteps": 64, "n_steps": 32, "batch_size": 32},
@@ -19,10 +26,11 @@ QUICK: dict[str, dict[str, Any]] = {
     "SAC": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}},
     "SoftDQN": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16, "regularization": 0.1},
     "TD3": {"total_timesteps": 60, "learning_starts": 20, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}},
+    "TQC": {"total_timesteps": 60, "learning_starts": 20, "train_freq": 4, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}},
     "TRPO": {"total_timesteps": 64, "n_steps": 32, "batch_size": 32},
 }
 DISCRETE = ["A2C", "DQN", "PPO", "QRDQN", "SoftDQN", "TRPO"]
-CONTINUOUS = ["A2C", "DDPG", "PPO", "SAC", "TD3"]
+CONTINUOUS = ["A2C", "CrossQ", "DDPG", "PPO", "SAC", "TD3", "TQC", "TRPO"]
 
 
 def quick(algorithm: str, **options: Any) -> SB3Follower:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from stable_baselines3 import A2C, DQN
 
+import followers
+import leaders
 from bocmdp_gym import errors
 from followers import SB3Follower, TrajectoryOracle
-from tests.followers.problems import Point, bandit
-from tests.followers.sb3.quick import QUICK, quick, respond
+from tests.followers.problems import Point, X, bandit
+from tests.followers.sb3.quick import QUICK, quick, respond, rng
 
 
 def test_any_class_is_an_algorithm() -> None:
@@ -54,3 +58,52 @@ def test_an_algorithms_own_refusal_comes_through() -> None:
 def test_what_answers_with_the_best_action_alone_says_so(algorithm: str, options: dict[str, Any], greedy: bool) -> None:
     """So that no hypergradient takes its policy, whose probabilities are 0 and 1, for one that never reacts."""
     assert SB3Follower(algorithm, 1000, **options).greedy is greedy
+
+
+_REGULARIZED: dict[str, Any] = {
+    "SoftDQN": lambda lam: quick("SoftDQN", regularization=lam),
+    "SAC": lambda lam: followers.SACFollower(lam, **QUICK["SAC"]),
+    "TQC": lambda lam: quick("TQC", ent_coef=lam),
+    "CrossQ": lambda lam: quick("CrossQ", ent_coef=lam),
+}
+
+
+@pytest.mark.parametrize("algorithm", list(_REGULARIZED))
+def test_a_learner_goes_on_with_another_lambda(algorithm: str, tmp_path: Path) -> None:
+    """A response at another lambda is that of a follower of that lambda which had learnt the same before."""
+    make, discrete = _REGULARIZED[algorithm], algorithm == "SoftDQN"
+    x = X if discrete else [0.5]
+
+    def oracle_of(follower: Any) -> TrajectoryOracle:
+        return TrajectoryOracle(bandit() if discrete else Point(), follower)
+
+    def answer(oracle: TrajectoryOracle, seed: int) -> Any:
+        policy = oracle.respond(x, 0, rng(seed))
+        return policy.table if discrete else policy.act_batch(np.linspace(-1, 1, 9, dtype=np.float32)[:, None], rng(0))
+
+    changed, other, same = make(0.1), make(2.0), make(0.1)
+    oracle = oracle_of(changed)
+    assert changed.anneals
+    answer(oracle, 0)
+    changed.save(tmp_path)
+    oracles = [oracle_of(follower) for follower in (other, same)]
+    other.load(tmp_path)
+    same.load(tmp_path)
+    changed.regularization = 2.0
+    found, (expected, unchanged) = answer(oracle, 1), [answer(one, 1) for one in oracles]
+    np.testing.assert_array_equal(found, expected)
+    assert (found != unchanged).any()
+    changed.regularization = same.regularization = 0.1
+    assert (answer(oracle, 2) != answer(oracles[0], 2)).any()
+
+
+def test_a_run_anneals_neural_followers() -> None:
+    schedule, leader = leaders.Annealing(1.0), leaders.HPGD(env_steps=100)
+    soft_dqn, sac = _REGULARIZED["SoftDQN"](0.1), _REGULARIZED["SAC"](0.1)
+    runs: list[Any] = [(bandit(), leader, soft_dqn, X), (Point(), leaders.ZeroOrder(0.1, env_steps=20), sac, [0.5])]
+    for env, leader, follower, x in runs:
+        result = leaders.optimize(env, leader, follower, 3, x0=x, seed=0, regularization_schedule=schedule)
+        assert result.history["regularization"].tolist() == [schedule.at(t, 3, 0.1) for t in range(3)]
+        assert follower.regularization == 0.1
+    with pytest.raises(errors.UnsupportedError, match="SoftDQNFollower or SACFollower"):
+        leaders.optimize(bandit(), leaders.HPGD(regularization=0.1), quick("PPO"), 1, regularization_schedule=schedule)

@@ -134,6 +134,32 @@ def test_schedules_of_clipping_too() -> None:
     np.testing.assert_allclose(np.array(seen[-9:]).reshape(3, 3), [[2 / 3, 1 / 3, 0.0]] * 3, atol=1e-12)
 
 
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN", "SAC"])
+def test_schedules_run_once_over_a_run_where_asked(algorithm: str) -> None:
+    """Four responses of n steps, two learners: progress falls from 1 to 0 over 3 n steps of them all, and stays there."""
+    callback = Schedules()
+    length = 64 if algorithm == "PPO" else 60
+    options: dict[str, Any] = {"learning_rate": lambda progress: 0.01 * progress, "schedule_timesteps": 3 * length}
+    follower = quick(algorithm, callback=callback, **options)
+    oracle = TrajectoryOracle(Point() if algorithm == "SAC" else bandit(), follower)
+    generator = rng(0)
+    for k in range(4):
+        oracle.respond([0.1 * k] if algorithm == "SAC" else (k + 1) * X, k % 2, generator)
+    begins = [rates[0] for rates in callback.rates]
+    done = np.arange(4) * length + (1 if algorithm != "PPO" else 0)  # PPO looks at its schedule before a rollout
+    np.testing.assert_allclose(begins, 0.01 * np.maximum(1.0 - done / (3 * length), 0.0), atol=0.01 / length)
+    assert set(callback.rates[3]) == {0.0}
+    if algorithm == "DQN":
+        assert callback.exploration[0][0] == 1.0
+        assert [row[0] for row in callback.exploration[1:]] == pytest.approx([0.05] * 3)  # after a tenth of the run
+
+
+def test_a_rate_may_be_spent_in_a_run() -> None:
+    respond(quick("PPO", learning_rate=lambda progress: 0.01 * progress, total_timesteps=32, schedule_timesteps=320))
+    with pytest.raises(errors.OptionError, match="schedule_timesteps is 0"):
+        quick("PPO", schedule_timesteps=0)
+
+
 def test_after_forty_responses_a_learner_learns_as_in_the_first() -> None:
     """Forty responses where nothing is to be learnt, and then the reward appears.
 

@@ -14,15 +14,15 @@ from bocmdp_gym.saved_state import decode, encode
 from followers import TrajectoryOracle
 from leaders.checkpoints import Checkpoints
 from tests.followers.problems import Point, X, bandit
-from tests.followers.sb3.quick import quick, respond, rng
+from tests.followers.sb3.quick import DISCRETE, QUICK, quick, respond, rng
 
 
 @pytest.mark.parametrize(
     ("algorithm", "warm_start"),
-    [*((name, True) for name in ("A2C", "DQN", "PPO", "QRDQN", "SAC", "SoftDQN", "TD3")), ("DQN", False)],
+    [*((name, True) for name in QUICK), ("DQN", False)],
 )
 def test_a_saved_follower_goes_on_bit_for_bit(algorithm: str, warm_start: bool, tmp_path: Path) -> None:
-    continuous = algorithm in ("SAC", "TD3")
+    continuous = algorithm not in DISCRETE
 
     def run(responses: range, generator: np.random.Generator) -> list[Any]:
         answers = []
@@ -46,7 +46,7 @@ def test_a_saved_follower_goes_on_bit_for_bit(algorithm: str, warm_start: bool, 
     fresh.load(tmp_path / "follower")
     for mine, theirs in zip(run(range(3, 5), generator), straight[3:], strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert fresh.training_steps == 5 * (64 if algorithm == "PPO" else 60 if algorithm != "A2C" else 40)
+    assert fresh.training_steps == 5 * QUICK[algorithm]["total_timesteps"]
 
 
 @pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
