@@ -132,6 +132,8 @@ class Follower(WithArguments, ABC):
         exposes_probabilities: whether its policies do; None where that depends on the response.
         greedy: whether it answers with the best action alone. Such a policy jumps as x moves, or stands still: no hypergradient
             finds how it reacts.
+        markov: whether its policies choose by the observation alone, as a hypergradient takes for granted. Otherwise by what the
+            episode brought before, or by what the environment allows just then.
         discount: a gamma it was given explicitly, which must be the environment's; None: it takes the environment's.
         training_steps: environment steps it has used for its own purposes since the last `reset`.
     """
@@ -144,6 +146,7 @@ class Follower(WithArguments, ABC):
     resumes: bool = True
     shared: bool = False
     greedy: bool = False
+    markov: bool = True
     exposes_probabilities: bool | None = None
     discount: float | None = None
     training_steps: int = 0

@@ -16,13 +16,16 @@ from bocmdp_gym.errors import ModelError, UnsupportedError
 from bocmdp_gym.kernels.bounds import LARGEST, all_within
 from bocmdp_gym.options import as_array
 from followers.empirical import EmpiricalPolicy
-from followers.environments import rows
+from followers.environments import AnyEnv, rows
 
 Array = npt.NDArray[np.float64]
 
 
 class Policy(Constructed, ABC):
     """A follower's behaviour at one (x, context). Frozen: acting does not change it.
+
+    Whoever plays episodes has `begin` make what acts in them, and tells it of later ones by `restart`. For most policies that is
+    the policy itself, which chooses by the observation alone; one that remembers an episode keeps what it remembers there.
 
     A subclass says how to `act`. One that knows its probabilities defines `probabilities` and sets ``exposes_probabilities``;
     the rest has defaults. An object that has none of this but ``act(observation, rng)`` or ``predict(observation)`` is adapted
@@ -44,6 +47,14 @@ class Policy(Constructed, ABC):
     value: Array | None = None
     estimate: EmpiricalPolicy | None = None
     metrics: Mapping[str, float] = MappingProxyType({})
+
+    def begin(self, env: AnyEnv) -> Policy:
+        """What acts in ``env`` from the start of an episode on; in all copies, where that is a vector environment."""
+        del env
+        return self
+
+    def restart(self, copies: npt.NDArray[np.bool_]) -> None:
+        """Hear that an episode begins in these copies ``(n,)``, whose first observation is the next to be acted on."""
 
     @abstractmethod
     def act(self, observation: Any, rng: np.random.Generator) -> Any:

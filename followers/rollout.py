@@ -123,8 +123,9 @@ def play(
         observation, _ = env.reset(seed=seed, options=options)
         seen, seed = owned(observation), None
         check_observation(observation, f"at the start of episode {len(episodes)}")
+        actor = policy.begin(env)
         while True:
-            action = check_action(policy.act(observation, rng) if first is None else first, env.action_space)
+            action = check_action(actor.act(observation, rng) if first is None else first, env.action_space)
             first = None
             if tabular:
                 episode.states.append(core.state)
@@ -182,8 +183,9 @@ def play_copies(
     check_observation(observations, "at the first reset")
     seen = rows(observations)
     finals: list[Any] = [None] * n
+    actor = policy.begin(envs)
     while any(running):
-        actions, stacked = _checked_actions(policy.act_batch(observations, rng), space, n)
+        actions, stacked = _checked_actions(actor.act_batch(observations, rng), space, n)
         before = seen
         observations, rewards, terminations, truncations, infos = envs.step(stacked)
         check_observation(observations, f"after step {time} of the copies")
@@ -192,6 +194,7 @@ def play_copies(
         ended = terminations | truncations
         started = 0  # episodes that begin now: they will take at least one step each
         cut = np.zeros(n, dtype=np.bool_)  # copies whose episode is stopped here
+        begun = ended.copy() if mode == AutoresetMode.SAME_STEP else resetting.copy()  # copies that show a first observation
         for i, row in enumerate(before):
             episode = running[i]
             if resetting[i]:  # the autoreset row
@@ -225,6 +228,8 @@ def play_copies(
         if stopped.any():
             observations, _ = envs.reset(options={"reset_mask": stopped})
             seen = rows(observations)
+        if (begun | stopped).any():
+            actor.restart(begun | stopped)
     finished.sort(key=lambda episode: episode.order)
     batch = _assemble(finished, policy, False)
     if plain and isinstance(core, TabularEnv):

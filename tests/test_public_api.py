@@ -167,6 +167,7 @@ CASES: dict[str, Case] = {
     "check_configurable_env": Case(bocmdp_gym.check_configurable_env, lambda: {"env": env(), "steps": 2}),
     "configurable": Case(bocmdp_gym.configurable, lambda: {"env": env()}),
     "gymnasium_tables": Case(bocmdp_gym.gymnasium_tables, lambda: {"env": gym.make("FrozenLake-v1")}),
+    "ActionMasks": Case(wrappers.ActionMasks, lambda: {"env": gym.make("Taxi-v4")}),
     "ContextWrapper": Case(
         wrappers.ContextWrapper, lambda: {"env": cart(), "contexts": [[0.1], [0.2]], "names": ["length"]}
     ),

@@ -1,14 +1,24 @@
 """Wrappers that make an existing Gymnasium environment configurable; `ConfigurableWrapper` is their base class.
 
 `LeaderReward` adds a leader's bonus to the reward, `LeaderParameters` lets x set physical attributes, `ContextWrapper` adds
-contexts, `ObserveContext` shows them. Each takes an environment in which one follower acts. Several followers who interact at
-once (Markov games) are outside this theory, and not built yet: multi-agent environments are refused.
+contexts, `ObserveContext` shows them; `ActionMasks` offers the masks of an environment's info. Each takes an environment in which
+one follower acts. Several followers who interact at once (Markov games) are outside this theory, and not built yet: multi-agent
+environments are refused.
 """
 
+from bocmdp_gym.wrappers.action_masks import ActionMasks
 from bocmdp_gym.wrappers.base import ConfigurableWrapper
 from bocmdp_gym.wrappers.context import ContextWrapper
 from bocmdp_gym.wrappers.leader_parameters import LeaderParameters
 from bocmdp_gym.wrappers.leader_reward import LeaderReward, RewardModel
 from bocmdp_gym.wrappers.observe_context import ObserveContext
 
-__all__ = ["ConfigurableWrapper", "ContextWrapper", "LeaderParameters", "LeaderReward", "ObserveContext", "RewardModel"]
+__all__ = [
+    "ActionMasks",
+    "ConfigurableWrapper",
+    "ContextWrapper",
+    "LeaderParameters",
+    "LeaderReward",
+    "ObserveContext",
+    "RewardModel",
+]

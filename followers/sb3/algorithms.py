@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -19,14 +20,6 @@ _SOURCES = {
     SoftDQN.__module__: ("SoftDQN",),
     "sb3_contrib": ("ARS", "CrossQ", "MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO"),
 }
-#: Algorithms whose answer is no policy of the observation alone, and what to use instead.
-_REFUSED = {
-    "RecurrentPPO": "its action depends on the whole episode, while a follower's policy answers the observation at hand (the "
-    "hypergradient is that of a Markov policy); use PPO, and show what has to be remembered, e.g. with FrameStackObservation",
-    "MaskablePPO": "its action depends on a mask beside the observation; let illegal actions cost something or do nothing in "
-    "the environment, and use PPO",
-    "ARS": "it maximises undiscounted returns, so it cannot take the environment's discount; use PPO or A2C",
-}
 
 
 def find_algorithm(algorithm: str | type[BaseAlgorithm]) -> type[BaseAlgorithm]:
@@ -34,12 +27,12 @@ def find_algorithm(algorithm: str | type[BaseAlgorithm]) -> type[BaseAlgorithm]:
 
     Raises:
         OptionError: no such algorithm, or sb3-contrib is missing.
-        UnsupportedError: one that gives no policy of the observation, or takes no discount.
+        UnsupportedError: one that takes no discount.
     """
     if isinstance(algorithm, str):
         source = next((module for module, names in _SOURCES.items() if algorithm in names), None)
         if source is None:
-            known = sorted(name for names in _SOURCES.values() for name in names if name not in _REFUSED)
+            known = sorted(name for names in _SOURCES.values() for name in names)
             raise OptionError(f"unknown algorithm {algorithm!r}. {suggest(algorithm, known)}")
         try:
             found: type[BaseAlgorithm] = getattr(import_module(source), algorithm)
@@ -49,10 +42,7 @@ def find_algorithm(algorithm: str | type[BaseAlgorithm]) -> type[BaseAlgorithm]:
         found = algorithm
     else:
         raise OptionError(f"algorithm is {algorithm!r}; expected an algorithm class of Stable-Baselines3, or its name.")
-    for base in found.__mro__:
-        if base.__name__ in _REFUSED:
-            raise UnsupportedError(f"{found.__name__} cannot be a follower: {_REFUSED[base.__name__]}.")
-    if "gamma" not in settings_of(found):
+    if not takes_discount(found) and not compares_returns(found):
         raise UnsupportedError(f"{found.__name__} has no gamma, so it cannot take the environment's discount; use PPO or DQN.")
     return found
 
@@ -78,14 +68,45 @@ def default_of(algorithm: type[BaseAlgorithm], name: str, otherwise: Any) -> Any
     return next((p.default for p in _signatures(algorithm) if p.name == name), otherwise)
 
 
+def takes_discount(algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether its constructor takes gamma."""
+    return "gamma" in settings_of(algorithm)
+
+
+def _is_a(algorithm: type[BaseAlgorithm], name: str) -> bool:
+    """Whether it is an algorithm of sb3-contrib, which need not be installed, or derived from it."""
+    return any(base.__name__ == name for base in algorithm.__mro__)
+
+
+def compares_returns(algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether it compares what whole episodes paid, so that they are discounted for it (ARS)."""
+    return _is_a(algorithm, "ARS")
+
+
+def remembers(algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether it chooses by what the episode brought so far (RecurrentPPO)."""
+    return _is_a(algorithm, "RecurrentPPO")
+
+
+def takes_masks(algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether it asks the environment which actions are allowed (MaskablePPO)."""
+    return _is_a(algorithm, "MaskablePPO")
+
+
+def policy_name(algorithm: type[BaseAlgorithm], observations: gym.Space[Any]) -> str:
+    """The algorithm's own policy without convolutions for these observations."""
+    kind = "MultiInput" if isinstance(observations, gym.spaces.Dict) else "Mlp"
+    return next((name for name in algorithm.policy_aliases if name.startswith(kind)), f"{kind}Policy")
+
+
 def greedy_in_values(algorithm: type[BaseAlgorithm]) -> bool:
     """Whether it answers with the action of the largest Q-value (DQN, QRDQN), which is also what explores by epsilon alone."""
     return takes_discrete_only(algorithm) and "regularization" not in settings_of(algorithm)
 
 
 def deterministic(algorithm: type[BaseAlgorithm]) -> bool:
-    """Whether what it answers with is a function of the observation: greedy in values, or an actor without noise (TD3, DDPG)."""
-    return greedy_in_values(algorithm) or issubclass(algorithm, TD3)
+    """Whether it answers with a function of the observation: greedy in values, or an actor without noise (TD3, DDPG, ARS)."""
+    return greedy_in_values(algorithm) or issubclass(algorithm, TD3) or compares_returns(algorithm)
 
 
 def takes_discrete_only(algorithm: type[BaseAlgorithm]) -> bool:

@@ -19,6 +19,7 @@ from bocmdp_gym.layers import is_transparent, layers_of
 from bocmdp_gym.memory import owned
 from bocmdp_gym.wrappers.leader_share import LeaderShare, LeaderShareCopies, share_of
 from followers.environments import AnyEnv, check_observation, inspect_layers
+from followers.sb3.masks import check_masks
 from followers.sb3.monitor import Monitor
 from followers.sb3.views import View
 
@@ -88,11 +89,39 @@ class GymnasiumVecEnv(VecEnv):
         return [False] * self.num_envs
 
 
+class DiscountedReturns(VecEnvWrapper):
+    """Pays gamma^t r_t at step t of an episode, for a learner that adds up what episodes pay; their logged sum is discounted too.
+
+    Args:
+        venv: the environments, each in a `Monitor`, or in a `VecMonitor` together.
+        discount: gamma.
+    """
+
+    def __init__(self, venv: VecEnv, discount: float):
+        super().__init__(venv)
+        self._discount = discount
+
+    def reset(self) -> Any:
+        self._weights, self._returns = np.ones(self.num_envs), np.zeros(self.num_envs)
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        paid = self._weights * rewards
+        self._returns += paid
+        for i in np.flatnonzero(dones):
+            infos[i]["episode"] = {**infos[i]["episode"], "r": float(self._returns[i])}
+        self._weights = np.where(dones, 1.0, self._discount * self._weights)
+        self._returns[dones] = 0.0
+        return observations, paid, dones, infos
+
+
 class Watched(VecEnvWrapper):
-    """Refuses observations and rewards that are not finite, at the step that brings them.
+    """Refuses observations and rewards that are not finite, at the step that brings them, and masks that allow nothing.
 
     Raises:
         ObservationError: naming the step and the copy.
+        ActionError: what `action_masks` of the copies returned is no mask.
     """
 
     def __init__(self, venv: VecEnv):
@@ -122,6 +151,13 @@ class Watched(VecEnvWrapper):
                 "number. Check the environment at this leader parameter."
             )
         return observations, rewards, dones, infos
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        found: list[Any] = super().env_method(method_name, *method_args, indices=indices, **method_kwargs)
+        if method_name == "action_masks":
+            for masks in found:
+                check_masks(masks, self.action_space)
+        return found
 
 
 _sum: Any = np.add.reduce
@@ -187,7 +223,8 @@ def _copies(
     if n_envs in (None, 1) and make_env is None and vec_env_class is DummyVecEnv:
         return DummyVecEnv([lambda: Monitor(view.applied(env))]), False
     n = n_envs or 1
-    if make_env is None and isinstance(core, TabularEnv) and vec_env_class is DummyVecEnv:
+    masked = env.has_wrapper_attr("action_masks")  # which compiled copies would not say
+    if make_env is None and isinstance(core, TabularEnv) and vec_env_class is DummyVecEnv and not masked:
         layers = inspect_layers(env, core)
         if layers.plain and layers.horizon == core.horizon:
             copies: Any = TabularVectorEnv(core, n, AutoresetMode.SAME_STEP)

@@ -30,16 +30,23 @@ from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
 from followers.sb3.algorithms import (
+    compares_returns,
     default_of,
     deterministic,
     find_algorithm,
     greedy_in_values,
+    policy_name,
+    remembers,
     set_regularization,
     settings_of,
+    takes_discount,
     takes_discrete_only,
+    takes_masks,
 )
-from followers.sb3.envs import Watched, training_envs
+from followers.sb3.envs import DiscountedReturns, Watched, training_envs
+from followers.sb3.episodes import MaskedSB3Policy, RecurrentSB3Policy
 from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, set_progress
+from followers.sb3.masks import check_masked
 from followers.sb3.normalization import Normalized, Statistics, check_normalize, normalizer_of, normalizing
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
 from followers.sb3.replay import check_relabelling
@@ -62,13 +69,16 @@ class SB3Follower(Follower):
     One learner per context: a network that cannot see xi would solve a mixture of contexts. Learners are kept and trained
     further whenever their context comes up again (``warm_start``). Each answer is a snapshot: later training leaves it alone.
 
+    RecurrentPPO remembers the episode, and MaskablePPO asks the environment's ``action_masks()`` what it may do: their policies
+    act along an episode (`Policy.begin`), and tell no probabilities. ARS adds up what an episode pays, so that is discounted.
+
     Schedules (``learning_rate``, ``clip_range``, the exploration of DQN) run over each response: from their beginning to their
     end in ``total_timesteps``, then from the beginning again. Or over a whole run (``schedule_timesteps``).
 
     Args:
         algorithm: a class, or its name ("PPO", "A2C", "DQN", "SAC", "TD3", "QRDQN", "SoftDQN", ...).
         total_timesteps: environment steps of each response, at least; on-policy algorithms finish the rollout begun.
-        policy: the algorithm's first argument; "MlpPolicy", or "MultiInputPolicy" for dictionaries of observations, if None.
+        policy: the algorithm's first argument; its "MlpPolicy", or "MultiInputPolicy" for dictionaries of observations, if None.
         softmax_temperature: t, to answer with softmax(Q/t); for algorithms that are greedy in Q-values (DQN, QRDQN).
         normalize: what is divided by its running standard deviation in training: "observation", "reward" or "both", as by
             `VecNormalize`. The statistics of observations are part of the answer. The leader's returns stay as they are.
@@ -96,8 +106,9 @@ class SB3Follower(Follower):
 
     Raises:
         OptionError: an unknown algorithm or setting, a value out of range, or a budget of no steps.
-        UnsupportedError: an algorithm whose answer is no policy of the observation. When an oracle is made: an algorithm that
-            cannot take the spaces, ``shared`` without the context in the observation, buffers that cannot be relabelled.
+        UnsupportedError: an algorithm that cannot take a discount, or rewards normalised where they must not be. When an oracle
+            is made: an algorithm that cannot take the spaces, or asks for masks where there are none, ``shared`` without the
+            context in the observation, buffers that cannot be relabelled, observations that cannot be normalised.
         DiscountError: when an oracle is made: a gamma other than the environment's.
 
     Warns:
@@ -142,7 +153,8 @@ class SB3Follower(Follower):
         self._check_settings()
         self.regularization = self._find_regularization()
         self.anneals = self.regularization is not None
-        self._normalize = check_normalize(normalize, self.regularization)
+        self._normalize = check_normalize(normalize, self.regularization, compares_returns(self.algorithm))
+        self.markov = not (remembers(self.algorithm) or takes_masks(self.algorithm))
         self.greedy = deterministic(self.algorithm) and self._temperature is None
         self._envs: VecEnv | None = None
         self._logs: dict[str, ContinuousLog] = {}
@@ -199,8 +211,11 @@ class SB3Follower(Follower):
         one, core = make_single(env)
         discrete = isinstance(one.action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
         unreadable = isinstance(self._policy, type) and decides_itself(self._policy) and self._temperature is None
-        self.exposes_probabilities = type(self).exposes_probabilities if discrete and not unreadable else False
+        readable = discrete and not unreadable and self.markov
+        self.exposes_probabilities = type(self).exposes_probabilities if readable else False
         finite = isinstance(core.context_space, gym.spaces.Discrete)
+        if takes_masks(self.algorithm):
+            check_masked(one, self.algorithm.__name__)
         if self.shared and not context_observed(one):
             per_context = "one learner per context (shared=False)" if finite else "a new learner each time (warm_start=False)"
             raise UnsupportedError(
@@ -234,7 +249,10 @@ class SB3Follower(Follower):
     def _layer(self, env: AnyEnv, core: Any) -> Callable[[VecEnv], VecEnv]:
         """What is put around training environments."""
         replays = issubclass(self.algorithm, OffPolicyAlgorithm)
-        return normalizing(self._normalize, self._view_of(env).seen, core.discount, replays)
+        normalized = normalizing(self._normalize, self._view_of(env).seen, core.discount, replays)
+        if compares_returns(self.algorithm):
+            return lambda envs: normalized(DiscountedReturns(envs, core.discount))
+        return normalized
 
     def _check_spaces(self, env: gym.Env[Any, Any]) -> None:
         """Have the algorithm look at the spaces, without building its networks."""
@@ -249,8 +267,8 @@ class SB3Follower(Follower):
         except (AssertionError, NotImplementedError, ValueError) as error:
             raise UnsupportedError(
                 f"{name} cannot take this environment, with observations {env.observation_space} and actions {space}: {error}. "
-                "DQN, QRDQN and SoftDQN take Discrete and MultiDiscrete actions, SAC, TD3, DDPG, TQC and CrossQ take Box, PPO "
-                "and A2C take either."
+                "DQN, QRDQN and SoftDQN take Discrete and MultiDiscrete actions, SAC, TD3, DDPG, TQC and CrossQ take Box, PPO, "
+                "A2C, TRPO and RecurrentPPO take either, ARS Box and Discrete; CrossQ and ARS read no dictionaries."
             ) from error
 
     def _own_settings(self) -> dict[str, Any]:
@@ -265,7 +283,7 @@ class SB3Follower(Follower):
     def _policy_for(self, env: Any) -> Any:
         if self._policy is not None:
             return self._policy
-        return "MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy"
+        return policy_name(self.algorithm, env.observation_space)
 
     # ----------------------------------------------------------------------------------------------------- responses
 
@@ -291,6 +309,10 @@ class SB3Follower(Follower):
             if steps < self.total_timesteps:
                 metrics["follower_response_steps"] = float(steps)
             network, view = learner.model.policy, self._view.frozen(self._normalizer)
+            if remembers(self.algorithm):
+                return RecurrentSB3Policy(network, task.leader, task.context, metrics, view)
+            if takes_masks(self.algorithm):
+                return MaskedSB3Policy(network, task.leader, task.context, metrics, view)
             read = reader(network, self._temperature)
             if read is None:
                 return SB3Policy(network, task.leader, task.context, metrics, view)
@@ -328,7 +350,8 @@ class SB3Follower(Follower):
     def _new_model(self, envs: VecEnv, discount: float, seed: int) -> BaseAlgorithm:
         name = self.algorithm.__name__
         try:
-            model = self.algorithm(self._policy_for(envs), envs, gamma=discount, seed=seed, **self._own_settings())  # type: ignore[call-arg]
+            settings = self._own_settings() | ({"gamma": discount} if takes_discount(self.algorithm) else {})
+            model = self.algorithm(self._policy_for(envs), envs, seed=seed, **settings)
         except BOCMDPError:
             raise
         except (AssertionError, NotImplementedError, TypeError, ValueError) as error:

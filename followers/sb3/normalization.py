@@ -29,24 +29,26 @@ from stable_baselines3.common.vec_env import (
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_choice
 from followers.policies import Array
+from followers.sb3.envs import DiscountedReturns
 
 #: What is normalised.
 Normalized = Literal["observation", "reward", "both"]
 
 #: Wrappers of copies that leave observations, actions and rewards alone, or whose work networks repeat when they act.
-_TRANSPARENT = (VecMonitor, VecCheckNan, VecTransposeImage)
+_TRANSPARENT = (DiscountedReturns, VecMonitor, VecCheckNan, VecTransposeImage)
 
 
-def check_normalize(normalize: str | None, regularization: float | None) -> str | None:
+def check_normalize(normalize: str | None, regularization: float | None, ranks: bool) -> str | None:
     """The choice, if it is one.
 
     Args:
         normalize: one of `Normalized`, or None.
         regularization: lambda, None if the follower has none.
+        ranks: whether the learner compares returns, whatever their size.
 
     Raises:
         OptionError: another word.
-        UnsupportedError: rewards would be rescaled where lambda weighs them against entropy.
+        UnsupportedError: rewards would be rescaled where lambda weighs them against entropy, or in vain.
     """
     if normalize is None:
         return None
@@ -55,6 +57,11 @@ def check_normalize(normalize: str | None, regularization: float | None) -> str 
         raise UnsupportedError(
             f"normalize={normalize!r} rescales rewards, so the follower would solve its problem for another lambda than "
             f"{regularization}; expected normalize='observation', or none."
+        )
+    if normalize != "observation" and ranks:
+        raise UnsupportedError(
+            f"normalize={normalize!r} rescales rewards, and ARS divides by the deviation of returns itself; expected "
+            "normalize='observation', or none."
         )
     return normalize
 

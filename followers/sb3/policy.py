@@ -5,7 +5,9 @@
 | categorical | PPO, A2C, TRPO | the distribution's own |
 | soft values | SoftDQN | softmax(Q / lambda), lambda its own |
 | values | DQN, QRDQN | 1 for the greedy action; softmax(Q / t) where a temperature t was asked for |
-| continuous actions | SAC, TD3, DDPG, TQC, CrossQ, and PPO, A2C, TRPO there | none: actions only |
+| best action | ARS | 1 for the action it chooses |
+| continuous actions | SAC, TD3, DDPG, TQC, CrossQ, and PPO, A2C, TRPO, ARS there | none: actions only |
+| along an episode | RecurrentPPO, MaskablePPO (`followers.sb3.episodes`) | none: they depend on more than the observation |
 | one of your own that overrides ``predict`` or ``_predict`` | any | none, unless it has ``action_logits(obs)``, ``(N, A)`` |
 
 Where a Discrete space starts at k, the first probability is that of action k; MultiDiscrete spaces likewise.
@@ -55,6 +57,9 @@ def reader(policy: BasePolicy, temperature: float | None) -> Reader | None:
         return _own_logits
     if hasattr(policy, "q_net") or hasattr(policy, "quantile_net"):
         return lambda network, observations: _from_values(network, observations, temperature)
+    is_ars = any(base.__name__ == "ARSPolicy" for base in type(policy).__mro__)  # of sb3-contrib, which need not be there
+    if is_ars and isinstance(policy.action_space, gym.spaces.Discrete):
+        return _chosen
     return None
 
 
@@ -66,6 +71,11 @@ def _categorical(policy: Any, observations: Any) -> list[Array]:
 
 def _own_logits(policy: Any, observations: Any) -> list[Array]:
     return [_softmax(policy.action_logits(observations))]
+
+
+def _chosen(policy: Any, observations: Any) -> list[Array]:
+    chosen = policy._predict(observations, deterministic=True)
+    return [torch.nn.functional.one_hot(chosen, int(policy.action_space.n)).double().cpu().numpy()]
 
 
 def _from_values(policy: Any, observations: Any, temperature: float | None) -> list[Array]:
@@ -109,8 +119,12 @@ class SB3Policy(Policy):
         with isolated_torch(int(rng.integers(2**31))):  # all that the networks of SB3 draw from
             if getattr(self.network, "use_sde", False):  # its noise is drawn ahead of the actions
                 self.network.reset_noise()  # type: ignore[operator]
-            action, _ = self.network.predict(self.view.observe(observation))
+            action = self._choose(self.view.observe(observation))
         return self.view.act(action)
+
+    def _choose(self, observations: Any) -> Any:
+        """The networks' actions for what they see, one or several; torch's generator is seeded."""
+        return self.network.predict(observations)[0]
 
     def act_batch(self, observations: Any, rng: np.random.Generator) -> Any:
         return self.act(observations, rng)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
+from torch.nn.utils import parameters_to_vector
 
 from bocmdp_gym.errors import DamagedError, OptionError
 from bocmdp_gym.saved_state import array_entry, count_entry, entry, number_entry
@@ -76,6 +77,8 @@ def restore(model: BaseAlgorithm, state: dict[str, Any]) -> None:
             f"the saved learner does not fit {type(model).__name__} as it is set up now: {error}. Load it with the settings it "
             "was saved with."
         ) from error
+    if hasattr(model, "weights"):  # ARS moves these, and has its policy follow
+        model.weights = parameters_to_vector(model.policy.parameters()).detach()
     for name, value in state["counters"].items():
         setattr(model, name, value)
 

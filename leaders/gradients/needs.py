@@ -27,7 +27,7 @@ class Needs:
 
     Attributes:
         needs_regularization: lambda enters the estimate, and the follower must choose at random among good actions; otherwise a
-            follower without one, or a greedy one, will do.
+            follower without one, or a greedy one, or one that does not choose by the observation alone, will do.
         needs_model: a tabular model is read: its arrays, and their derivatives in x.
         needs_rewards: a model of any kind is read: rewards as differentiable functions of x.
         needs_successors: every action of the tabular model has a list of successors of its own: no factored transitions.
@@ -74,7 +74,7 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, loss: Loss | N
         requested: what the estimator was given.
 
     Raises:
-        UnsupportedError: one is needed, and the follower is greedy.
+        UnsupportedError: one is needed, and the follower is greedy, or chooses by more than the observation.
         RegularizationError: one is needed, and neither has it; the message says what else `check_needs` would miss.
         OptionError: they differ.
     """
@@ -84,6 +84,12 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, loss: Loss | N
             f"{type(follower).__name__} answers with the best action alone, and {type(needs).__name__} weighs what it does by "
             "how much better that is than its other actions: it would find that this follower never reacts to x. Use FirstOrder "
             "or ZeroOrder; or let it choose at random among good actions, as SB3Follower(softmax_temperature=...) makes DQN do."
+        )
+    if needs.needs_regularization and not follower.markov:
+        raise UnsupportedError(
+            f"{type(follower).__name__} does not choose by the observation alone (it remembers the episode, or asks the "
+            f"environment what it may do), and {type(needs).__name__} reads its behaviour as that of a Markov policy. Use "
+            "FirstOrder or ZeroOrder, which compare returns alone."
         )
     if requested is None and follower.regularization is None and needs.needs_regularization:
         discounts = {oracle.core.discount, oracle.core.leader_discount}

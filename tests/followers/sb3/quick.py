@@ -12,6 +12,7 @@ from tests.followers.problems import X, bandit
 #: Settings with which an algorithm learns something, or at least updates, in a few dozen steps.
 QUICK: dict[str, dict[str, Any]] = {
     "A2C": {"total_timesteps": 40},
+    "ARS": {"total_timesteps": 60, "n_delta": 2, "policy_kwargs": {"net_arch": [8]}},
     "CrossQ": {
         "total_timesteps": 60,
         "learning_starts": 20,
@@ -29,8 +30,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "TQC": {"total_timesteps": 60, "learning_starts": 20, "train_freq": 4, "batch_size": 16, "policy_kwargs": {"net_arch": [16]}},
     "TRPO": {"total_timesteps": 64, "n_steps": 32, "batch_size": 32},
 }
-DISCRETE = ["A2C", "DQN", "PPO", "QRDQN", "SoftDQN", "TRPO"]
-CONTINUOUS = ["A2C", "CrossQ", "DDPG", "PPO", "SAC", "TD3", "TQC", "TRPO"]
+DISCRETE = ["A2C", "ARS", "DQN", "PPO", "QRDQN", "SoftDQN", "TRPO"]
+CONTINUOUS = ["A2C", "ARS", "CrossQ", "DDPG", "PPO", "SAC", "TD3", "TQC", "TRPO"]
 
 
 def quick(algorithm: str, **options: Any) -> SB3Follower:

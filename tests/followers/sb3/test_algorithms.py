@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from stable_baselines3 import A2C, DQN
+from stable_baselines3.common.callbacks import BaseCallback
 
 import followers
 import leaders
@@ -50,6 +51,9 @@ def test_an_algorithms_own_refusal_comes_through() -> None:
         ("QRDQN", {}, True),
         ("TD3", {}, True),
         ("DDPG", {}, True),
+        ("ARS", {}, True),
+        ("TQC", {}, False),
+        ("CrossQ", {}, False),
         ("SAC", {}, False),
         ("PPO", {}, False),
         ("SoftDQN", {"regularization": 0.1}, False),
@@ -58,6 +62,35 @@ def test_an_algorithms_own_refusal_comes_through() -> None:
 def test_what_answers_with_the_best_action_alone_says_so(algorithm: str, options: dict[str, Any], greedy: bool) -> None:
     """So that no hypergradient takes its policy, whose probabilities are 0 and 1, for one that never reacts."""
     assert SB3Follower(algorithm, 1000, **options).greedy is greedy
+
+
+def test_ars_compares_discounted_returns() -> None:
+    """What episodes paid, as it is logged, is sum gamma^t r_t: with rewards of 1, (1 - gamma^n) / (1 - gamma) of n steps."""
+    seen: list[tuple[float, int]] = []
+
+    class Episodes(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            seen.extend((one["r"], one["l"]) for one in self.model.ep_info_buffer)  # type: ignore[union-attr]
+
+    for n_envs in (1, 3):  # one in a Monitor, several in a VecMonitor
+        seen.clear()
+        follower = quick("ARS", callback=Episodes(), n_envs=n_envs)
+        oracle = TrajectoryOracle(bandit(discount=0.5), follower)
+        policy = oracle.respond([1.0, 1.0], 0, rng(0))  # an untrained policy's best action is one and the same in every episode
+        assert set(np.unique(policy.table)) == {0.0, 1.0}
+        always = [(r, n) for r, n in seen if r > 1.0 and abs(r - 2.0 * (1.0 - 0.5**n)) < 1e-6]
+        assert len(always) > 3
+        assert max(r for r, _ in seen) <= 2.0
+
+
+def test_ars_solves_a_problem() -> None:
+    follower = quick("ARS", total_timesteps=1500, n_delta=4, learning_rate=0.2, delta_std=0.2, n_eval_episodes=3)
+    oracle = TrajectoryOracle(bandit(), follower)
+    for context in range(2):
+        assert (oracle.respond(X, context, rng(0)).table[:, context] == 1.0).all()
 
 
 _REGULARIZED: dict[str, Any] = {

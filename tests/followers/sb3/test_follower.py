@@ -8,6 +8,7 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise
 
 import bocmdp_gym
 import followers
@@ -16,7 +17,7 @@ from bocmdp_gym import errors
 from bocmdp_gym.wrappers import ObserveContext
 from followers import SB3Follower, TrajectoryOracle, check_follower
 from tests.followers.problems import CountSteps, Point, X, bandit
-from tests.followers.sb3.quick import quick, respond, rng
+from tests.followers.sb3.quick import CONTINUOUS, quick, respond, rng
 from tests.problems import four_rooms
 
 
@@ -64,10 +65,13 @@ def test_a_shared_learner_needs_to_see_the_context() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
+@pytest.mark.parametrize("algorithm", ["ARS", "DQN", "PPO", "QRDQN", "TRPO"])
 def test_learning_followers_keep_the_contract(algorithm: str) -> None:
     settings: dict[str, Any] = {"total_timesteps": 2048, "warm_start": False, "device": "cpu"}
-    if algorithm == "PPO":
+    if algorithm == "ARS":
+        settings |= {"total_timesteps": 10_000, "n_delta": 8, "learning_rate": 0.1, "delta_std": 0.2, "n_eval_episodes": 4}
+        settings |= {"policy": "LinearPolicy"}
+    elif algorithm in ("PPO", "TRPO"):
         settings |= {"n_envs": 8, "n_steps": 32, "batch_size": 128, "learning_rate": 5e-3}
     else:
         settings |= {"learning_rate": 1e-2, "target_update_interval": 50, "batch_size": 64, "exploration_fraction": 0.5}
@@ -82,6 +86,27 @@ def test_sac_finds_the_best_action() -> None:
     policy = respond(follower, Point(), [0.5])
     actions = policy.act_batch(rng(0).uniform(-1, 1, (100, 1)).astype(np.float32), rng(1))
     assert abs(actions.mean() - 0.5) < 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", CONTINUOUS)
+def test_the_best_action_is_found_in_each_context(algorithm: str) -> None:
+    """x in context 0 and -x in context 1, of actions in [-2, 2]."""
+    if algorithm in ("A2C", "PPO", "TRPO"):
+        settings: dict[str, Any] = {"total_timesteps": 4000, "learning_rate": 3e-3}
+        settings |= {"n_steps": 8 if algorithm == "A2C" else 200}
+    elif algorithm == "ARS":
+        settings = {"total_timesteps": 6000, "learning_rate": 0.1, "delta_std": 0.1, "n_eval_episodes": 2, "n_delta": 4}
+    else:
+        settings = {"total_timesteps": 1000, "learning_rate": 3e-3, "learning_starts": 100, "batch_size": 64, "train_freq": 1}
+        settings |= {"policy_kwargs": {"net_arch": [32]}}
+        if algorithm in ("TD3", "DDPG"):
+            settings |= {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.3))}
+    oracle = TrajectoryOracle(Point(), quick(algorithm, **settings))
+    for context in range(2):
+        policy = oracle.respond([0.5], context, rng(0))
+        actions = policy.act_batch(rng(0).uniform(-1, 1, (200, 1)).astype(np.float32), rng(1))
+        assert abs(actions.mean() - (0.5, -0.5)[context]) < 0.25
 
 
 def test_sampling_does_not_train() -> None:
@@ -221,9 +246,7 @@ def test_the_compiled_sampler_plays_a_networks_table() -> None:
         (lambda: SB3Follower("PPO", 10, learning_rat=1.0), errors.OptionError, "Did you mean 'learning_rate'"),
         (lambda: SB3Follower("PPO", 10, seed=1), errors.OptionError, "generator"),
         (lambda: SB3Follower("PPO", 10, tensorboard_log="x"), errors.OptionError, "log_dir"),
-        (lambda: SB3Follower("RecurrentPPO", 10), errors.UnsupportedError, "whole episode"),
-        (lambda: SB3Follower("MaskablePPO", 10), errors.UnsupportedError, "mask"),
-        (lambda: SB3Follower("ARS", 10), errors.UnsupportedError, "undiscounted"),
+        (lambda: SB3Follower("ARS", 10, normalize="both"), errors.UnsupportedError, "ARS divides by the deviation"),
         (lambda: SB3Follower("SoftDQN", 1000), errors.RegularizationError, "regularization is None"),
         (lambda: followers.SoftDQNFollower(-1.0, 1000), errors.RegularizationError, r"-1\.0"),
     ],

@@ -35,7 +35,7 @@ def test_a_saved_follower_goes_on_bit_for_bit(algorithm: str, warm_start: bool, 
     options: dict[str, Any] = {"replay": "relabel", "warm_start": warm_start}
     oracle = TrajectoryOracle(Point() if continuous else bandit(), quick(algorithm, **options))
     generator = rng(0)
-    straight = run(range(5), generator)
+    straight, steps = run(range(5), generator), oracle.training_steps
     oracle = TrajectoryOracle(Point() if continuous else bandit(), quick(algorithm, **options))
     generator = rng(0)
     run(range(3), generator)
@@ -46,7 +46,7 @@ def test_a_saved_follower_goes_on_bit_for_bit(algorithm: str, warm_start: bool, 
     fresh.load(tmp_path / "follower")
     for mine, theirs in zip(run(range(3, 5), generator), straight[3:], strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert fresh.training_steps == 5 * QUICK[algorithm]["total_timesteps"]
+    assert fresh.training_steps == steps >= 5 * QUICK[algorithm]["total_timesteps"]
 
 
 @pytest.mark.parametrize("algorithm", ["DQN", "PPO"])
