@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,23 @@ class FollowerEntry:
         make: its class, or another function that makes it; or where that is, "module:name", to be imported when it is asked for.
         budget: the keyword of its budget per response; None: it solves to a tolerance.
         default_budget: the budget of a run that names none; the constructor's default if None.
+        options: arguments of its constructor that are options of the command line by themselves.
         fixed: further keywords.
     """
 
     make: str | Callable[..., Follower]
     budget: str | None
     default_budget: int | None
+    options: tuple[str, ...]
     fixed: Mapping[str, Any]
+
+    def load(self) -> Callable[..., Follower]:
+        """What makes it, imported where that is to be."""
+        if not isinstance(self.make, str):
+            return self.make
+        module, _, attribute = self.make.partition(":")
+        found: Callable[..., Follower] = getattr(importlib.import_module(module), attribute)
+        return found
 
 
 #: All of them, by name.
@@ -41,6 +51,7 @@ def register(
     *,
     budget: str | None = None,
     default_budget: int | None = None,
+    options: Sequence[str] = (),
     **fixed: Any,
 ) -> None:
     """Give a follower a name on the command line.
@@ -51,6 +62,8 @@ def register(
             If it has an argument ``regularization``, a run passes its lambda.
         budget: the keyword of its budget per response (environment steps, updates, iterations), which ``--follower-steps`` sets.
         default_budget: the budget of a run that names none; the constructor's default if None.
+        options: arguments of its constructor (or of a base's, where it hands on keywords) that the command line offers as options
+            of their own, with the texts of the docstring; all others go into ``--follower-options``.
         fixed: further keywords that this name stands for.
 
     Raises:
@@ -67,7 +80,7 @@ def register(
         raise OptionError(f"default_budget is {default_budget}, and no budget is named; expected budget='iterations', say.")
     if default_budget is not None:
         default_budget = check_count("default_budget", default_budget)
-    entry = FollowerEntry(make, budget, default_budget, fixed)
+    entry = FollowerEntry(make, budget, default_budget, tuple(options), fixed)
     if FOLLOWERS.get(name, entry) != entry:
         raise OptionError(f"another follower is called {name!r} already; choose another name.")
     FOLLOWERS[name] = entry
@@ -96,10 +109,7 @@ def make_follower(
             f"the budget of follower {name} is {steps}, and it solves to a tolerance; leave --follower-steps out, or choose one "
             f"of {learners}."
         )
-    make = entry.make
-    if isinstance(make, str):
-        module, _, attribute = make.partition(":")
-        make = getattr(importlib.import_module(module), attribute)
+    make = entry.load()
     parameters = inspect.signature(make).parameters
     keywords = dict(entry.fixed)
     if regularization is not None and "regularization" in parameters:
@@ -127,7 +137,8 @@ register(
 )
 register("vanilla-policy-gradient", "followers:VanillaPolicyGradient", budget="iterations", default_budget=20_000)
 register("linear-programming", "followers:LinearProgramming")
-register("soft-dqn", "followers:SoftDQNFollower", budget="total_timesteps", default_budget=5_000)
-register("ppo", "followers:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="PPO")
-register("a2c", "followers:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="A2C")
-register("dqn", "followers:SB3Follower", budget="total_timesteps", default_budget=5_000, algorithm="DQN")
+_SB3: dict[str, Any] = {"budget": "total_timesteps", "default_budget": 5_000}
+register("soft-dqn", "followers:SoftDQNFollower", **_SB3, options=["normalize"])
+register("ppo", "followers:SB3Follower", **_SB3, options=["normalize"], algorithm="PPO")
+register("a2c", "followers:SB3Follower", **_SB3, options=["normalize"], algorithm="A2C")
+register("dqn", "followers:SB3Follower", **_SB3, options=["softmax_temperature", "normalize"], algorithm="DQN")

@@ -548,6 +548,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "neural_followers_accuracy": _accuracy,
     "neural_followers_hpgd": _hpgd,
     "neural_followers_overhead": _overhead,
+    "sb3_training": _overhead,
     "neural_followers_returns": _returns,
     "soft_q_learning": _soft_q_learning,
     "follower_rates": _follower_rates,

@@ -79,7 +79,8 @@ class SB3Follower(Follower):
         algorithm: a class, or its name ("PPO", "A2C", "DQN", "SAC", "TD3", "QRDQN", "SoftDQN", ...).
         total_timesteps: environment steps of each response, at least; on-policy algorithms finish the rollout begun.
         policy: the algorithm's first argument; its "MlpPolicy", or "MultiInputPolicy" for dictionaries of observations, if None.
-        softmax_temperature: t, to answer with softmax(Q/t); for algorithms that are greedy in Q-values (DQN, QRDQN).
+        softmax_temperature: temperature t > 0 of softmax(Q/t), to answer with that instead of the best action alone; for
+            algorithms that are greedy in Q-values (DQN, QRDQN).
         normalize: what is divided by its running standard deviation in training: "observation", "reward" or "both", as by
             `VecNormalize`. The statistics of observations are part of the answer. The leader's returns stay as they are.
         schedule_timesteps: training steps, of all learners together, over which schedules run once, to stay at their end after

@@ -83,7 +83,8 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, loss: Loss | N
         raise UnsupportedError(
             f"{type(follower).__name__} answers with the best action alone, and {type(needs).__name__} weighs what it does by "
             "how much better that is than its other actions: it would find that this follower never reacts to x. Use FirstOrder "
-            "or ZeroOrder; or let it choose at random among good actions, as SB3Follower(softmax_temperature=...) makes DQN do."
+            "or ZeroOrder; or let it choose at random among good actions, as SB3Follower(softmax_temperature=...) makes DQN do "
+            "(--softmax-temperature)."
         )
     if needs.needs_regularization and not follower.markov:
         raise UnsupportedError(

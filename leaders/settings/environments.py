@@ -20,7 +20,7 @@ from bocmdp_gym.registration import ENVIRONMENTS, Entry
 from followers.registry import FOLLOWERS
 from leaders.leaders import HPGD
 from leaders.settings.options import Option, annotated, options_of
-from leaders.settings.run import RUN_NAMES, RunSettings, leader_fields, named_fields, objective_fields
+from leaders.settings.run import RUN_NAMES, RunSettings, follower_fields, leader_fields, named_fields, objective_fields
 
 
 class Defaults(NamedTuple):
@@ -80,7 +80,9 @@ class CustomSettings(RunSettings):
 
 def commands() -> dict[str, type[RunSettings]]:
     """The settings of a run by the name of its command, such as four-rooms for ``bocmdp/FourRooms-v0``."""
-    return dict(_commands(tuple(ENVIRONMENTS), tuple(HPGD.kinds.items()), tuple(FOLLOWERS)))
+    return dict(
+        _commands(tuple(ENVIRONMENTS), tuple(HPGD.kinds.items()), tuple((name, one.options) for name, one in FOLLOWERS.items()))
+    )
 
 
 @lru_cache(maxsize=1)
@@ -120,9 +122,11 @@ def _settings(
     for setting in values.keys() & inherited.keys() - made.keys():
         made[setting] = hints[setting], _again(inherited[setting], values)
     every = [(setting, option, "environment") for setting, option in environment.items()]
-    for setting, option, owner in [*objective_fields(), *leader_fields(RUN_NAMES | environment.keys()), *every]:
+    leader = leader_fields(RUN_NAMES | environment.keys())
+    follower = follower_fields(RUN_NAMES | environment.keys() | {setting for setting, *_ in leader})
+    for setting, option, owner in [*objective_fields(), *leader, *follower, *every]:
         option = replace(option, default=values.get(setting, option.default))
-        made[setting] = annotated(option, "" if owner in ("leader", "objective") else None), option.field(owner)
+        made[setting] = annotated(option, None if owner in ("environment", "update") else ""), option.field(owner)
     specified = [(setting, kind, default) for setting, (kind, default) in made.items()]
     namespace = {"name": name, "__doc__": text, "__module__": __name__}
     return make_dataclass(f"{name} settings", specified, bases=(base,), frozen=True, kw_only=True, namespace=namespace)

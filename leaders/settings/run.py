@@ -116,9 +116,24 @@ class RunSettings:
             raise OptionError(f"cannot make {self.env_id}: {error}") from error
 
     def make_follower(self, regularization: float | None = None) -> Follower:
-        """The follower; with another lambda if one is given."""
+        """The follower; with another lambda if one is given.
+
+        Raises:
+            OptionError: an option that this follower does not have, or a value it refuses.
+        """
         lam = self.regularization if regularization is None else regularization
-        return make_follower(self.follower, lam, self.follower_steps, self.follower_options)
+        entry, given = FOLLOWERS[self.follower], dict(self.follower_options)
+        for name, option in self._options("follower").items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if option.name not in entry.options:
+                users = " and ".join(who for who, one in FOLLOWERS.items() if option.name in one.options)
+                raise OptionError(f"--{hyphenated(name)} is an option of follower {users}, not of {self.follower}.")
+            if option.name in given:
+                raise OptionError(f"{option.name} is set by --{hyphenated(name)}; leave it out of --follower-options.")
+            given[option.name] = option.value(value)
+        return make_follower(self.follower, lam, self.follower_steps, given)
 
     def make_leader(self) -> Leader:
         """The leader."""
@@ -260,6 +275,38 @@ def leader_fields(taken: Set[str]) -> list[tuple[str, Option, str]]:
         field_name = f"estimator_{name}" if name in taken else name
         found.append((field_name, Option(name, one_of, None, about, spelling), "leader"))
     return found
+
+
+def follower_fields(taken: Set[str]) -> list[tuple[str, Option, str]]:
+    """The settings that are arguments of followers (`followers.register`), as those of `leader_fields`.
+
+    Args:
+        taken: names of other settings; a follower's option of such a name is called follower_NAME.
+    """
+    found: dict[str, tuple[Option, list[str]]] = {}
+    for user, entry in FOLLOWERS.items():
+        for name in entry.options:
+            found.setdefault(name, (_follower_option(entry.load(), name), []))[1].append(user)
+    made = []
+    for name, (option, users) in found.items():
+        text = f"{option.help[:1].upper()}{option.help[1:].rstrip('.')} ({', '.join(users)})."
+        field_name = f"follower_{name}" if name in taken else name
+        made.append((field_name, replace(option, kind=option.kind | None, default=None, help=text), "follower"))
+    return made
+
+
+def _follower_option(make: Any, name: str) -> Option:
+    """An argument of what makes a follower: its own, or that of the base class it hands keywords on to.
+
+    Raises:
+        OptionError: there is none, or none that a command line can hold.
+    """
+    for kind in inspect.getmro(make) if inspect.isclass(make) else (make,):
+        parameter = {p.name: p for p in inspect.signature(kind).parameters.values()}.get(name)
+        option = options_of([parameter], kind, argument_help(kind)).get(name) if parameter is not None else None
+        if option is not None:
+            return option
+    raise OptionError(f"{make.__name__} has no argument {name!r} that the command line could offer; leave it out of options.")
 
 
 def objective_fields() -> list[tuple[str, Option, str]]:

@@ -129,3 +129,34 @@ def test_every_estimator_has_a_name(name: str) -> None:
 def test_leaders_that_cannot_be_made_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         settings_from_values("four-rooms", values).make_leader()
+
+
+def test_followers_options_are_their_constructors(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--softmax-temperature", "0.2", "--normalize", "reward"]
+    follower: Any = parse(["four-rooms", "--follower", "dqn", *options, *RUN]).make_follower()
+    assert (follower.greedy, follower._temperature, follower._normalize) == (False, 0.2, "reward")
+    soft: Any = parse(["four-rooms", "--follower", "soft-dqn", "--normalize", "observation", *RUN]).make_follower()
+    assert (soft._normalize, soft.regularization) == ("observation", 0.05)
+    with pytest.raises(SystemExit):
+        parse(["four-rooms", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    assert "instead of the best action alone; for algorithms that are greedy in Q-values (DQN, QRDQN) (dqn)." in shown
+    for wrong, match in (
+        (["--follower", "ppo", "--softmax-temperature", "0.1"], "an option of follower dqn, not of ppo"),
+        (["--normalize", "both"], "option of follower soft-dqn and ppo and a2c and dqn, not of soft-policy-iteration"),
+        (["--follower", "ppo", "--normalize", "both", "--follower-options", '{"normalize": "both"}'], "set by --normalize"),
+    ):
+        with pytest.raises(OptionError, match=match):
+            parse(["four-rooms", *wrong, *RUN]).make_follower()
+
+
+def test_a_registered_followers_options_join_the_command() -> None:
+    with restored():
+        followers.register("toy-plan", ToyFollower, options=["shift"])
+        settings = parse(["four-rooms", "--follower", "toy-plan", "--shift", "1.5", *RUN])
+        follower: Any = settings.make_follower()
+        assert (follower.shift, follower.regularization) == (1.5, 0.05)
+    with restored():
+        followers.register("toy-plan", ToyFollower, options=["shift", "sweep"])
+        with pytest.raises(OptionError, match="ToyFollower has no argument 'sweep'"):
+            parse(["four-rooms", *RUN])
