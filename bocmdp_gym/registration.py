@@ -46,6 +46,16 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.tax_design:TaxDesign",
         "bocmdp_gym.envs.tax_design_vector:tax_design_vector",
     ),
+    Entry(
+        "bocmdp/Inventory-v0",
+        "bocmdp_gym.envs.inventory:Inventory",
+        "bocmdp_gym.envs.storage_vector:inventory_vector",
+    ),
+    Entry(
+        "bocmdp/Battery-v0",
+        "bocmdp_gym.envs.battery:Battery",
+        "bocmdp_gym.envs.storage_vector:battery_vector",
+    ),
 )
 
 

@@ -200,6 +200,20 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
     def _seeded(self) -> None:
         """Hook: ``np_random`` is a new generator."""
 
+    def _truncate_and_restart(self, acts: npt.NDArray[np.bool_], taken: Taken) -> None:
+        """Where episodes end by their horizon alone: the ages after a step of the copies in ``acts``, and what is reset by it."""
+        self._ages += acts
+        taken.terminations[:] = False
+        taken.truncations[:] = acts & (self._ages == self.horizon)
+        self._final_contexts = self._contexts.copy()
+        same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
+        restart = taken.truncations if same_step else ~acts
+        self._needs_reset = np.zeros_like(acts) if same_step else taken.truncations.copy()
+        if restart.any():
+            self._contexts[restart] = self._draw_contexts(int(restart.sum())) if self._context is None else self._context
+            self._place(restart, None)
+            self._ages[restart] = 0
+
     @abstractmethod
     def _prepare(self) -> None:
         """Compute what stepping reads at the x in force."""

@@ -1,10 +1,12 @@
 """The environments, one per file; `bocmdp_gym.registration` gives them their ids."""
 
+from bocmdp_gym.envs.battery import Battery
 from bocmdp_gym.envs.dynamic_mechanism import DynamicMechanism
 from bocmdp_gym.envs.four_rooms import FourRooms
+from bocmdp_gym.envs.inventory import Inventory
 from bocmdp_gym.envs.meta_rl import MetaRL
 from bocmdp_gym.envs.principal_agent import PrincipalAgent
 from bocmdp_gym.envs.random_mdp import RandomMDP
 from bocmdp_gym.envs.tax_design import TaxDesign
 
-__all__ = ["DynamicMechanism", "FourRooms", "MetaRL", "PrincipalAgent", "RandomMDP", "TaxDesign"]
+__all__ = ["Battery", "DynamicMechanism", "FourRooms", "Inventory", "MetaRL", "PrincipalAgent", "RandomMDP", "TaxDesign"]

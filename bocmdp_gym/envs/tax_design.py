@@ -45,6 +45,7 @@ from bocmdp_gym.options import check_array, check_count, check_distribution, che
 from bocmdp_gym.pictures import AGENT, INK, PALETTE, Canvas, Pictures
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.transitions import FactoredTransitions
+from bocmdp_gym.truncated_normal import cell_probabilities, truncated_normal_draw, truncated_normal_log_density
 from bocmdp_gym.validation import check_horizon
 
 Array = npt.NDArray[np.float64]
@@ -160,25 +161,6 @@ def asset_utility(assets: Array) -> Array:
     """u(s)."""
     utility: Array = np.where(assets > 0, np.log1p(np.maximum(assets, 0.0) / 20.0), assets)
     return utility
-
-
-def truncated_normal_log_density(values: Tensor, mean: Tensor, std: float, low: float, high: float) -> Tensor:
-    """Log density at ``values`` of N(mean, std^2) truncated to [low, high], differentiable in the mean."""
-    mass = torch.special.ndtr((high - mean) / std) - torch.special.ndtr((low - mean) / std)
-    standardised = (values - mean) / std
-    return -0.5 * standardised.square() - 0.5 * np.log(2 * np.pi) - np.log(std) - torch.log(mass)
-
-
-def truncated_normal_draw(uniform: Tensor, mean: Tensor, std: float, low: float, high: float) -> Tensor:
-    """N(mean, std^2) truncated to [low, high], of uniform numbers by inversion, differentiable in the mean."""
-    below, above = (torch.special.ndtr((bound - mean) / std) for bound in (low, high))
-    return torch.clamp(mean + std * torch.special.ndtri(below + uniform * (above - below)), low, high)
-
-
-def cell_probabilities(edges: Tensor, mean: Tensor, std: float) -> Tensor:
-    """Probabilities of the cells between ``edges`` (n + 1,) under N(mean, std^2) truncated to them: ``(..., n)``."""
-    cdf = torch.special.ndtr((edges - mean.unsqueeze(-1)) / std)
-    return cdf.diff(dim=-1) / (cdf[..., -1:] - cdf[..., :1])
 
 
 class TaxModel(TabularBOCMDP):

@@ -64,17 +64,8 @@ class TaxDesignVectorEnv(NativeVectorEnv):
         mean = np.clip(self._assets + self._savings[actions], economy.low, economy.high)
         drawn = economy.truncated_normal(mean, economy.noise_std, self.np_random.random(self.num_envs))
         self._assets = np.where(acts, drawn, self._assets)
-        self._ages += acts
-        taken.terminations[:] = False
-        taken.truncations[:] = acts & (self._ages == self.horizon)
-        self._final_assets, self._final_contexts = self._assets.copy(), self._contexts.copy()
-        same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
-        restart = taken.truncations if same_step else ~acts
-        self._needs_reset = np.zeros_like(acts) if same_step else taken.truncations.copy()
-        if restart.any():
-            self._contexts[restart] = self._draw_contexts(int(restart.sum())) if self._context is None else self._context
-            self._place(restart, None)
-            self._ages[restart] = 0
+        self._final_assets = self._assets.copy()
+        self._truncate_and_restart(acts, taken)
 
 
 def tax_design_vector(num_envs: int, autoreset_mode: Any = "NextStep", **kwargs: Any) -> TaxDesignVectorEnv:

@@ -57,12 +57,16 @@ OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "bocmdp/PrincipalAgent-v0": [({"budget_on": "sum"}, {}), ({"budget_on": "paid", "n_agents": 1}, {})],
     "bocmdp/DynamicMechanism-v0": [({"objective": "revenue"}, {}), ({"objective": "welfare"}, {})],
     "bocmdp/TaxDesign-v0": [({}, {"regularization": lam}) for lam in (0.1, 0.2, 0.3)],
+    "bocmdp/Inventory-v0": [({}, {"regularization": lam}) for lam in (0.05, 0.1, 0.2)],
+    "bocmdp/Battery-v0": [({}, {"regularization": lam}) for lam in (0.05, 0.1, 0.2)],
 }
 #: Random steps before the picture is taken, and how far x is from the environment's usual start.
 PICTURES: dict[str, tuple[int, float]] = {
     "bocmdp/FourRooms-v0": (2, 1.5),
     "bocmdp/MetaRL-v0": (2, 1.5),
     "bocmdp/TaxDesign-v0": (60, 0.0),
+    "bocmdp/Inventory-v0": (30, 0.0),
+    "bocmdp/Battery-v0": (30, 0.0),
 }
 
 #: Keywords that make a leader's run short; it is only asked what it logs.

@@ -37,7 +37,12 @@ class Defaults(NamedTuple):
     note: str = ""
 
 
+_STORAGE = Defaults(
+    {"leader": "exact", "contexts": "all", "regularization": 0.1, "learning_rate": 0.1, "optimizer": "Adam", "iterations": 200},
+    note="States are real numbers, so hpgd needs --estimator critic here.",
+)
 DEFAULTS: dict[str, Defaults] = {
+    "bocmdp/Battery-v0": _STORAGE,
     "bocmdp/DynamicMechanism-v0": Defaults(
         {
             "leader": "exact",
@@ -51,6 +56,7 @@ DEFAULTS: dict[str, Defaults] = {
         "to tell them from noise, needs many --env-steps. The return is the revenue up to an entropy in proportion to "
         "--regularization.",
     ),
+    "bocmdp/Inventory-v0": _STORAGE,
     "bocmdp/MetaRL-v0": Defaults(
         same={"kl_weight": "regularization"},
         note="--regularization is kl_weight, the price of departing from the prior.",

@@ -13,7 +13,8 @@ from scipy.stats import chisquare, truncnorm
 import bocmdp_gym
 import leaders
 from bocmdp_gym import errors
-from bocmdp_gym.envs.tax_design import TaxDesign, truncated_normal_log_density
+from bocmdp_gym.envs.tax_design import TaxDesign
+from bocmdp_gym.truncated_normal import truncated_normal_log_density
 from bocmdp_gym.wrappers import ObserveContext
 from followers import InterpolatedPolicy, SoftPolicyIteration, TrajectoryOracle
 from followers.evaluation import policy_values
