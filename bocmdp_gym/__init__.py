@@ -7,10 +7,12 @@ from bocmdp_gym import errors
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.checks import check_configurable_env
 from bocmdp_gym.env import Configurable, ConfigurableEnv, configurable
+from bocmdp_gym.equilibrium import Equilibrium
 from bocmdp_gym.gymnasium_tables import gymnasium_tables
 from bocmdp_gym.hooks import Hooks
 from bocmdp_gym.mdps import ConfiguredMDPs, Solution, Weights
 from bocmdp_gym.model import BOCMDP
+from bocmdp_gym.population import PopulationBOCMDP
 from bocmdp_gym.registration import register_all
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularEnv, TabularVectorEnv
@@ -29,8 +31,10 @@ __all__ = [
     "ConfigurableWrapper",
     "ConfiguredMDPs",
     "DenseTransitions",
+    "Equilibrium",
     "FactoredTransitions",
     "Hooks",
+    "PopulationBOCMDP",
     "Solution",
     "SuccessorTransitions",
     "TabularBOCMDP",

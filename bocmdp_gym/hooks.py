@@ -28,6 +28,8 @@ class Hooks:
         exposes_states: whether observations show the state of a tabular ``model``: `observe` and `states_of` translate.
         interpolates: whether ``model`` discretises the problem on a grid, so that a policy tabulated on the grid acts through
             `neighbours` and `joint_action`.
+        met_regularization: lambda of the followers that this one meets, where what it is paid depends on what they do
+            (`bocmdp_gym.PopulationBOCMDP`): its own must be the same, if it has one. None: it meets nobody.
         result_name: the file name of `result_figure`, without extension; None if there is no figure.
     """
 
@@ -38,6 +40,7 @@ class Hooks:
     context_observed: bool = False
     exposes_states: bool = False
     interpolates: bool = False
+    met_regularization: float | None = None
     result_name: str | None = None
 
     @property

@@ -17,6 +17,7 @@ from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables
 from bocmdp_gym.kernels.vector_step import vector_step
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.options import as_integer, check_instance, check_render_mode
+from bocmdp_gym.population import AmongOthers
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import TabularBOCMDP
@@ -56,6 +57,7 @@ class TabularEnv(ConfigurableEnv):
     def __init__(self, model: TabularBOCMDP, horizon: int | None = 200, render_mode: str | None = None):
         check_instance("model", model, TabularBOCMDP)
         self.model = model
+        self.met_regularization = model.regularization if isinstance(model, AmongOthers) else None
         self.horizon = check_horizon(horizon)
         self.render_mode = check_render_mode(render_mode, self.metadata)
         self._mdps: ConfiguredMDPs | None = None

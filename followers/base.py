@@ -163,6 +163,7 @@ class Follower(WithArguments, ABC):
         Raises:
             UnsupportedError: it plans with a tabular model, and there is none.
             DiscountError: it was given another discount than the environment's.
+            OptionError: it meets followers of another lambda.
         """
         del env
         name, kind = type(self).__name__, type(core).__name__
@@ -175,6 +176,12 @@ class Follower(WithArguments, ABC):
             raise DiscountError(
                 f"{name} was given discount {self.discount}, but {kind} has {core.discount}; leave it out: followers take theirs "
                 "from the environment."
+            )
+        met = core.met_regularization
+        if met is not None and self.regularization not in (None, met):
+            raise OptionError(
+                f"the followers of {kind} play by regularization {met}, and {name}, one of them, was given "
+                f"{self.regularization}; expected the same. Make the environment with that lambda, or {name} with theirs."
             )
 
     @abstractmethod

@@ -19,8 +19,8 @@ from gymnasium.wrappers import (
     TimeLimit,
 )
 
-from bocmdp_gym import BOCMDP, Configurable, TabularEnv, configurable
-from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationError, UnsupportedError
+from bocmdp_gym import BOCMDP, Configurable, PopulationBOCMDP, TabularBOCMDP, TabularEnv, configurable
+from bocmdp_gym.errors import ActionError, NotConfigurableError, ObservationError, RegularizationError, UnsupportedError
 from bocmdp_gym.layers import check_steps, defined_by, is_transparent, layers_of
 from bocmdp_gym.vector_env import NativeVectorEnv
 from bocmdp_gym.wrappers import ObserveContext
@@ -32,6 +32,22 @@ AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
 #: Wrappers that show the same thing differently: what they show is a function of what they are shown (and of the context).
 _SHOWING = (DtypeObservation, FlattenObservation, ObserveContext, RescaleObservation, ReshapeObservation)
+
+
+def as_environment(env: AnyEnv | TabularBOCMDP | PopulationBOCMDP, regularization: float | None) -> AnyEnv:
+    """An environment of what may be a model; ``regularization``: the follower's lambda, by which a population plays.
+
+    Raises:
+        RegularizationError: a population, and a follower without lambda.
+    """
+    if isinstance(env, PopulationBOCMDP):
+        if regularization is None:
+            raise RegularizationError(
+                "the others in a population play by a regularization (lambda), and this follower has none; pass "
+                "population.at(regularization) in the population's place."
+            )
+        env = env.at(regularization)
+    return TabularEnv(env) if isinstance(env, TabularBOCMDP) else env
 
 
 def single(env: AnyEnv) -> gym.Env[Any, Any]:

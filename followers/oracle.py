@@ -12,7 +12,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, TabularEnv, Trajectories
+from bocmdp_gym import BOCMDP, ConfiguredMDPs, PopulationBOCMDP, TabularBOCMDP, TabularEnv, Trajectories
 from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import LeaderParameterError, OptionError, UnsupportedError
 from bocmdp_gym.options import as_array, check_count, check_flag, check_generator
@@ -24,6 +24,7 @@ from followers.base import Follower, Task, check_follower_type
 from followers.environments import (
     AnyEnv,
     action_space,
+    as_environment,
     check_leader_paid,
     check_unchanged,
     inspect_layers,
@@ -40,7 +41,7 @@ class TrajectoryOracle(WithArguments):
 
     Args:
         env: a configurable environment, wrapped or not; a vector environment of copies of one, in any autoreset mode; or a
-            `TabularBOCMDP` (played with a horizon of 200 steps).
+            `TabularBOCMDP` or a `PopulationBOCMDP` (played with a horizon of 200 steps).
         follower: who responds. Its warm starts are forgotten here.
         compiled: use the compiled sampler; None for wherever possible: a tabular environment under wrappers that change
             nothing but how a state is shown, and a policy with a table.
@@ -63,15 +64,15 @@ class TrajectoryOracle(WithArguments):
 
     def __init__(
         self,
-        env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | TabularBOCMDP,
+        env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | TabularBOCMDP | PopulationBOCMDP,
         follower: Follower,
         *,
         compiled: bool | None = None,
     ):
         if compiled is not None:
             compiled = check_flag("compiled", compiled)
-        self.env: AnyEnv = TabularEnv(env) if isinstance(env, TabularBOCMDP) else env
         self.follower = check_follower_type(follower)
+        self.env: AnyEnv = as_environment(env, follower.regularization)
         one, self.core = make_single(self.env)
         self.model: BOCMDP | None = model_of(self.core)
         follower.bind(self.env, self.core)

@@ -77,6 +77,11 @@ def check_annealable(schedule: Annealing | LambdaSchedule | None, oracle: Trajec
             "use SoftPolicyIteration, SoftValueIteration, SoftQLearning, NaturalPolicyGradient, VanillaPolicyGradient, "
             "SoftDQNFollower or SACFollower with followers.TrajectoryOracle, or leave the schedule out."
         )
+    if schedule is not None and oracle.core.met_regularization is not None:
+        raise UnsupportedError(
+            "regularization_schedule changes the lambda of one follower, and those it meets keep theirs; make runs at several "
+            "lambdas, each from the x where the one before ended (x0=)."
+        )
 
 
 def scheduled(schedule: Annealing | LambdaSchedule, iteration: int, iterations: int, final: float) -> float:

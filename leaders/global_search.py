@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bocmdp_gym import TabularBOCMDP, configurable
+from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP, configurable
 from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.options import check_count, check_number
@@ -61,7 +61,7 @@ _OWN = {
 
 @known_options(elsewhere=_OWN, onto=optimize)
 def multistart(
-    env: gym.Env[Any, Any] | TabularBOCMDP,
+    env: gym.Env[Any, Any] | TabularBOCMDP | PopulationBOCMDP,
     leader: Leader,
     follower: Follower,
     iterations: int = 400,
@@ -96,11 +96,11 @@ def multistart(
     began = perf_counter()
     check_options(progress=progress)
     rng = generator(seed)
-    core: Any = env if isinstance(env, TabularBOCMDP) else configurable(env)
+    core: Any = env if isinstance(env, (TabularBOCMDP, PopulationBOCMDP)) else configurable(env)
     space = core.leader_space
     points = []
     for _ in range(starts):
-        centre = np.zeros(space.shape) if isinstance(env, TabularBOCMDP) else core.initial_leader(rng)
+        centre = np.zeros(space.shape) if isinstance(env, (TabularBOCMDP, PopulationBOCMDP)) else core.initial_leader(rng)
         points.append(np.clip(centre + scale * rng.standard_normal(space.shape), space.low, space.high))
     seeds = [int(s) for s in rng.integers(2**63, size=starts)]
     x, done = [torch.tensor(p) for p in points], [0] * starts

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import as_array, as_list, check_choice, check_count, check_number
@@ -67,7 +67,7 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
 
     def __init__(
         self,
-        env: gym.Env[Any, Any] | TabularBOCMDP,
+        env: gym.Env[Any, Any] | TabularBOCMDP | PopulationBOCMDP,
         follower: Follower,
         *,
         bounds: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
@@ -41,7 +41,7 @@ _MANY = dict.fromkeys(("device", "seeds", "leaders"), "it makes one run, and lea
 @known_options(elsewhere=_MANY)
 @with_gradients
 def optimize(
-    env: gym.Env[Any, Any] | TabularBOCMDP,
+    env: gym.Env[Any, Any] | TabularBOCMDP | PopulationBOCMDP,
     leader: Leader,
     follower: Follower,
     iterations: int,
@@ -67,7 +67,7 @@ def optimize(
     Many seeds, or leaders to compare, are runs of `leaders.optimize_many`.
 
     Args:
-        env: a configurable environment, or a `TabularBOCMDP`.
+        env: a configurable environment, a `TabularBOCMDP`, or a `PopulationBOCMDP`.
         leader: estimator and update.
         follower: who responds.
         iterations: T >= 1.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP
 from bocmdp_gym.errors import ConvergenceError, DamagedError, OptionError
 from bocmdp_gym.options import check_count, check_instance
 from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, number_entry
@@ -73,7 +73,7 @@ class LeaderRun:
 
     def __init__(
         self,
-        env: gym.Env[Any, Any] | TabularBOCMDP,
+        env: gym.Env[Any, Any] | TabularBOCMDP | PopulationBOCMDP,
         leader: Leader,
         follower: Follower,
         iterations: int,

@@ -45,7 +45,7 @@ NEVER = [one for one in WRONG if isinstance(one, (str, bytes, complex, dict, typ
 RESULTS = {
     "ConfiguredMDPs", "Solution", "Weights", "Trajectories", "Benchmark", "Task", "Suboptimality", "EmpiricalPolicy", "Result",
     "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "PolicyEvaluation", "Estimate",
-    "RewardModel",
+    "RewardModel", "Equilibrium",
 }  # fmt: skip
 #: Bases to derive from, protocols, and types.
 BASES = {
@@ -80,6 +80,25 @@ def arrays() -> dict[str, Any]:
         "leader_dim": 2,
         "discount": 0.9,
     }
+
+
+def crowded() -> dict[str, Any]:
+    return {
+        "reward": lambda x, loads: torch.stack([-loads[0], x[0]]).reshape(1, 1, 2),
+        "load": np.array([[[1.0, 0.0]]]),
+        "mass": [2.0],
+        "objective": lambda x, loads, values: loads[0] + values[0, 0],
+        "transition": np.ones((1, 1, 2, 1)),
+        "initial": [[1.0]],
+        "leader_dim": 1,
+        "discount": 0.9,
+        "load_discount": 0.5,
+    }
+
+
+@functools.cache
+def population() -> bocmdp_gym.PopulationBOCMDP:
+    return bocmdp_gym.PopulationBOCMDP(**crowded())
 
 
 def planner() -> followers.SoftPolicyIteration:
@@ -150,6 +169,13 @@ CASES: dict[str, Case] = {
     "TabularBOCMDP.from_gymnasium": Case(
         bocmdp_gym.TabularBOCMDP.from_gymnasium, lambda: {"env": gym.make("FrozenLake-v1"), "discount": 0.9}
     ),
+    "PopulationBOCMDP": Case(bocmdp_gym.PopulationBOCMDP, crowded),
+    "PopulationBOCMDP.equilibrium": Case(
+        population().equilibrium, lambda: {"x": [0.1], **LAMBDA, "start": [0.3], "tolerance": 1e-9, "max_iterations": 20}
+    ),
+    "PopulationBOCMDP.equilibria": Case(population().equilibria, lambda: {"x": [0.1], **LAMBDA, "starts": 2, "rng": rng()}),
+    "PopulationBOCMDP.leader_return": Case(population().leader_return, lambda: {"x": [0.1], **LAMBDA}),
+    "PopulationBOCMDP.at": Case(population().at, lambda: dict(LAMBDA)),
     "TabularEnv": Case(bocmdp_gym.TabularEnv, lambda: {"model": model(), "horizon": 5}),
     "TabularEnv.set_leader": Case(env().set_leader, lambda: {"x": np.zeros(2)}),
     "TabularEnv.set_context": Case(env().set_context, lambda: {"context": 0}),
@@ -300,7 +326,9 @@ def numbers(result: Any, depth: int = 3) -> Iterator[float]:
         yield float(result.sum() * 0)
     elif isinstance(result, followers.EmpiricalPolicy):
         return  # NaN where nothing was seen, as it says
-    elif depth and isinstance(result, (leaders.Result, bocmdp_gym.Solution, followers.Suboptimality, followers.StepSize)):
+    elif depth and isinstance(
+        result, (leaders.Result, bocmdp_gym.Solution, bocmdp_gym.Equilibrium, followers.Suboptimality, followers.StepSize)
+    ):
         yield from (n for value in vars(result).values() for n in numbers(value, depth - 1))
     elif depth and isinstance(result, (list, tuple)):
         yield from (n for value in result for n in numbers(value, depth - 1))
