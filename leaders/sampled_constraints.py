@@ -29,7 +29,7 @@ from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import ModelError, OptionError, UnsupportedError
 from bocmdp_gym.options import as_array, check_flag, check_function, check_number
 from bocmdp_gym.saved_state import array_entry, count_entry, entry
-from bocmdp_gym.wrappers.functions import POINT_ARGUMENTS, as_batch, as_context, evaluate
+from bocmdp_gym.wrappers.functions import POINT_ARGUMENTS, StepFunction, as_batch, as_context
 from followers import TrajectoryOracle
 from leaders._replay import OutcomeModel, Recording, Replay, StepValues
 from leaders.contexts import every_context
@@ -297,11 +297,16 @@ def _values_of_steps(constraint: SampledConstraint) -> StepValues:
 
 def _point_function(constraint: SampledConstraint) -> Callable[..., Tensor]:
     outcome: Any = constraint.outcome
-    check_function(f"the outcome of constraint {constraint.name!r}", outcome, POINT_ARGUMENTS)
+    evaluated = StepFunction(f"the outcome of constraint {constraint.name!r}", outcome)
+    if evaluated.outcomes:
+        raise UnsupportedError(
+            f"{evaluated} reads {' and '.join(evaluated.outcomes)}, which are known of steps that were made; give a function of "
+            "trajectories, steps=, instead."
+        )
 
     def function(x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
         points = as_batch(observations), as_batch(actions), as_context(context)
-        return evaluate(f"the outcome of constraint {constraint.name!r}", outcome, x, *points, n=len(actions))
+        return evaluated(x, *points, n=len(actions))
 
     return function
 
