@@ -74,7 +74,7 @@ def estimate_regularization(
     check_instance("oracle", oracle, TrajectoryOracle)
     check_instance("policy", policy, Policy)
     env_steps = check_count("env_steps", env_steps, 0)
-    if not isinstance(oracle.model, TabularBOCMDP):
+    if not isinstance(oracle.model, TabularBOCMDP) or (env_steps and not oracle.exposes_states):
         return _without_table(oracle, policy, env_steps, rng)
     arrays, tabulated = oracle.configure(policy.leader).arrays(policy.context), oracle.tabulate(policy)
     if not env_steps:
