@@ -68,7 +68,7 @@ def register(
 
     Raises:
         OptionError: a name that is taken, or has another form; something that makes no follower; a default budget without a
-            budget.
+            budget; ``options`` that are no names.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise OptionError(f"the follower's name is {name!r}; expected lower-case words with hyphens, such as 'my-follower'.")
@@ -80,6 +80,8 @@ def register(
         raise OptionError(f"default_budget is {default_budget}, and no budget is named; expected budget='iterations', say.")
     if default_budget is not None:
         default_budget = check_count("default_budget", default_budget)
+    if isinstance(options, str) or not isinstance(options, Sequence) or not all(isinstance(one, str) for one in options):
+        raise OptionError(f"options is {options!r}; expected names of arguments of {name}'s constructor, such as ['tolerance'].")
     entry = FollowerEntry(make, budget, default_budget, tuple(options), fixed)
     if FOLLOWERS.get(name, entry) != entry:
         raise OptionError(f"another follower is called {name!r} already; choose another name.")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.validation import check_wrappable
 
 
 class ActionMasks(Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -22,7 +23,7 @@ class ActionMasks(Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.Record
             where it is allowed.
 
     Raises:
-        UnsupportedError: at a reset or a step: the info has none.
+        UnsupportedError: no environment, a multi-agent one, or a vector environment (wrap each copy); at a reset or a step: the info has none.
     """
 
     _records = True
@@ -30,6 +31,7 @@ class ActionMasks(Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.Record
     transparent = True
 
     def __init__(self, env: gym.Env[Any, Any]):
+        check_wrappable(env, type(self).__name__)
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
         self._mask: npt.NDArray[np.bool_] | None = None

@@ -48,6 +48,7 @@ def test_what_cannot_be_made_is_refused(options: dict[str, Any], message: str) -
         (("mine", 3), {}, "expected a class of followers"),
         (("mine", dict), {}, "dict is not a follower"),
         (("mine", followers.SoftQLearning), {"default_budget": 3}, "no budget is named"),
+        (("mine", followers.SoftQLearning), {"options": "tolerance"}, r"expected names of arguments of mine's constructor"),
         (("mine", followers.SoftQLearning), {"budget": "iterations", "default_budget": 0}, "default_budget is 0"),
     ],
 )
