@@ -100,6 +100,7 @@ class AdaptedPolicy(Policy):
         self._agent = None if hasattr(answer, "act") else Agent(answer)
         if self._agent is not None:
             self._agent.space = space
+        self.batched = hasattr(answer, "act_batch")
         self.exposes_probabilities = any(hasattr(answer, n) for n in ("probabilities", "probabilities_batch"))
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -265,6 +265,16 @@ def rows(observations: Any) -> list[Any]:
     if isinstance(observations, tuple):
         return list(zip(*map(rows, observations), strict=True))
     return [np.array(row) if isinstance(row, np.ndarray) else row for row in observations]
+
+
+def stacked(observations: Sequence[Any]) -> Any:
+    """The inverse of `rows`: observations (arrays or numbers, also in dicts and tuples) as a batch."""
+    first = observations[0]
+    if isinstance(first, dict):
+        return {name: stacked([one[name] for one in observations]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(stacked(part) for part in zip(*observations, strict=True))
+    return np.asarray(observations)
 
 
 def check_action(action: Any, space: gym.Space[Any]) -> Any:

@@ -21,6 +21,7 @@ from bocmdp_gym.validation import check_context, check_leader
 from bocmdp_gym.wrappers.leader_share import LeaderShareCopies
 from followers.adapters import as_policy
 from followers.base import Follower, Task, check_follower_type
+from followers.copies import COPIES
 from followers.environments import (
     AnyEnv,
     action_space,
@@ -45,12 +46,15 @@ class TrajectoryOracle(WithArguments):
         follower: who responds. Its warm starts are forgotten here.
         compiled: use the compiled sampler; None for wherever possible: a tabular environment under wrappers that change
             nothing but how a state is shown, and a policy with a table.
+        copies: episodes played at once, in copies of a single environment, where the policy answers batches (networks do) and
+            copies play as the environment does; where they do not, or somebody watches (``render_mode``), it is played alone.
+            1: always alone, for wrappers that keep a record of every step.
 
     Attributes:
         env, core, follower: the environment, its configurable layer (of one copy), the follower.
         model: the core's `BOCMDP`, None if it has none.
         layers: what the wrappers around the core do.
-        idle_steps: steps that copies of a vector environment made while others finished their last episode.
+        idle_steps: steps that copies made while others finished their last episode, and in episodes begun in vain.
         last_response: the policy `respond` returned last, None before.
 
     Raises:
@@ -68,7 +72,9 @@ class TrajectoryOracle(WithArguments):
         follower: Follower,
         *,
         compiled: bool | None = None,
+        copies: int = COPIES,
     ):
+        self._copies = check_count("copies", copies)
         if compiled is not None:
             compiled = check_flag("compiled", compiled)
         self.follower = check_follower_type(follower)
@@ -239,7 +245,9 @@ class TrajectoryOracle(WithArguments):
         """Trajectories of a policy at its own (x, context).
 
         Episodes are played to their end: the one running when the budget is reached is finished, and its steps count. With a
-        ``horizon`` the oracle stops them earlier, as a time limit would, and resets the environment.
+        ``horizon`` the oracle stops them earlier, as a time limit would, and resets the environment. Several are played at once
+        where that is faster (``copies``), and the batch is the same draw as of one after the other: the first so many begun that
+        they have ``env_steps`` steps, whichever ended first (`followers.schedule`).
 
         Args:
             policy: from `respond`.
@@ -269,8 +277,9 @@ class TrajectoryOracle(WithArguments):
         if self.compiled and policy.table is not None:
             batch = self._simulate(policy, policy.table, env_steps, rng, start, horizon, paired)
         elif not isinstance(self.env, VectorEnv):
-            options: Any = {"plain": self._plain, "horizon": horizon, "paired": paired}
-            batch, _ = play(self.env, self.core, policy, env_steps, rng, start, **options)
+            options: Any = {"plain": self._plain, "horizon": horizon, "paired": paired, "copies": self._copies}
+            batch, idle = play(self.env, self.core, policy, env_steps, rng, start, **options)
+            self.idle_steps += idle
         elif start is not None:
             raise UnsupportedError(
                 "the copies of a vector environment reset by themselves, so they cannot each be put into a state; give the "

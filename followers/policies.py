@@ -34,6 +34,7 @@ class Policy(Constructed, ABC):
     Attributes:
         leader, context: the x ``(d,)`` and xi it answers.
         exposes_probabilities: whether `probabilities` answers.
+        batched: whether `act_batch` answers all rows in hardly more time than one: oracles then play several episodes at once.
         table: action probabilities ``(S, A)`` that it acts by, where the problem is tabular; None elsewhere.
         value: the follower's regularised values V ``(S,)``, where it knows them.
         estimate: what `probabilities` rest on, where they were counted in trajectories.
@@ -43,6 +44,7 @@ class Policy(Constructed, ABC):
     leader: Array
     context: Any
     exposes_probabilities: bool = False
+    batched: bool = False
     table: Array | None = None
     value: Array | None = None
     estimate: EmpiricalPolicy | None = None
@@ -126,6 +128,8 @@ class InterpolatedPolicy(TabularPolicy):
 
     An action is drawn by drawing a neighbour first, then an action of its row.
     """
+
+    batched = True
 
     def __init__(
         self,

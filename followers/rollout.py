@@ -1,8 +1,10 @@
 """Playing a policy in an environment, one copy or many: the plain Gymnasium path of the trajectory oracle.
 
-Episodes are played to their end: one that runs when the budget is reached is finished, and its steps count. A vector
-environment's autoreset rows (reward 0, the action ignored) are no steps: they enter neither trajectories nor the budget. Its
-copies move together, so those that are done wait for the last episode to end; what they do meanwhile is counted as idle.
+Episodes are played to their end: one that runs when the budget is reached is finished, and its steps count. Several may be
+played at once, so that the policy is asked once for all of them (`followers.schedule` says why that has no bias). A vector
+environment's autoreset rows (reward 0, the action ignored) are no steps: they enter neither trajectories nor the budget, and no
+policy is asked there. Its copies move together, so those that are done wait for the last episode to end; what they do meanwhile
+is counted as idle.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from bocmdp_gym import TabularEnv, Trajectories
-from bocmdp_gym.errors import ObservationError, StateError
+from bocmdp_gym import TabularEnv, Trajectories, configurable
+from bocmdp_gym.errors import ActionError, ObservationError, StateError
 from bocmdp_gym.memory import owned
 from bocmdp_gym.options import as_list
 from bocmdp_gym.sampling import check_starts
-from followers.environments import check_action, check_observation, configure, model_of, rows
+from followers.copies import COPIES, can_be_copied, copied
+from followers.environments import check_action, check_observation, configure, model_of, rows, stacked
 from followers.policies import Policy
+from followers.schedule import Schedule
 
 
 class Play(NamedTuple):
@@ -32,7 +36,8 @@ class Play(NamedTuple):
 
     Attributes:
         batch: the trajectories; their steps are the budget's.
-        idle_steps: steps of copies that waited for others to finish, not part of the trajectories.
+        idle_steps: steps that are not part of the trajectories: of copies that waited for others to finish, and of episodes
+            beyond those that the budget asked for.
     """
 
     batch: Trajectories
@@ -85,8 +90,12 @@ def play(
     plain: bool = False,
     horizon: int | None = None,
     paired: bool = False,
+    copies: int = COPIES,
 ) -> Play:
-    """Play ``policy`` at its own (x, context) for ``env_steps`` steps in one environment.
+    """Play ``policy`` at its own (x, context) for ``env_steps`` steps in one environment, or in copies of it at once.
+
+    Copies are made where the policy answers batches (`Policy.batched`) and the environment can be copied, as many as the
+    budget has use for. Which episodes are played does not depend on them (`followers.schedule`).
 
     Args:
         env, core: the environment and its configurable layer.
@@ -96,7 +105,8 @@ def play(
         start: pairs of start state and first action (-1 or None: the policy's), one episode each, while the budget lasts.
         plain: whether observations are the core's own; those of a tabular one then have the types of the compiled path.
         horizon: steps after which an episode is stopped.
-        paired: give every episode a seed and a generator of its own, made from ``rng``.
+        paired: give every episode a seed and a generator of its own, made from ``rng``; they are then played one by one.
+        copies: episodes played at once, at most.
 
     Raises:
         StateError: a start that does not exist, or no pairs.
@@ -107,47 +117,108 @@ def play(
     configure(env, core, policy.leader, policy.context)
     tabular, keeps_outcomes = isinstance(core, TabularEnv), _keeps_outcomes(core)
     starts = None if start is None else _start_pairs(start, core)
-    episodes: list[_Episode] = []
-    steps = 0
+    at_once = policy.batched and not paired and copies > 1 and env_steps > 1 and can_be_copied(env)
+    limit = min((steps for steps in (horizon, core.horizon) if steps is not None), default=None)
+    schedule = Schedule(env_steps, copies if at_once else 1, limit, None if starts is None else len(starts))
     seeds = rng.integers(2**32, size=4).tolist() if paired else []
-    seed: int | None = None if paired else int(rng.integers(2**31))
-    while steps < env_steps and (starts is None or len(episodes) < len(starts)):
-        first, options = None, None
-        if starts is not None:
-            state, first = starts[len(episodes)]
-            options = {"state": state}
-        episode = _Episode((len(episodes), 0))
-        if paired:
-            rng = np.random.default_rng([*seeds, len(episodes)])
-            seed = int(rng.integers(2**31))
-        observation, _ = env.reset(seed=seed, options=options)
-        seen, seed = owned(observation), None
-        check_observation(observation, f"at the start of episode {len(episodes)}")
-        actor = policy.begin(env)
-        while True:
-            action = check_action(actor.act(observation, rng) if first is None else first, env.action_space)
-            first = None
-            if tabular:
-                episode.states.append(core.state)
-            acted = owned(action)
-            observation, reward, terminated, truncated, info = env.step(action)
-            episode.step(seen, acted, float(reward), float(info["leader_reward"]))
-            if keeps_outcomes:
-                episode.outcomes.append(info["outcomes"])
-            seen = owned(observation)
-            check_observation(observation, f"after step {len(episode.rewards) - 1} of episode {len(episodes)}")
-            if terminated or truncated or len(episode.rewards) == horizon:
-                break
-        episode.end(bool(terminated), seen)
-        if tabular:
-            episode.final_state = core.state
-        steps += len(episode.rewards)
-        episodes.append(episode)
+    players = [_Player(env, core)]
+    episodes: list[_Episode] = []
+    while True:
+        while schedule.begins_another:
+            player = next((one for one in players if one.episode is None), None)
+            if player is None:
+                copy = copied(env)
+                player = _Player(copy, configurable(copy))
+                players.append(player)
+            state, first = (None, None) if starts is None else starts[len(episodes)]
+            episode = _Episode((schedule.begin(), 0))
+            if paired:
+                rng = np.random.default_rng([*seeds, len(episodes)])
+            seed = int(rng.integers(2**31)) if paired or not player.is_seeded else None
+            player.begin(policy, episode, seed, None if starts is None else {"state": state}, first)
+            episodes.append(episode)
+        playing = [player for player in players if player.episode is not None]
+        if not playing:
+            break
+        for player, action in zip(playing, _actions(policy, playing, rng, at_once), strict=True):
+            player.step(action, tabular, keeps_outcomes, horizon)
+        schedule.step([number for player in playing if (number := player.ended) is not None])
+        del episodes[len(schedule.lengths) :]
+        for player in playing:
+            player.leave(len(episodes))
     batch = _assemble(episodes, policy, tabular)
     if plain and batch.states is not None:
         shown = {"observations": core.observe(batch.states), "final_observations": core.observe(batch.final_states)}
         batch = replace(batch, **shown)
-    return Play(batch, 0)
+    return Play(batch, schedule.dropped_steps)
+
+
+class _Player:
+    """An environment, and the episode that is played in it."""
+
+    episode: _Episode | None = None
+    is_seeded = False
+
+    def __init__(self, env: gym.Env[Any, Any], core: Any):
+        self.env, self.core = env, core
+        self.seen: Any = None
+        self.first: Any = None  # the action it is to begin with
+        self.actor: Any = None  # what acts in it
+        self.is_over = False
+
+    def begin(self, policy: Policy, episode: _Episode, seed: int | None, options: dict[str, Any] | None, first: Any) -> None:
+        """Reset the environment for an episode."""
+        observation, _ = self.env.reset(seed=seed, options=options)
+        self.episode, self.first, self.seen, self.is_seeded, self.is_over = episode, first, owned(observation), True, False
+        check_observation(observation, f"at the start of episode {episode.order[0]}")
+        self.actor = policy.begin(self.env)
+
+    def step(self, action: Any, tabular: bool, keeps_outcomes: bool, horizon: int | None) -> None:
+        """Take a step of the episode."""
+        episode, seen = self.episode, self.seen
+        assert episode is not None
+        self.first = None
+        if tabular:
+            episode.states.append(self.core.state)
+        acted = owned(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        episode.step(seen, acted, float(reward), float(info["leader_reward"]))
+        if keeps_outcomes:
+            episode.outcomes.append(info["outcomes"])
+        self.seen = owned(observation)
+        check_observation(observation, f"after step {len(episode.rewards) - 1} of episode {episode.order[0]}")
+        self.is_over = bool(terminated or truncated) or len(episode.rewards) == horizon
+        if self.is_over:
+            episode.end(bool(terminated), self.seen)
+            if tabular:
+                episode.final_state = self.core.state
+
+    @property
+    def ended(self) -> int | None:
+        """The number of the episode, if it is over."""
+        return self.episode.order[0] if self.episode is not None and self.is_over else None
+
+    def leave(self, kept: int) -> None:
+        """Be free for another, if the episode is over or not among the first ``kept``, which the budget asks for."""
+        if self.episode is not None and (self.is_over or self.episode.order[0] >= kept):
+            self.episode = None
+
+
+def _actions(policy: Policy, playing: list[_Player], rng: np.random.Generator, at_once: bool) -> list[Any]:
+    """The next action in each environment: what the episode is to begin with, else the policy's.
+
+    Raises:
+        ActionError: one is outside the action space.
+    """
+    space = playing[0].env.action_space
+    asked = [player for player in playing if player.first is None]
+    answers: Any = []
+    if asked and at_once:
+        answers = policy.act_batch(stacked([player.seen for player in asked]), rng)
+    elif asked:
+        answers = [player.actor.act(player.seen, rng) for player in asked]
+    own = iter(_checked_actions(answers, space, len(asked)))
+    return [next(own) if player.first is None else check_action(player.first, space) for player in playing]
 
 
 def play_copies(
@@ -183,11 +254,20 @@ def play_copies(
     check_observation(observations, "at the first reset")
     seen = rows(observations)
     finals: list[Any] = [None] * n
+    actions: list[Any] = [None] * n
     actor = policy.begin(envs)
+    remembers = actor is not policy  # what copies are about: then all of them are shown, always
     while any(running):
-        actions, stacked = _checked_actions(actor.act_batch(observations, rng), space, n)
+        asked = [i for i in range(n) if remembers or (running[i] is not None and not resetting[i])]
+        if asked:
+            answers = actor.act_batch(observations if len(asked) == n else stacked([seen[i] for i in asked]), rng)
+            chosen = _checked_actions(answers, space, len(asked))
+            actions = [chosen[0]] * n  # of copies that wait or reset, too: theirs are of no consequence
+            for i, action in zip(asked, chosen, strict=True):
+                actions[i] = action
         before = seen
-        observations, rewards, terminations, truncations, infos = envs.step(stacked)
+        taken: Any = create_empty_array(space, n=n)
+        observations, rewards, terminations, truncations, infos = envs.step(concatenate(space, actions, taken))
         check_observation(observations, f"after step {time} of the copies")
         seen = rows(observations)
         time += 1
@@ -206,7 +286,7 @@ def play_copies(
                 steps += 1
                 last = mode == AutoresetMode.SAME_STEP and ended[i]
                 told = infos["final_info"] if last else infos
-                episode.step(row, actions[i], float(rewards[i]), float(told["leader_reward"][i]))
+                episode.step(row, owned(actions[i]), float(rewards[i]), float(told["leader_reward"][i]))
                 if keeps_outcomes:
                     episode.outcomes.append(_of_copy(told["outcomes"], i))
             cut[i] = episode is not None and len(episode.rewards) == horizon and not ended[i]
@@ -238,12 +318,14 @@ def play_copies(
     return Play(batch, idle)
 
 
-def _checked_actions(actions: Any, space: gym.Space[Any], n: int) -> tuple[list[Any], Any]:
-    """The copies' actions, one by one and stacked as the vector environment takes them; neither is the policy's own array.
+def _checked_actions(actions: Any, space: gym.Space[Any], n: int) -> list[Any]:
+    """A batch of actions one by one, as an environment takes them; none is the policy's own array.
 
     Raises:
-        ActionError: one is outside the action space.
+        ActionError: one is outside the action space, or there are not ``n``.
     """
+    if len(actions) != n:
+        raise ActionError(f"the agent answered {n} observations with {len(actions)} actions; expected one for each.")
     if (
         isinstance(space, gym.spaces.MultiDiscrete)
         and isinstance(actions, np.ndarray)
@@ -251,11 +333,8 @@ def _checked_actions(actions: Any, space: gym.Space[Any], n: int) -> tuple[list[
         and actions.shape == (n, *space.shape)
         and ((actions >= space.start) & (actions < space.start + space.nvec)).all()
     ):
-        stacked = actions.astype(space.dtype)  # all at once: one by one is half of the time of a rollout
-        return list(stacked.copy()), stacked
-    checked = [owned(check_action(action, space)) for action in actions]
-    empty: Any = create_empty_array(space, n=n)
-    return checked, concatenate(space, checked, empty)
+        return list(actions.astype(space.dtype))  # all at once: one by one is half of the time of a rollout
+    return [owned(check_action(action, space)) for action in actions]
 
 
 def _check_fresh(final: Any, earlier: Any) -> None:

@@ -111,6 +111,8 @@ class SB3Policy(Policy):
         UnsupportedError: the network cannot be copied.
     """
 
+    batched = True
+
     def __init__(self, policy: BasePolicy, leader: Array, context: Any, metrics: dict[str, float], view: View):
         self.leader, self.context, self.metrics = leader, context, metrics
         self.view, self.network = view, snapshot(policy)
