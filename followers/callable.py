@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -15,7 +16,7 @@ from bocmdp_gym import TabularEnv
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.memory import owned
-from bocmdp_gym.options import check_count, check_regularization
+from bocmdp_gym.options import check_count, check_flag, check_regularization
 from followers.adapters import Agent
 from followers.base import Follower, Task
 from followers.empirical import EmpiricalPolicy, empirical_policy
@@ -24,17 +25,25 @@ from followers.generators import isolated_generators
 from followers.policies import Array, Policy
 from followers.rollout import play, play_copies
 
+#: Visits of a state after which one action alone is telling.
+_OFTEN = 20
+
 
 class AgentPolicy(Policy):
     """An agent's behaviour at one (x, context): actions only.
 
     Attributes:
         leader, context: the x and xi it answers.
-        metrics: numbers about the response, by name.
+        metrics: numbers about the response, by name; ``agent_calls`` is counted on as it is asked.
+        batched: whether the agent takes batches.
+        greedy: whether it was seen to take one action alone wherever it was.
     """
+
+    metrics: dict[str, float]
 
     def __init__(self, agent: Agent, task: Task, metrics: dict[str, float]):
         self.leader, self.context, self.metrics = task.leader, task.context, metrics
+        self.batched = agent.batched
         self._agent, self._version = agent, agent.version
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
@@ -44,15 +53,31 @@ class AgentPolicy(Policy):
             ActionError: what the agent returns is no action.
             UnsupportedError: the agent was trained for another response since, so it no longer behaves as it did in this one.
         """
-        self._check_fresh()
-        return self._agent.act(observation, rng)
+        with self._asked():
+            return self._agent.act(observation, rng)
 
-    def _check_fresh(self) -> None:
+    def act_batch(self, observations: Any, rng: np.random.Generator) -> Any:
+        """Actions for several observations: by one call where the agent is batched.
+
+        Raises:
+            ActionError, UnsupportedError: as `act`.
+        """
+        with self._asked():
+            return self._agent.act_batch(observations, rng)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Check that the agent may be asked, and count how often it is."""
         if self._agent.version != self._version:
             raise UnsupportedError(
                 "this policy's agent was trained in place for a later response; sample a policy before asking for the next, or "
                 "let train return a new agent each time."
             )
+        before = self._agent.calls
+        try:
+            yield
+        finally:
+            self.metrics["agent_calls"] = self.metrics.get("agent_calls", 0.0) + self._agent.calls - before
 
 
 class ExposedPolicy(AgentPolicy):
@@ -64,7 +89,8 @@ class ExposedPolicy(AgentPolicy):
         super().__init__(agent, task, metrics)
         observations = task.observations
         if observations is not None:
-            self.table = np.stack([self.probabilities(observation) for observation in observations])
+            self.table = self.probabilities_batch(observations)
+            self.greedy = self.table.shape[1] > 1 and bool((self.table.max(-1) == 1.0).all())
 
     def probabilities(self, observation: Any) -> Array:
         """Action probabilities ``(A,)`` for one observation.
@@ -72,8 +98,17 @@ class ExposedPolicy(AgentPolicy):
         Raises:
             ActionError: what the agent returns is no distribution over its actions.
         """
-        self._check_fresh()
-        return self._agent.probabilities(observation)
+        with self._asked():
+            return self._agent.probabilities(observation)
+
+    def probabilities_batch(self, observations: Any) -> Array:
+        """Those of several observations, one row each: by one call where the agent is batched.
+
+        Raises:
+            ActionError, UnsupportedError: as `probabilities`.
+        """
+        with self._asked():
+            return self._agent.probabilities_batch(observations)
 
 
 class EstimatedPolicy(AgentPolicy):
@@ -89,6 +124,8 @@ class EstimatedPolicy(AgentPolicy):
     def __init__(self, agent: Agent, task: Task, metrics: dict[str, float], estimate: EmpiricalPolicy):
         super().__init__(agent, task, metrics)
         self.estimate = estimate
+        visits, most = estimate.counts.sum(-1), estimate.counts.max(-1)
+        self.greedy = estimate.counts.shape[1] > 1 and bool(visits.max() >= _OFTEN and (most == visits).all())
         self._states_of = task.states_of
 
     def counts(self, observation: Any) -> npt.NDArray[np.int64]:
@@ -128,6 +165,11 @@ class CallableFollower(Follower):
         probabilities: ``observation -> (A,)``; the agent's own method of that name if None.
         estimate_steps: where the agent exposes no probabilities: estimate them from this many steps after each response.
         regularization: lambda, if the agent maximises the regularised return; leaders ask for their own otherwise.
+        batched: whether agent and probabilities take N observations at once (an array ``(N, ...)``; dicts and tuples of them),
+            and answer with N actions or ``(N, A)``; they are then called once for many observations. Models of
+            Stable-Baselines3 do. None: as the agent declares by an attribute ``batched``, else False.
+        greedy: whether it takes the best action alone, as a rule does; leaders whose gradient weighs reactions then refuse it
+            (see `Follower.greedy`). Left False, it is found out where probabilities are known.
         reset: called once when a run starts, to forget what was learnt.
 
     Attributes:
@@ -135,7 +177,8 @@ class CallableFollower(Follower):
         resumes: False once ``train`` was seen to train an agent in place, which nobody can put back.
 
     Raises:
-        OptionError: neither agent nor train, something that is no agent, or a budget of no steps.
+        OptionError: neither agent nor train, something that is no agent, a budget of no steps, or flags that are none.
+        ActionError: when it is asked: answers that are no actions, or not one for each observation of a batch.
         RegularizationError: lambda is not positive and finite.
         UnsupportedError: when an oracle is made: ``estimate_steps`` in a non-tabular environment.
     """
@@ -148,6 +191,8 @@ class CallableFollower(Follower):
         probabilities: Callable[[Any], Any] | None = None,
         estimate_steps: int | None = None,
         regularization: float | None = None,
+        batched: bool | None = None,
+        greedy: bool = False,
         reset: Callable[[], None] | None = None,
     ):
         if agent is None and train is None:
@@ -160,7 +205,9 @@ class CallableFollower(Follower):
         self._estimate_steps = None if estimate_steps is None else check_count("estimate_steps", estimate_steps)
         self.regularization = None if regularization is None else check_regularization(regularization)
         self._probabilities = probabilities
-        self._agent = self._given = None if agent is None else Agent(agent, probabilities)
+        self._batched = None if batched is None else check_flag("batched", batched)
+        self.greedy = check_flag("greedy", greedy)
+        self._agent = self._given = None if agent is None else Agent(agent, probabilities, batched)
         self._known: WeakSet[Agent] = WeakSet()
         self._train, self._reset = train, reset
         if probabilities is not None or estimate_steps is not None:
@@ -179,7 +226,10 @@ class CallableFollower(Follower):
 
     @with_gradients  # agents learn, also for callers that have no use for gradients
     def respond(self, task: Task, rng: np.random.Generator) -> Policy:
-        """Train the agent, if there is something to train, and answer with it; ``metrics``: training steps so far.
+        """Train the agent, if there is something to train, and answer with it.
+
+        ``metrics``: ``follower_training_steps`` so far, and ``agent_calls``, how often the agent was called for this response
+        since ``train`` returned, for actions and for probabilities, by whoever asks the policy.
 
         Raises:
             OptionError: ``train`` returned something that is no agent.
@@ -190,10 +240,10 @@ class CallableFollower(Follower):
         agent = self._agent
         assert agent is not None
         agent.space = action_space(env)
-        estimate = None
+        estimate, metrics = None, {"agent_calls": 0.0}
         if not agent.exposes and self._estimate_steps is not None:
-            estimate = self._estimate(AgentPolicy(agent, task, {}), task, rng)
-        metrics = {"follower_training_steps": float(self.training_steps)}
+            estimate = self._estimate(AgentPolicy(agent, task, metrics), task, rng)
+        metrics["follower_training_steps"] = float(self.training_steps)
         if agent.exposes:
             return ExposedPolicy(agent, task, metrics)
         return AgentPolicy(agent, task, metrics) if estimate is None else EstimatedPolicy(agent, task, metrics, estimate)
@@ -217,7 +267,7 @@ class CallableFollower(Follower):
         for known in self._known:
             known.version += known.agent is answer  # trained in place: earlier policies of it no longer hold
             self.resumes = self.resumes and known.agent is not answer
-        agent = Agent(answer, self._probabilities)
+        agent = Agent(answer, self._probabilities, self._batched)
         self._known.add(agent)
         return agent
 

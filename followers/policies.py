@@ -34,6 +34,7 @@ class Policy(Constructed, ABC):
     Attributes:
         leader, context: the x ``(d,)`` and xi it answers.
         exposes_probabilities: whether `probabilities` answers.
+        greedy: whether it is known to take one action alone wherever it was seen; gradients that weigh reactions are then 0.
         batched: whether `act_batch` answers all rows in hardly more time than one: oracles then play several episodes at once.
         table: action probabilities ``(S, A)`` that it acts by, where the problem is tabular; None elsewhere.
         value: the follower's regularised values V ``(S,)``, where it knows them.
@@ -44,6 +45,7 @@ class Policy(Constructed, ABC):
     leader: Array
     context: Any
     exposes_probabilities: bool = False
+    greedy: bool = False
     batched: bool = False
     table: Array | None = None
     value: Array | None = None

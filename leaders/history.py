@@ -275,6 +275,7 @@ COLUMNS = {
     "follower_lambda": "lambda under which the policy of a follower that has none looks most like a softmax of its own Q",
     "follower_lambda_error": "its standard error, over states",
     "follower_training_steps": "environment steps the follower has learnt from so far, all contexts together",
+    "agent_calls": "how often the agent of a CallableFollower was called for this iteration's response and what was asked of it",
     "follower_response_steps": "steps of this iteration's response, where a callback stopped it before it had made all",
     "follower_residual": "what remains of the follower's error, by the measure its class names (a soft Bellman residual, mostly)",
     "follower_delta": "max |pi - pi*| of the follower's policy (delta of Assumption 2.4), where the model is tabular",

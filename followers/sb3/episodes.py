@@ -24,6 +24,7 @@ class RecurrentSB3Policy(SB3Policy):
     `begin` hands out what remembers; this policy itself is as at the start of an episode, at every observation.
     """
 
+    batched = False
     _remembers = False
     _memory: Any = None
     _starts: npt.NDArray[np.bool_] | None = None
@@ -70,6 +71,7 @@ class MaskedSB3Policy(SB3Policy):
     `begin` hands out what asks an environment; this policy itself knows none.
     """
 
+    batched = False
     _env: AnyEnv | None = None
 
     def begin(self, env: AnyEnv) -> MaskedSB3Policy:

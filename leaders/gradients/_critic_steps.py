@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -38,6 +39,8 @@ from leaders.gradients._points import Points, no_weights
 from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array
 
+#: Actions asked per state of policies that answer batches.
+_BATCHED_SAMPLES = 4
 #: Up to this many actions, all are looked at in every step.
 _FEW_ACTIONS = 64
 #: Numbers of a policy's probabilities looked at for entropies in one estimate.
@@ -61,9 +64,13 @@ class Settings(NamedTuple):
     epochs: int
     learning_rate: float
     batch_size: int
-    action_samples: int
+    action_samples: int | None
     error_groups: int
     draws: bool
+
+    def samples(self, policy: Policy) -> int:
+        """Actions asked of a policy per state."""
+        return (_BATCHED_SAMPLES if policy.batched else 0) if self.action_samples is None else self.action_samples
 
 
 class StepCritic:
@@ -144,7 +151,7 @@ class StepCritic:
         common = (own.regularization, model.discount, model.leader_discount, own.trace, model.pays_on_arrival)
         groups = groups_of(batch, min(own.error_groups, batch.n_episodes // 2))
         if points is None:
-            actions = [batch.actions, *(_act(policy, batch.observations, rng) for _ in range(max(own.action_samples, 2) - 1))]
+            actions = [batch.actions, *(_act(policy, batch.observations, rng) for _ in range(max(own.samples(policy), 2) - 1))]
             draws = Draws(model, x, batch, actions, values, rng)
             features = features._replace(following=draws.expected_following())
             problem = Problem(batch, features, draws.leader_rewards.mean(0), draws.rewards.mean(0) + bonus, *common)
@@ -190,8 +197,16 @@ class StepCritic:
     ) -> list[Advantages]:
         """Abar by each half's fit: the model's rbar where it is known of every action, and a regression of the rest."""
         batch, (phi, following, _) = problem.batch, problem.features
-        drawn = [] if told is not None else [_act(policy, batch.observations, rng) for _ in range(self._settings.action_samples)]
         known = not model.outcomes and not (isinstance(space, gym.spaces.Discrete) and space.n > _FEW_ACTIONS)
+        n_drawn = 0 if told is not None else self._settings.samples(policy)
+        drawn = [_act(policy, batch.observations, rng) for _ in range(n_drawn)]
+
+        def expected(taken: Array, of: Callable[[Any], Array]) -> list[Array]:
+            """What something of the actions is on average over the policy's, for each half: of those drawn, else regressed."""
+            if drawn:
+                return [np.mean([of(actions) for actions in drawn], 0)] * 2
+            return [phi @ ridge_regression(phi[half.fitted], taken[half.fitted]) for half in halves(batch)]
+
         # with the mean of rbar a constant added to the leader's reward leaves what is regressed alone
         means = [batch.leader_rewards[half.fitted].mean() for half in halves(batch)]
         future = [
@@ -199,31 +214,32 @@ class StepCritic:
             for fit, mean in zip(fits, means, strict=True)
         ]
         if isinstance(space, gym.spaces.Discrete):
-            shares = torch.stack([vectors(space, actions) for actions in drawn]).mean(0).numpy() if told is None else told
+            taken = vectors(space, batch.actions).numpy()
             chosen = np.asarray(batch.actions, dtype=np.int64).reshape(-1) - int(space.start)
             paid = points.leader_rewards_of_every(space) if known else np.zeros((1, 1))
+            shares = [told] * 2 if told is not None else expected(taken, lambda actions: vectors(space, actions).numpy())
             return [
-                discrete_advantages(phi, chosen, shares, one, paid, half.fitted, told is not None and known)
-                for half, one in zip(halves(batch), future, strict=True)
+                discrete_advantages(phi, chosen, share, one, paid, half.fitted, told is not None and known)
+                for half, share, one in zip(halves(batch), shares, future, strict=True)
             ]
         pairs = torch.cat([inputs, vectors(space, batch.actions)], -1)
         psi, is_new = self._network("actions", pairs.shape[-1], 1) if self._settings.widths else (LinearFeatures(), False)
         targets = torch.from_numpy(np.mean(future, 0)).unsqueeze(-1)
         if is_new:
             psi.fit(pairs, targets, self._settings.epochs)
-        with torch.no_grad():
-            centre = torch.stack([psi(torch.cat([inputs, vectors(space, actions)], -1)) for actions in drawn]).mean(0)
-            seen = psi(pairs).numpy()
-            centred = seen - centre.numpy()
-        # regressed on what was done: the centre is the mean of few draws, whose noise would shrink the weights
-        known_of = np.concatenate([phi, seen], -1)
-        paid = np.zeros(batch.n_steps)
-        if known:
-            paid = batch.leader_rewards - np.mean([points.leader_rewards_of(actions) for actions in drawn], 0)
-        advantages = [
-            Advantages(paid + centred @ ridge_regression(known_of[half.fitted], one[half.fitted])[phi.shape[-1] :])
-            for half, one in zip(halves(batch), future, strict=True)
-        ]
+
+        def features(actions: Any) -> Array:
+            with torch.no_grad():
+                found: Array = psi(torch.cat([inputs, vectors(space, actions)], -1)).numpy()
+            return found
+
+        taken, advantages = features(batch.actions), []
+        # regressed on what was done: a centre is the mean of few draws, whose noise would shrink the weights
+        known_of = np.concatenate([phi, taken], -1)
+        paid = expected(batch.leader_rewards, points.leader_rewards_of) if known else [batch.leader_rewards] * 2
+        for half, one, centre, mean in zip(halves(batch), future, expected(taken, features), paid, strict=True):
+            slopes = ridge_regression(known_of[half.fitted], one[half.fitted])[phi.shape[-1] :]
+            advantages.append(Advantages(batch.leader_rewards - mean + (taken - centre) @ slopes))
         if not is_new:
             psi.fit(pairs, targets, self._settings.epochs)
         return advantages

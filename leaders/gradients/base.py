@@ -30,7 +30,7 @@ from followers import Policy, TrajectoryOracle
 from leaders.gradients._returns import score_weights
 from leaders.gradients.batch import BatchEstimator
 from leaders.gradients.estimate import Estimate, WeightedContexts
-from leaders.gradients.needs import Needs, check_needs, settle_regularization
+from leaders.gradients.needs import Needs, check_needs, settle_regularization, warn_greedy
 
 Array = npt.NDArray[np.float64]
 
@@ -138,6 +138,8 @@ class PolicyEstimator(Estimator):
 
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         policy = oracle.respond(x, context, rng)
+        if policy.greedy and self.needs_regularization:
+            warn_greedy(oracle.follower, type(self).__name__)
         estimate = self.estimate_policy(oracle, policy, x, context, rng)
         estimate.metrics.update(policy.metrics)
         return estimate

@@ -67,14 +67,17 @@ class CriticEstimator(PolicyEstimator):
         epochs: rounds of regression per estimate; networks continue from the context's last estimate.
         learning_rate: of Adam.
         batch_size: points per Adam step.
-        action_samples: actions per observation, for expectations over them: where the model draws next states (at least 2,
-            the one taken included), and where the policy exposes no probabilities.
+        action_samples: actions asked of the policy per visited state, for expectations over them, where it exposes no
+            probabilities; 0: none, and the expectations are regressed on the states' features. None: 4 where the policy answers
+            batches in hardly more time than one (`Policy.batched`), 0 elsewhere, so that an agent is called for the steps it
+            takes and no more. Where the model draws next states: actions in all, the one taken included, at least 2.
         error_groups: split the episodes into this many groups and report a standard error from their spread, at one reverse
             pass each (it takes the fitted values as given, not their derivatives); 0: none.
         regularization: lambda; the follower's if None.
 
     ``metrics``: ``critic_error``, the held-out squared error of the leader's values relative to the variance of the returns (it
-    includes the returns' own noise), and ``follower_critic_error`` where transitions depend on x.
+    includes the returns' own noise), and ``follower_critic_error`` where transitions depend on x. How often the agent of a
+    `CallableFollower` was called is its policy's: ``agent_calls``.
 
     Raises:
         OptionError: a value out of range.
@@ -98,7 +101,7 @@ class CriticEstimator(PolicyEstimator):
         epochs: int = 2,
         learning_rate: float = 3e-3,
         batch_size: int = 256,
-        action_samples: int = 4,
+        action_samples: int | None = None,
         error_groups: int = 0,
         regularization: float | None = None,
     ):
@@ -108,7 +111,7 @@ class CriticEstimator(PolicyEstimator):
         self.horizon = None if horizon is None else check_count("horizon", horizon)
         self.hidden = check_widths(hidden)
         self.epochs, self.batch_size = check_count("epochs", epochs), check_count("batch_size", batch_size)
-        self.action_samples = check_count("action_samples", action_samples)
+        self.action_samples = None if action_samples is None else check_count("action_samples", action_samples, 0)
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
         self.learning_rate = check_number("learning_rate", learning_rate, above=0.0)
         self._widths: tuple[int, ...] = ()

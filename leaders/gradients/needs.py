@@ -15,7 +15,7 @@ from bocmdp_gym import BOCMDP, TabularBOCMDP
 from bocmdp_gym.errors import DiscountError, FrozenLeaderWarning, OptionError, RegularizationError, UnsupportedError
 from bocmdp_gym.leaks import check_leaks
 from bocmdp_gym.losses import Loss
-from followers import TrajectoryOracle
+from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
 
 #: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
@@ -112,6 +112,22 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, loss: Loss | N
             "same lambda, or none for the leader (it then takes the follower's)."
         )
     return follower.regularization if requested is None else requested
+
+
+def warn_greedy(follower: Follower, estimator: str) -> None:
+    """Say that a follower which did not declare itself greedy was seen to be.
+
+    Warns:
+        UserWarning: naming what to use instead.
+    """
+    warnings.warn(
+        f"{type(follower).__name__} was seen to take one action alone in every state, and {estimator} weighs what it does by how "
+        "much better that is than its other actions: it finds that this follower never reacts to x. Use FirstOrder or ZeroOrder; "
+        "or let it choose at random among good actions, as by a softmax of its values at some temperature. A rule that is meant "
+        "to be one says so by CallableFollower(greedy=True).",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> None:

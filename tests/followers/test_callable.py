@@ -320,3 +320,109 @@ def test_bad_settings_are_refused() -> None:
 def test_counts_of_the_native_copies_are_exact() -> None:
     oracle, policy = respond(CallableFollower(draw, estimate_steps=500), TabularVectorEnv(bandit(), 4))
     assert policy.estimate.counts.sum() <= oracle.training_steps <= policy.estimate.counts.sum() + 4 * 40
+
+
+# ------------------------------------------------------------------------------------------------- many observations at once
+
+
+class Many:
+    """Takes batches, and notes how many observations each call had."""
+
+    batched = True
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def predict(self, observations: Any, rng: np.random.Generator) -> tuple[Any, None]:
+        self.asked.append(len(observations))
+        return (rng.random(len(observations)) > P[np.asarray(observations), 0]).astype(int), None
+
+
+class ManyExposed(Many):
+    def probabilities(self, observations: Any) -> Any:
+        self.asked.append(len(observations))
+        return P[np.asarray(observations)]
+
+
+def test_a_batched_agent_is_called_once_for_many_observations() -> None:
+    agent = Many()
+    oracle, policy = respond(CallableFollower(agent))
+    assert policy.batched
+    actions = policy.act_batch(np.array([0, 1, 0]), rng(0))
+    assert len(actions) == agent.asked[0] == 3
+    assert policy.act(1, rng(0)) in (0, 1)
+    assert agent.asked == [3, 1]
+    batch = oracle.sample(policy, 4000, rng(0))
+    assert len(agent.asked) < batch.n_steps / 10
+    assert policy.metrics["agent_calls"] == len(agent.asked)
+    shares = empirical_policy(batch, 2, 2).table
+    assert abs(shares - P).max() < 4 * np.sqrt(0.25 / 1000)
+
+
+def test_batched_probabilities_are_asked_for_once() -> None:
+    agent = ManyExposed()
+    _, policy = respond(CallableFollower(agent))
+    np.testing.assert_allclose(policy.table, P)
+    assert agent.asked == [2]
+    np.testing.assert_allclose(policy.probabilities_batch(np.array([1, 1, 0])), P[[1, 1, 0]])
+    np.testing.assert_allclose(policy.probabilities(1), P[1])
+    assert agent.asked == [2, 3, 1]
+    assert policy.metrics["agent_calls"] == 3
+    estimating = Many()
+    _, policy = respond(CallableFollower(estimating, estimate_steps=2000))
+    assert policy.estimate.counts.sum() >= 2000
+    assert policy.metrics["agent_calls"] == len(estimating.asked) < 200
+
+
+def test_a_model_of_sb3_takes_batches() -> None:
+    env = bandit()
+    env.set_leader(X)
+    model = PPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu", seed=0)
+    oracle, policy = respond(CallableFollower(model, batched=True))
+    first, second = (oracle.sample(policy, 300, rng(1)) for _ in range(2))
+    np.testing.assert_array_equal(first.actions, second.actions)
+    assert policy.metrics["agent_calls"] < first.n_steps / 4
+
+
+@pytest.mark.parametrize("answer", [1, [1], np.ones((2, 3), int), [0, 1, 7], [0, 1, "left"]])
+def test_an_agent_that_is_not_batched_is_found_out(answer: Any) -> None:
+    _, policy = respond(CallableFollower(lambda observations: answer, batched=True))
+    with pytest.raises(errors.ActionError, match=r"one row for each observation|is illegal"):
+        policy.act_batch(np.array([0, 1, 0]), rng(0))
+    with pytest.raises(errors.ActionError, match="one row for each observation"):
+        respond(CallableFollower(draw, probabilities=lambda observations: P[[0]], batched=True))
+    with pytest.raises(errors.OptionError, match="batched is"):
+        CallableFollower(draw, batched=1)  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------------------------- agents that are called, and rules
+
+
+def test_calls_are_counted_in_the_history() -> None:
+    calls = []
+
+    def agent(observation: Any, rng: np.random.Generator) -> int:
+        calls.append(1)
+        return draw(observation, rng)
+
+    leader = leaders.HPGD(env_steps=100, regularization=0.5, learning_rate=1e-6)
+    result = leaders.optimize(bandit(), leader, CallableFollower(agent), 3, seed=0)
+    assert result.history["agent_calls"].sum() == len(calls) == result.env_steps
+
+
+@pytest.mark.parametrize("exposes", [True, False])
+def test_a_rule_is_found_out_where_its_probabilities_are_known(exposes: bool) -> None:
+    rule = np.eye(2)
+    options: Any = {"probabilities": lambda o: rule[int(o)]} if exposes else {"estimate_steps": 200}
+    follower = CallableFollower(lambda observation: int(observation), **options)
+    with pytest.warns(UserWarning, match=r"one action alone in every state.*FirstOrder or ZeroOrder"):
+        leaders.optimize(bandit(), leaders.HPGD(env_steps=100, regularization=0.5), follower, 1, seed=0)
+    leaders.optimize(bandit(), leaders.ZeroOrder(env_steps=100), follower, 1, seed=0)  # weighs no reactions: no warning
+    _, policy = respond(CallableFollower(draw, estimate_steps=200))
+    assert not policy.greedy
+
+
+def test_a_rule_that_says_so_is_refused() -> None:
+    follower = CallableFollower(lambda observation: int(observation), greedy=True)
+    with pytest.raises(errors.UnsupportedError, match="best action alone"):
+        leaders.optimize(bandit(), leaders.HPGD(env_steps=100, regularization=0.5), follower, 1)

@@ -185,12 +185,29 @@ def test_continuous_observations_and_transitions_that_depend_on_x() -> None:
     assert estimate.leader_return == pytest.approx(exact.leader_return, abs=0.1)
 
 
-def test_policies_that_tell_no_probabilities_are_asked_to_act() -> None:
+@pytest.mark.parametrize("action_samples", [0, 2])
+def test_policies_that_tell_no_probabilities_are_asked_to_act(action_samples: int) -> None:
+    """Or, with 0, what they do in the states visited is regressed."""
     model = _model(("reward", "leader_reward"), contexts=1, discount=0.5, leader_discount=0.5)
-    estimator = CriticEstimator(10_000, hidden=(64,), epochs=10, action_samples=2, error_groups=20)
+    estimator = CriticEstimator(10_000, hidden=(64,), epochs=10, action_samples=action_samples, error_groups=20)
     estimate, exact = _estimates(_Disguise(model), estimator, model, _Seeing(silent=True))
     assert relative_error(estimate.gradient, exact.gradient) < 0.3
     assert _deviation(estimate, exact.gradient) < 4
+
+
+def test_an_agent_is_called_for_the_steps_it_takes_and_no_more() -> None:
+    calls = []
+
+    def agent(observation: Any, rng: np.random.Generator) -> int:
+        calls.append(1)
+        return int(rng.integers(3))
+
+    model = _model(("reward", "leader_reward"), contexts=1)
+    for action_samples in (None, 2):
+        calls.clear()
+        leader = leaders.HPGD(1e-6, 600, estimator="critic", hidden=(8,), action_samples=action_samples, regularization=0.5)
+        result = leaders.optimize(_Disguise(model), leader, followers.CallableFollower(agent), 1, seed=0)
+        assert len(calls) == result.history["agent_calls"][0] == result.env_steps * (1 + (action_samples or 0))
 
 
 # --------------------------------------------------------------- the mathematics: exact values, wrong fits, the dual form
@@ -515,9 +532,10 @@ class _Gaussian(followers.Follower):
         return Policy()
 
 
-def test_continuous_actions_give_the_closed_form_gradient() -> None:
+@pytest.mark.parametrize("action_samples", [None, 0])
+def test_continuous_actions_give_the_closed_form_gradient(action_samples: int | None) -> None:
     oracle = followers.TrajectoryOracle(_Line(), _Gaussian())
-    estimator, x = CriticEstimator(20_000), torch.tensor([0.3], dtype=torch.float64)
+    estimator, x = CriticEstimator(20_000, action_samples=action_samples), torch.tensor([0.3], dtype=torch.float64)
     estimator.bind(oracle)
     estimate = estimator.estimate(oracle, x, 0, np.random.default_rng(0))
     factor = 1.0 / (1.0 - 0.8 * 0.8)
