@@ -47,6 +47,19 @@ def _sampler(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("what", "states or copies", "per step", "steps per second"), rows)
 
 
+def _oracle_sampling(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (
+            f"{o['problem']}, {o['algorithm']}",
+            *(f"{o[name]:.0f}" for name in ("bare_step", "alone", "at_once")),
+            f"{o['times_faster']:.1f}",
+            f"{o['dropped_share']:.0%}",
+        )
+        for o in r["rows"]
+    ]
+    yield from table(("problem", "bare step", "one after another", "at once", "times faster", "dropped"), rows)
+
+
 def _estimators(r: dict[str, Any]) -> Iterable[str]:
     rows = [(name, f"{1e-3 * o['microseconds']:.3g} ms", f"{o['lu']:.1f}") for name, o in r.items() if isinstance(o, dict)]
     yield from table(("one outer iteration", "time", "in LU"), rows)
@@ -534,6 +547,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "walk": _walk,
     "sampler": _sampler,
+    "oracle_sampling": _oracle_sampling,
     "estimators": _estimators,
     "which_estimator": _which_estimator,
     "annealing": _annealing,

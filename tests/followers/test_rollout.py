@@ -291,3 +291,22 @@ def test_a_horizon_below_one_is_refused() -> None:
     oracle = exact_oracle(bandit())
     with pytest.raises(errors.OptionError, match="horizon is 0"):
         oracle.sample(oracle.respond(X, 1, rng()), 10, rng(), horizon=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_action_is_asked_for_where_none_is_taken(mode: str) -> None:
+    """Not in states where an episode ended, nor of copies that wait: as many as there are steps in the trajectories."""
+    calls = []
+
+    def agent(observation: Any, rng: np.random.Generator) -> int:
+        calls.append(1)
+        return int(rng.integers(2))
+
+    envs = copies("sync", mode, n=4)
+    oracle, generator = TrajectoryOracle(envs, CallableFollower(agent)), rng(0)
+    policy = oracle.respond(X, 1, generator)
+    for env_steps in (2, 60):
+        calls.clear()
+        batch = oracle.sample(policy, env_steps, generator)
+        assert len(calls) == batch.n_steps
+        np.testing.assert_array_equal(batch.rewards, np.where(batch.actions == 0, X[1], 0.0))
