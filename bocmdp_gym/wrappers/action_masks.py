@@ -23,7 +23,8 @@ class ActionMasks(Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.Record
             where it is allowed.
 
     Raises:
-        UnsupportedError: no environment, a multi-agent one, or a vector environment (wrap each copy); at a reset or a step: the info has none.
+        UnsupportedError: no environment, a multi-agent one, or a vector environment (wrap each copy); at a reset or a step:
+            the info has none.
     """
 
     _records = True

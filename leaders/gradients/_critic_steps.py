@@ -236,8 +236,8 @@ class StepCritic:
         taken, advantages = features(batch.actions), []
         # regressed on what was done: a centre is the mean of few draws, whose noise would shrink the weights
         known_of = np.concatenate([phi, taken], -1)
-        paid = expected(batch.leader_rewards, points.leader_rewards_of) if known else [batch.leader_rewards] * 2
-        for half, one, centre, mean in zip(halves(batch), future, expected(taken, features), paid, strict=True):
+        rest = expected(batch.leader_rewards, points.leader_rewards_of) if known else [batch.leader_rewards] * 2
+        for half, one, centre, mean in zip(halves(batch), future, expected(taken, features), rest, strict=True):
             slopes = ridge_regression(known_of[half.fitted], one[half.fitted])[phi.shape[-1] :]
             advantages.append(Advantages(batch.leader_rewards - mean + (taken - centre) @ slopes))
         if not is_new:
