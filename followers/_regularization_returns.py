@@ -27,8 +27,8 @@ from followers.environments import action_space
 from followers.oracle import TrajectoryOracle
 from followers.policies import Array, Policy
 
-#: What a return's weight has fallen to where a time limit may cut it.
-_TAIL = 0.01
+#: What a return's weight has fallen to where a time limit may cut it: what an action does so much later is left out.
+_TAIL = 0.1
 #: Probabilities looked at at once.
 _MANY = 2_000_000
 

@@ -34,6 +34,7 @@ from bocmdp_gym.errors import CriticWarning, OptionError, UnsupportedError
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.options import check_count, check_number
 from followers import Policy, TrajectoryOracle
+from followers.regularization import sampled_regularization
 from leaders.gradients import _adjoint_tables as tables
 from leaders.gradients._adjoint_steps import groups_of, halves
 from leaders.gradients._critic_steps import Parts, Settings, StepCritic
@@ -168,6 +169,7 @@ class CriticEstimator(PolicyEstimator):
             if key not in self._critics:
                 self._critics[key] = StepCritic(self._settings(), int(rng.integers(2**63)))
             parts = self._critics[key].estimate(oracle, policy, x, batch, rng)
+            parts.metrics.update(sampled_regularization(oracle, policy, batch))
         self._warn(parts.metrics)
         n = len(parts.gradients)
         mean, error = combine_groups([n * gradient for gradient in parts.gradients], [1] * n)

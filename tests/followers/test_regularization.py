@@ -96,8 +96,8 @@ def test_returns_tell_the_lambda_of_a_softmax_without_the_table(regularization: 
     assert errors_.mean() < 0.2 * regularization
 
 
-def test_beyond_tables_returns_tell_lambda() -> None:
-    """Of a player of matching coins with a price: pi(1) = sigmoid(x / lambda) on what is no table."""
+def _coins() -> tuple[LeaderReward, followers.CallableFollower]:
+    """A player paid for one side of a coin, pi(1) = sigmoid(x / lambda) at x = 0.5 and lambda = 0.3, on what is no table."""
     env = LeaderReward(
         _Coin(),
         bonus=lambda x, observations, actions, context: x[0] * actions,
@@ -110,6 +110,20 @@ def test_beyond_tables_returns_tell_lambda() -> None:
         lambda observation, rng: int(rng.random() < chance),
         probabilities=lambda observation: np.array([1.0 - chance, chance]),
     )
+    return env, agent
+
+
+@pytest.mark.filterwarnings("ignore::bocmdp_gym.errors.CriticWarning")
+def test_beyond_tables_returns_tell_lambda_in_a_run_too() -> None:
+    env, agent = _coins()
+    leader = leaders.HPGD(1e-12, 2000, "critic", regularization=1.0, hidden=())
+    history = leaders.optimize(env, leader, agent, 3, x0=[0.5], seed=0).history
+    assert (np.abs(history["follower_lambda"] - 0.3) < 4 * history["follower_lambda_error"]).all()
+    assert (history["follower_lambda_error"] < 0.05).all()
+
+
+def test_beyond_tables_returns_tell_lambda() -> None:
+    env, agent = _coins()
     oracle = followers.TrajectoryOracle(env, agent)
     policy = oracle.respond(np.array([0.5]), 0, np.random.default_rng(0))
     found = estimate_regularization(oracle, policy, env_steps=2000, rng=np.random.default_rng(1))
