@@ -8,10 +8,11 @@ with d = d_xi (1 + L (1 - e^-z)), z the supplier's effort. What is expected to b
 and stock goes on from m = left, with noise (counting, breakage, returns): x moves it through the effort. With wholesale price w,
 support b and retail price p_xi,
 
-    r    = p_xi sold - w (y - s) - (h - b) left,
+    r    = p_xi sold - w (y - s) - (h - b) left - g left^2,
     rbar = (w - c) (y - s) - b left - k z.
 
-Support is paid for what is not sold, so shops dare to hold more (double marginalisation and buy-backs: Pasternack, Marketing
+Support is paid for what is not sold, so shops dare to hold more; g, what a crowded store costs, keeps them from hoarding for the
+support alone (double marginalisation and buy-backs: Pasternack, Marketing
 Science 1985; Cachon, "Supply chain coordination with contracts", 2003).
 """
 
@@ -32,9 +33,9 @@ from bocmdp_gym.options import check_array, check_count, check_distribution, che
 
 #: Optima with the default arguments, by lambda: the leader's return, and x.
 BEST_KNOWN: dict[float, tuple[float, ...]] = {
-    0.1: (8.835297, 2.065445, 0.554719, 1.072980),
-    0.05: (8.944208, 2.046161, 0.580747, 1.116439),
-    0.2: (8.649869, 2.116723, 0.518566, 0.992731),
+    0.1: (9.147219, 2.166215, 0.799931, 1.089309),
+    0.05: (9.562471, 2.163209, 0.844909, 1.136643),
+    0.2: (8.701382, 2.208095, 0.747992, 1.006552),
 }
 
 
@@ -56,6 +57,8 @@ class Shop(Storage):
         demand_spread: float,
         production_cost: float,
         holding_cost: float,
+        crowding_cost: float,
+        highest_support: float,
         effort_effect: float,
         effort_cost: float,
         order_size: float,
@@ -70,7 +73,9 @@ class Shop(Storage):
             if not (values > 0).all():
                 raise OptionError(f"{name} are {values.tolist()}; expected positive numbers, one for each context.")
         self.demand_spread = check_number("demand_spread", demand_spread, above=0.0)
-        self.holding_cost = check_number("holding_cost", holding_cost, above=0.0)
+        self.holding_cost = check_number("holding_cost", holding_cost, 0.0)
+        self.crowding_cost = check_number("crowding_cost", crowding_cost, 0.0)
+        highest_support = check_number("highest_support", highest_support, above=0.0)
         largest = float(self.prices.max())
         self.production_cost = check_number("production_cost", production_cost, 0.0, note=", less than the highest price")
         if not self.production_cost < largest:
@@ -83,7 +88,7 @@ class Shop(Storage):
         self.noise_std = check_number("noise_std", noise_std, above=0.0)
         self.start_mean, self.start_std = self.high / 4, self.high / 10
         self.status_quo = np.array([min(2.0 * self.production_cost, largest), 0.0, 0.0])
-        bounds = np.array([self.production_cost, 0.0, 0.0]), np.array([largest, 2.0 * self.holding_cost, 3.0])
+        bounds = np.array([self.production_cost, 0.0, 0.0]), np.array([largest, highest_support, 3.0])
         self.leader_space = gym.spaces.Box(*bounds, dtype=np.float64)
         self._demands, self._prices, self._orders = map(torch.from_numpy, (self.demands, self.prices, self.moves))
 
@@ -96,7 +101,9 @@ class Shop(Storage):
         left = spread * (surplus * torch.special.ndtr(surplus) + torch.exp(-0.5 * surplus.square()) / (2.0 * pi) ** 0.5)
         delivered, sold = shelf - level, shelf - left
         return Outcome(
-            self._prices[context] * sold - wholesale * delivered - (self.holding_cost - support) * left,
+            self._prices[context] * sold
+            - wholesale * delivered
+            - (self.holding_cost - support + self.crowding_cost * left) * left,
             (wholesale - self.production_cost) * delivered - support * left - self.effort_cost * effort,
             torch.clamp(left, max=self.high),
         )
@@ -116,7 +123,7 @@ class Inventory(StorageEnv):
 
     ## Leader parameter
     x = (wholesale price, holding support per truckload left, advertising effort), in ``Box([production_cost, 0, 0], [highest
-    price, 2 holding_cost, 3])``. `initial_leader` is twice the production cost, no support and no effort.
+    price, highest_support, 3])``. `initial_leader` is twice the production cost, no support and no effort.
 
     ## Context
     ``Discrete(number of demands)``: the kind of shop. It is not observed.
@@ -128,8 +135,8 @@ class Inventory(StorageEnv):
     ``Box(0, capacity, (1,), float64)``: the stock before ordering, in truckloads.
 
     ## Rewards
-    Follower: what is expected to be sold at the retail price, minus the wholesale price of what is delivered, minus the part of
-    the holding cost that is not supported. Leader: its margin on what is delivered, minus support and the cost of advertising.
+    Follower: what is expected to be sold at the retail price, minus the wholesale price of what is delivered, minus what of
+    the cost of storing is not supported. Leader: its margin on what is delivered, minus support and the cost of advertising.
 
     ## Episode start and end
     Stock starts at N(capacity / 4, (capacity / 10)^2); episodes never terminate and are truncated after ``horizon`` steps. The
@@ -140,7 +147,9 @@ class Inventory(StorageEnv):
     prices: retail prices > 0 per truckload, one per context.
     demand_spread: standard deviation > 0 of a week's demand, as a share of its mean.
     production_cost: the supplier's cost per truckload, at least 0 and below the highest price.
-    holding_cost: cost > 0 of a truckload left at the end of a week.
+    holding_cost: cost of a truckload left at the end of a week, at least 0.
+    crowding_cost: cost besides of a truckload left, per truckload left, at least 0.
+    highest_support: the bound > 0 of the support.
     effort_effect: by what share demand rises with unbounded advertising, at least 0.
     effort_cost: the supplier's cost of a unit of effort per shop and week, at least 0.
     order_size: truckloads > 0 of the smallest order.
@@ -169,7 +178,9 @@ class Inventory(StorageEnv):
         prices: Sequence[float] = (2.5, 3.0, 3.5),
         demand_spread: float = 0.4,
         production_cost: float = 0.5,
-        holding_cost: float = 0.4,
+        holding_cost: float = 0.2,
+        crowding_cost: float = 0.3,
+        highest_support: float = 1.0,
         effort_effect: float = 0.6,
         effort_cost: float = 0.25,
         order_size: float = 0.5,
@@ -185,8 +196,8 @@ class Inventory(StorageEnv):
     ):
         self._settings = self._of_the_model(locals())
         self.shop = Shop(
-            demands, prices, demand_spread, production_cost, holding_cost, effort_effect, effort_cost, order_size, n_orders,
-            capacity, noise_std,
+            demands, prices, demand_spread, production_cost, holding_cost, crowding_cost, highest_support,
+            effort_effect, effort_cost, order_size, n_orders, capacity, noise_std,
         )  # fmt: skip
         self._setup_storage(
             self.shop,

@@ -25,7 +25,7 @@ def test_rewards_are_those_of_random_demand(context: int) -> None:
     law = norm(demand, 0.4 * demand)
     left, _ = quad(lambda d: (shelf - d) * law.pdf(d), demand - 4 * demand, shelf)
     retail = [2.5, 3.0, 3.5][context]
-    assert reward == pytest.approx(retail * (shelf - left) - price * 1.5 - (0.4 - support) * left, rel=1e-7)
+    assert reward == pytest.approx(retail * (shelf - left) - price * 1.5 - (0.2 - support) * left - 0.3 * left**2, rel=1e-7)
     assert info["leader_reward"] == pytest.approx((price - 0.5) * 1.5 - support * left - 0.25 * effort, rel=1e-7)
 
 
@@ -39,7 +39,7 @@ def test_what_does_not_fit_is_not_delivered() -> None:
 def test_status_quo_is_within_the_bounds() -> None:
     np.testing.assert_allclose(Inventory().leader, [1.0, 0.0, 0.0])
     np.testing.assert_allclose(Inventory(production_cost=2.0).leader, [3.5, 0.0, 0.0])
-    np.testing.assert_allclose(Inventory().leader_space.high, [3.5, 0.8, 3.0])
+    np.testing.assert_allclose(Inventory().leader_space.high, [3.5, 1.0, 3.0])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,9 @@ def test_status_quo_is_within_the_bounds() -> None:
         ({"production_cost": 3.5}, "less than the highest price"),
         ({"production_cost": -1.0}, "production_cost is"),
         ({"demand_spread": 0.0}, "demand_spread is"),
-        ({"holding_cost": 0.0}, "holding_cost is"),
+        ({"holding_cost": -0.1}, "holding_cost is"),
+        ({"crowding_cost": -0.1}, "crowding_cost is"),
+        ({"highest_support": 0.0}, "highest_support is"),
         ({"effort_effect": -0.1}, "effort_effect is"),
         ({"effort_cost": "free"}, "effort_cost is"),
         ({"order_size": 0.0}, "order_size is"),
