@@ -19,7 +19,12 @@ class BOCMDP(Constructed, ABC):
     """Bilevel optimisation on contextual MDPs (paper, section 1).
 
     Batches: N visited points; observations ``(N, ...)``, actions ``(N, ...)``, x ``(d,)``, and each function returns ``(N,)``.
-    A function that does not depend on x returns a tensor without a graph, or None: its weights are then never computed.
+    All are tensors, as in the functions that wrappers take: float64 where they are real numbers, integers as the spaces have
+    them, dicts and tuples entry by entry. The context is an int, or a float64 tensor where contexts are no finite number.
+
+    A function that does not depend on x returns a tensor without a graph, or None: its weights are then never computed. Where
+    `draw_transitions` is not given, `rewards` and `leader_rewards` need only hold the part that depends on x: the rest is in the
+    trajectories, and estimators take derivatives alone.
 
     Attributes:
         leader_dim: dimension d of x.

@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from bocmdp_gym import BOCMDP, TabularBOCMDP
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.tensor_model import TensorModel
 from followers.base import Task
 from followers.environments import model_of
 from followers.policies import Array
@@ -98,7 +99,7 @@ def relabel(model: OffPolicyAlgorithm, task: Task, old_leader: Array, view: View
     elif isinstance(model.action_space, gym.spaces.Discrete):
         actions = actions[:, 0]
     actions = view.act(actions)
-    new, old = torch.tensor(task.leader), torch.tensor(old_leader)
+    new, old, problem = torch.tensor(task.leader), torch.tensor(old_leader), TensorModel(problem)
     with torch.no_grad():
         first, second = (_as_shown(seen, _row(*place)) for place in _first_step(buffer))
         if problem.log_transitions(new, first, actions[:1], second, task.context) is not None:

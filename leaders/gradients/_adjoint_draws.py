@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, Trajectories
+from bocmdp_gym.tensor_model import TensorModel
 from leaders.gradients._adjoint import Fit, Mask
 from leaders.gradients._adjoint_steps import Half, Problem
 from leaders.gradients.base import Array
@@ -33,7 +34,7 @@ def moves_draws(model: BOCMDP, x: Tensor, batch: Trajectories) -> bool:
     """Whether x moves the next states that a model draws."""
     noise = torch.full((1, model.noise_dim or 0), 0.5, dtype=torch.float64)
     point = x.detach().clone().requires_grad_()
-    drawn = model.draw_transitions(point, batch.observations[:1], batch.actions[:1], noise, batch.context)
+    drawn = TensorModel(model).draw_transitions(point, batch.observations[:1], batch.actions[:1], noise, batch.context)
     return drawn.requires_grad
 
 
@@ -53,6 +54,7 @@ class Draws:
         self, model: BOCMDP, x: Tensor, batch: Trajectories, actions: list[Any], features: Any, rng: np.random.Generator
     ):
         self.x = x.detach().clone().requires_grad_()
+        model = TensorModel(model)
         self._model, self._batch, self._actions, self._features = model, batch, actions, features
         assert model.noise_dim is not None
         self._moves = moves_draws(model, x, batch)

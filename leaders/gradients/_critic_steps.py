@@ -195,9 +195,12 @@ class StepCritic:
         told: Array | None,
         rng: np.random.Generator,
     ) -> list[Advantages]:
-        """Abar by each half's fit: the model's rbar where it is known of every action, and a regression of the rest."""
+        """Abar by each half's fit: what the model knows of rbar of every action, and a regression of the rest.
+
+        The rest is what is paid beside the model's rbar, and what follows.
+        """
         batch, (phi, following, _) = problem.batch, problem.features
-        known = not model.outcomes and not (isinstance(space, gym.spaces.Discrete) and space.n > _FEW_ACTIONS)
+        knows = not model.outcomes and not (isinstance(space, gym.spaces.Discrete) and space.n > _FEW_ACTIONS)
         n_drawn = 0 if told is not None else self._settings.samples(policy)
         drawn = [_act(policy, batch.observations, rng) for _ in range(n_drawn)]
 
@@ -207,19 +210,19 @@ class StepCritic:
                 return [np.mean([of(actions) for actions in drawn], 0)] * 2
             return [phi @ ridge_regression(phi[half.fitted], taken[half.fitted]) for half in halves(batch)]
 
-        # with the mean of rbar a constant added to the leader's reward leaves what is regressed alone
-        means = [batch.leader_rewards[half.fitted].mean() for half in halves(batch)]
+        known = points.leader_rewards_of(batch.actions) if knows else np.zeros(batch.n_steps)
+        # with the mean of what is known a constant added to the leader's reward leaves what is regressed alone
         future = [
-            (problem.leader_discount * following - phi) @ fit.leader + (mean if known else batch.leader_rewards)
-            for fit, mean in zip(fits, means, strict=True)
+            batch.leader_rewards - known + (problem.leader_discount * following - phi) @ fit.leader + known[half.fitted].mean()
+            for half, fit in zip(halves(batch), fits, strict=True)
         ]
         if isinstance(space, gym.spaces.Discrete):
             taken = vectors(space, batch.actions).numpy()
             chosen = np.asarray(batch.actions, dtype=np.int64).reshape(-1) - int(space.start)
-            paid = points.leader_rewards_of_every(space) if known else np.zeros((1, 1))
+            paid = points.leader_rewards_of_every(space) if knows else np.zeros((1, 1))
             shares = [told] * 2 if told is not None else expected(taken, lambda actions: vectors(space, actions).numpy())
             return [
-                discrete_advantages(phi, chosen, share, one, paid, half.fitted, told is not None and known)
+                discrete_advantages(phi, chosen, share, one, paid, half.fitted, told is not None and knows)
                 for half, share, one in zip(halves(batch), shares, future, strict=True)
             ]
         pairs = torch.cat([inputs, vectors(space, batch.actions)], -1)
@@ -236,10 +239,10 @@ class StepCritic:
         taken, advantages = features(batch.actions), []
         # regressed on what was done: a centre is the mean of few draws, whose noise would shrink the weights
         known_of = np.concatenate([phi, taken], -1)
-        rest = expected(batch.leader_rewards, points.leader_rewards_of) if known else [batch.leader_rewards] * 2
-        for half, one, centre, mean in zip(halves(batch), future, expected(taken, features), rest, strict=True):
+        means = expected(known, points.leader_rewards_of) if knows else [known] * 2
+        for half, one, centre, mean in zip(halves(batch), future, expected(taken, features), means, strict=True):
             slopes = ridge_regression(known_of[half.fitted], one[half.fitted])[phi.shape[-1] :]
-            advantages.append(Advantages(batch.leader_rewards - mean + (taken - centre) @ slopes))
+            advantages.append(Advantages(known - mean + (taken - centre) @ slopes))
         if not is_new:
             psi.fit(pairs, targets, self._settings.epochs)
         return advantages

@@ -14,6 +14,7 @@ from torch import Tensor
 from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.leaks import check_leaks
+from bocmdp_gym.tensor_model import TensorModel
 from leaders.gradients.base import Array
 
 #: Points at which a model's functions are compared with their graphs.
@@ -28,24 +29,25 @@ def check_points(model: BOCMDP, x: Tensor, batch: Trajectories, space: gym.space
     """
     few = batch.episodes(np.arange(1 + int(np.searchsorted(batch.ends[:-1], _POINTS))))
 
+    given = TensorModel(model)
+
     def values(z: Tensor) -> dict[str, Tensor | None]:
         seen, following, scored = points(model, few)
         first = np.arange(min(few.n_steps, _POINTS))
         inner = first[scored[first]]
         outcomes = few.outcomes_of(model.outcomes, first)
         named: dict[str, Tensor | None] = {
-            "model.rewards": model.rewards(z, seen[first], few.actions[first], few.context, **outcomes),
-            "model.leader_rewards": model.leader_rewards(z, seen[first], few.actions[first], few.context, **outcomes),
-            "model.log_initials": model.log_initials(z, seen[few.starts], few.context),
+            "model.rewards": given.rewards(z, seen[first], few.actions[first], few.context, **outcomes),
+            "model.leader_rewards": given.leader_rewards(z, seen[first], few.actions[first], few.context, **outcomes),
+            "model.log_initials": given.log_initials(z, seen[few.starts], few.context),
         }
         if model.noise_dim is None:
-            named["model.log_transitions"] = model.log_transitions(
+            named["model.log_transitions"] = given.log_transitions(
                 z, seen[inner], few.actions[inner], following[inner], few.context
             )
         else:
-            noise = torch.linspace(0.1, 0.9, len(first) * model.noise_dim, dtype=torch.float64)
-            noise = noise.reshape(len(first), model.noise_dim)
-            named["model.draw_transitions"] = model.draw_transitions(z, seen[first], few.actions[first], noise, few.context)
+            noise = torch.linspace(0.1, 0.9, len(first) * model.noise_dim, dtype=torch.float64).reshape(len(first), -1)
+            named["model.draw_transitions"] = given.draw_transitions(z, seen[first], few.actions[first], noise, few.context)
         return named
 
     check_leaks(values, x.detach().numpy(), space)
@@ -101,6 +103,7 @@ class Points:
     def __init__(self, model: BOCMDP, x: Tensor, batch: Trajectories, every: gym.spaces.Discrete | None = None):
         self.x = x.detach().clone().requires_grad_()
         seen, following, self._scored = points(model, batch)
+        model = TensorModel(model)
         self._model, self._batch, self._seen = model, batch, seen
         at, actions = seen, batch.actions
         if every is not None:
