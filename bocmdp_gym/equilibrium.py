@@ -142,7 +142,7 @@ def _newton(
         residual = residual_of(crowd)
         if residual <= _ZEAL * tolerance or iteration == limit or stuck == _PATIENCE:
             break
-        step = _solve(crowd, crowd.gap, transposed=False, rtol=min(1e-2, 0.1 * residual), strict=False)
+        step = _solve(crowd, crowd.gap, transposed=False, rtol=min(0.05, residual), strict=False)
         found = _line_search(crowd_at, crowd, step)
         if found is None and residual <= tolerance:  # rounding
             break

@@ -18,6 +18,7 @@ __all__ = [
     "ConvergenceError",
     "CriticWarning",
     "DamagedError",
+    "DataError",
     "DiscountError",
     "FolderError",
     "FolderInUseError",
@@ -120,6 +121,10 @@ class CheckpointError(BOCMDPError, RuntimeError):
 
 class DamagedError(CheckpointError):
     """A checkpoint, a saved follower or a result is not what was written: truncated, changed, or something else."""
+
+
+class DataError(BOCMDPError, ValueError):
+    """A data file is missing and cannot be fetched, or cannot be read; the message names the file and the line."""
 
 
 class FolderError(BOCMDPError, OSError):

@@ -10,7 +10,7 @@ R^K, and rho is what the classes' visits add up to, rho = Phi(x, rho): a mean-fi
 to change the loads, in which x acts through z(x) = (x, rho*(x), V*(x)). Its contexts are the classes, with probabilities
 m_xi / sum m, and its leader is paid
 
-    rbar(s, a) = L(x, rho*, V*) (1 - gamma (1 - q(s, a))),
+    rbar(s, a) = L(x, rho*, V*) (1 - gamma_L (1 - q(s, a))),
 
 which adds up to L along every episode, whatever the follower does. So F_xi = L in every context, and all leaders, samplers and
 checks for tabular models serve populations as they are: their reverse passes run through rho*(x) and V*(x), one adjoint solve
@@ -354,20 +354,21 @@ class AmongOthers(TabularBOCMDP):
     Args:
         population: the others.
         regularization: the lambda they play by, which must be this follower's.
+        leader_discount: gamma_L, which spreads the objective over an episode; gamma if None.
 
     Attributes:
         population, regularization: as given.
     """
 
-    def __init__(self, population: PopulationBOCMDP, regularization: float):
+    def __init__(self, population: PopulationBOCMDP, regularization: float, leader_discount: float | None = None):
         self.population, self.regularization = population, check_regularization(regularization)
         parts = {name: self._of_triple(part) for name, part in population._parts.items()}
-        discount = population.discount
+        given = population.discount if leader_discount is None else check_discount(leader_discount, "leader_")
 
         def leader_reward(z: tuple[Tensor, Tensor, Tensor]) -> Tensor:
             x, loads, values = z
             ends = population.problem.part("termination", (x, loads))
-            return population._objective(x, loads, values) * (1.0 - discount * (1.0 - ends))
+            return population._objective(x, loads, values) * (1.0 - given * (1.0 - ends))
 
         super().__init__(
             **parts,
@@ -377,7 +378,8 @@ class AmongOthers(TabularBOCMDP):
             leader_space=population.leader_space,
             example=population.example,
             context_probabilities=population.mass / population.mass.sum(),
-            discount=discount,
+            discount=population.discount,
+            leader_discount=given,
         )
 
     @staticmethod

@@ -42,6 +42,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.random_mdp:random_mdp_vector",
     ),
     Entry(
+        "bocmdp/RoadTolls-v0",
+        "bocmdp_gym.envs.road_tolls:RoadTolls",
+        "bocmdp_gym.envs.road_tolls:road_tolls_vector",
+    ),
+    Entry(
         "bocmdp/TaxDesign-v0",
         "bocmdp_gym.envs.tax_design:TaxDesign",
         "bocmdp_gym.envs.tax_design_vector:tax_design_vector",

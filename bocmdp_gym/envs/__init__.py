@@ -7,6 +7,17 @@ from bocmdp_gym.envs.inventory import Inventory
 from bocmdp_gym.envs.meta_rl import MetaRL
 from bocmdp_gym.envs.principal_agent import PrincipalAgent
 from bocmdp_gym.envs.random_mdp import RandomMDP
+from bocmdp_gym.envs.road_tolls import RoadTolls
 from bocmdp_gym.envs.tax_design import TaxDesign
 
-__all__ = ["Battery", "DynamicMechanism", "FourRooms", "Inventory", "MetaRL", "PrincipalAgent", "RandomMDP", "TaxDesign"]
+__all__ = [
+    "Battery",
+    "DynamicMechanism",
+    "FourRooms",
+    "Inventory",
+    "MetaRL",
+    "PrincipalAgent",
+    "RandomMDP",
+    "RoadTolls",
+    "TaxDesign",
+]

@@ -61,6 +61,11 @@ DEFAULTS: dict[str, Defaults] = {
         same={"kl_weight": "regularization"},
         note="--regularization is kl_weight, the price of departing from the prior.",
     ),
+    "bocmdp/RoadTolls-v0": Defaults(
+        {"leader": "exact", "iterations": 200, "optimizer": "Adam", "learning_rate": 0.2},
+        same={"regularization": "regularization"},
+        note="--regularization is the lambda of all drivers, in minutes.",
+    ),
     "bocmdp/TaxDesign-v0": Defaults(
         {"leader": "exact", "regularization": 0.1, "iterations": 1000},
         note="States are real numbers, so hpgd needs --estimator critic here. The published runs have --regularization 0.1, 0.2 "
