@@ -73,7 +73,7 @@ def test_learning_followers_keep_the_contract(algorithm: str) -> None:
         settings |= {"total_timesteps": 4096, "target_kl": 0.03} if algorithm == "TRPO" else {}
     else:
         settings |= {"learning_rate": 1e-2, "target_update_interval": 50, "batch_size": 64, "exploration_fraction": 0.5}
-        settings |= {"policy_kwargs": {"net_arch": []}}
+        settings |= {"policy_kwargs": {"net_arch": []} | ({"n_quantiles": 10} if algorithm == "QRDQN" else {})}
     check_follower(SB3Follower(algorithm, **settings))
 
 
@@ -92,7 +92,7 @@ def test_the_best_action_is_found_in_each_context(algorithm: str) -> None:
     """x in context 0 and -x in context 1, of actions in [-2, 2]."""
     if algorithm in ("A2C", "PPO", "TRPO"):
         settings: dict[str, Any] = {"total_timesteps": 4000, "learning_rate": 3e-3}
-        settings |= {"n_steps": 8 if algorithm == "A2C" else 200}
+        settings |= {"n_steps": 8} if algorithm == "A2C" else {"n_steps": 200, "batch_size": 50}
     elif algorithm == "ARS":
         settings = {"total_timesteps": 6000, "learning_rate": 0.1, "delta_std": 0.1, "n_eval_episodes": 2, "n_delta": 4}
     else:
