@@ -12,7 +12,7 @@ from tests.followers.problems import X, bandit
 #: Settings with which an algorithm learns something, or at least updates, in a few dozen steps.
 QUICK: dict[str, dict[str, Any]] = {
     "A2C": {"total_timesteps": 40},
-    "ARS": {"total_timesteps": 60, "n_delta": 2, "policy_kwargs": {"net_arch": [8]}},
+    "ARS": {"total_timesteps": 60, "n_delta": 2, "zero_policy": False, "policy_kwargs": {"net_arch": [8]}},
     "CrossQ": {
         "total_timesteps": 60,
         "learning_starts": 20,

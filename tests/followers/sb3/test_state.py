@@ -36,6 +36,7 @@ def test_a_saved_follower_goes_on_bit_for_bit(algorithm: str, warm_start: bool, 
     oracle = TrajectoryOracle(Point() if continuous else bandit(), quick(algorithm, **options))
     generator = rng(0)
     straight, steps = run(range(5), generator), oracle.training_steps
+    whole: Any = oracle.follower
     oracle = TrajectoryOracle(Point() if continuous else bandit(), quick(algorithm, **options))
     generator = rng(0)
     run(range(3), generator)
@@ -46,6 +47,10 @@ def test_a_saved_follower_goes_on_bit_for_bit(algorithm: str, warm_start: bool, 
     fresh.load(tmp_path / "follower")
     for mine, theirs in zip(run(range(3, 5), generator), straight[3:], strict=True):
         np.testing.assert_array_equal(mine, theirs)
+    if warm_start:
+        for key, learner in whole._learners.items():
+            parameters = fresh._learners[key].model.policy.state_dict()
+            assert all(torch.equal(value, parameters[name]) for name, value in learner.model.policy.state_dict().items())
     assert fresh.training_steps == steps >= 5 * QUICK[algorithm]["total_timesteps"]
 
 
