@@ -133,7 +133,7 @@ def test_the_discount_is_the_environments() -> None:
 def test_training_steps_are_counted_apart_and_exactly() -> None:
     env = CountSteps(bandit())
     follower = quick("PPO")
-    oracle = TrajectoryOracle(env, follower, compiled=False)  # the wrapper is to see every step
+    oracle = TrajectoryOracle(env, follower, compiled=False, copies=1)  # the wrapper is to see every step
     generator = rng(0)
     for _ in range(2):
         policy = oracle.respond(X, 0, generator)
