@@ -13,7 +13,7 @@ from tests.registries import restored
 ROOT = Path(__file__).parents[1]
 
 
-PAGES = ["README.md", "docs/large_models.md", "docs/tutorial.md", "docs/wrappers.md", "docs/extending.md"]
+PAGES = ["README.md", "docs/large_models.md", "docs/populations.md", "docs/tutorial.md", "docs/wrappers.md", "docs/extending.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

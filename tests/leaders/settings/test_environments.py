@@ -41,7 +41,8 @@ def test_its_help_explains_every_argument(entry: Entry, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         parse([command_name(entry.id), "--help"])
     shown = capsys.readouterr().out
-    for name in inspect.signature(_constructor(entry)).parameters.keys() - {"render_mode", *DEFAULTS.get(entry.id, Defaults()).same}:
+    elsewhere = {"render_mode", *DEFAULTS.get(entry.id, Defaults()).same}
+    for name in inspect.signature(_constructor(entry)).parameters.keys() - elsewhere:
         assert f"--{'env-' * (name in RUN_NAMES)}{name.replace('_', '-')}" in shown
 
 
