@@ -42,7 +42,8 @@ check: $(STAMP)  ## Run the linter, the format check and the type checker.
 docs: $(STAMP)  ## Build the documentation, warnings as errors: docs/_build/html/index.html.
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-slow: $(STAMP)  ## Run the long studies that make test leaves out.
+slow: $(STAMP)  ## Run the long studies that make test leaves out, with the environments of other packages.
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[tried-with]"
 	$(BIN)/python -m pytest -n auto -m slow
 
 bench: $(STAMP)  ## Run every benchmark.

@@ -8,8 +8,8 @@ and how long that takes: no one learns anything in so few steps. What it ends wi
 - "refused": a named error of the library, whose sentence is kept;
 - "failed": any other exception, which is a mistake.
 
-``python -m benchmarks.tried_with`` stores ``results/tried_with.json``; names of environments after it limit it to those. Packages
-that are not installed (the extra ``tried-with`` has them) are left out, and said to be.
+``python -m benchmarks.tried_with`` stores ``results/tried_with.json``; names of environments after it limit it to those, and then
+nothing is stored. Packages that are not installed (the extra ``tried-with`` has them) are left out, and said to be.
 """
 
 from __future__ import annotations
@@ -328,15 +328,15 @@ def missing() -> list[str]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    absent = missing()
-    chosen = sys.argv[1:] or [name for name in WORLDS if name not in absent]
-    rows = []
-    for world in chosen:
+    absent, rows = missing(), []
+    for world in sys.argv[1:] or [name for name in WORLDS if name not in absent]:
         for follower in FOLLOWERS:
             for leader in LEADERS:
                 rows.append(attempt(world, follower, leader))
                 print(json.dumps(rows[-1]), flush=True)
-    store("tried_with", {"iterations": ITERATIONS, "env_steps": ENV_STEPS, "missing": absent, "rows": rows})
+    if not sys.argv[1:]:
+        pays_for = {name: world.what for name, world in WORLDS.items()}
+        store("tried_with", {"iterations": ITERATIONS, "missing": absent, "pays_for": pays_for, "rows": rows})
 
 
 if __name__ == "__main__":

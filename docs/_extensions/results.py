@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from tried_with import tried_with
+
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 #: What `leaders.reproduce` left: Markdown tables with a JSON beside each.
 REPRODUCTION = RESULTS / "reproduction"
@@ -637,6 +639,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "cartpole_first_order": _cartpole_first_order,
     "cartpole_first_attempt": _cartpole,
     "leader_reward": _leader_reward,
+    "tried_with": tried_with,
 }
 #: Results whose benchmark writes its table itself.
 WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells", "leader_comparison")

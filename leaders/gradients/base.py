@@ -51,6 +51,7 @@ class Estimator(Needs, WithArguments, ABC):
         self.requested_regularization = None if regularization is None else check_regularization(regularization)
         self.regularization = self.requested_regularization
         self.loss: Loss | None = None
+        self._is_checked = False  # whether the first trajectories were looked at
 
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         """Check, before anything runs, that this estimator can work with ``oracle``; forget earlier runs.
@@ -63,7 +64,7 @@ class Estimator(Needs, WithArguments, ABC):
         self.regularization = settle_regularization(self, oracle, loss, self.requested_regularization)
         self.__dict__.pop("_lambda", None)
         check_needs(self, oracle, loss)
-        self.loss = loss
+        self.loss, self._is_checked = loss, False
 
     @property
     def working(self) -> Estimator:

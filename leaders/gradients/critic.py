@@ -43,6 +43,7 @@ from leaders.gradients._points import check_points
 from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array, PolicyEstimator
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups
+from leaders.gradients.needs import look_for_rules
 
 #: What is left of a return's weight at the effective horizon.
 _TAIL = 0.01
@@ -117,7 +118,6 @@ class CriticEstimator(PolicyEstimator):
         self.learning_rate = check_number("learning_rate", learning_rate, above=0.0)
         self._widths: tuple[int, ...] = ()
         self._by_state = self._draws = False
-        self._is_checked = False  # whether the model's functions were seen to stay in torch
         self._is_warned = False
         self._critics: dict[Any, StepCritic] = {}  # per context; None: contexts that do not recur
 
@@ -125,7 +125,7 @@ class CriticEstimator(PolicyEstimator):
         super().bind(oracle, loss)
         model = oracle.model
         self._by_state = isinstance(model, TabularBOCMDP) and oracle.exposes_states and not self.hidden
-        self._critics, self._is_checked, self._is_warned = {}, False, False
+        self._critics, self._is_warned = {}, False
         if self._by_state:
             return
         seen, actions = spaces(oracle)
@@ -158,13 +158,11 @@ class CriticEstimator(PolicyEstimator):
                 f"env_steps={self.env_steps} is one episode of this environment; expected at least two, half to fit values and "
                 "half to weigh with them. Raise env_steps."
             )
+        if not self._is_checked:
+            self._check(oracle, policy, x, batch)
         if self._by_state:
             parts = self._on_table(oracle, policy, x, batch)
         else:
-            if not self._is_checked:
-                assert oracle.seen_model is not None
-                check_points(oracle.seen_model, x, batch, oracle.core.leader_space)
-                self._is_checked = True
             key = context if isinstance(context, int) else None  # contexts that do not recur share theirs
             if key not in self._critics:
                 self._critics[key] = StepCritic(self._settings(), int(rng.integers(2**63)))
@@ -175,6 +173,14 @@ class CriticEstimator(PolicyEstimator):
         mean, error = combine_groups([n * gradient for gradient in parts.gradients], [1] * n)
         returns = returns_to_go(batch.leader_rewards, batch.ends, parts.tails, model.leader_discount)
         return Estimate(mean, float(returns[batch.starts].mean()), batch.n_steps, error, parts.metrics)
+
+    def _check(self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, batch: Trajectories) -> None:
+        """What the first trajectories show, once a run."""
+        if not self._by_state:
+            assert oracle.seen_model is not None
+            check_points(oracle.seen_model, x, batch, oracle.core.leader_space)
+        look_for_rules(type(self).__name__, oracle, policy, batch)
+        self._is_checked = True
 
     def _settings(self) -> Settings:
         return Settings(
@@ -214,7 +220,7 @@ class CriticEstimator(PolicyEstimator):
         return {-1 if context is None else context: critic.state() for context, critic in self._critics.items()}
 
     def load_state(self, state: dict[Any, Any]) -> None:
-        self._critics = {}
+        self._critics, self._is_checked = {}, True
         for context, saved in state.items():
             critic = self._critics[None if context == -1 else context] = StepCritic(self._settings(), 0)
             critic.load_state(saved)

@@ -35,7 +35,7 @@ from leaders.gradients._monte_carlo_scores import monte_carlo_scores
 from leaders.gradients.base import Array, Estimator, PolicyEstimator, add_scores, interchangeable, policy_table
 from leaders.gradients.batch import BatchEstimator, compiled_model
 from leaders.gradients.estimate import Estimate, Indices, check_groups, extrapolated_error
-from leaders.gradients.needs import SCORED
+from leaders.gradients.needs import SCORED, look_for_rules
 
 
 def monte_carlo_weights(
@@ -169,6 +169,9 @@ class MonteCarloEstimator(PolicyEstimator):
         if not self.needs_probabilities_for.isdisjoint(mdps.model.moving):
             table = policy_table(oracle, policy, "the Monte-Carlo estimator, where transitions depend on x,")
         batch = oracle.sample(policy, self.env_steps, rng)
+        if not self._is_checked:
+            look_for_rules(type(self).__name__, oracle, policy, batch)
+            self._is_checked = True
         weights = self._weights(batch, mdps, table)
         assert weights.leader_reward is not None
         leader_return = float(np.vdot(weights.leader_reward, mdps.arrays(context).leader_reward))

@@ -11,15 +11,18 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from bocmdp_gym import BOCMDP, TabularBOCMDP
+from bocmdp_gym import BOCMDP, TabularBOCMDP, Trajectories
 from bocmdp_gym.errors import DiscountError, FrozenLeaderWarning, OptionError, RegularizationError, UnsupportedError
 from bocmdp_gym.leaks import check_leaks
 from bocmdp_gym.losses import Loss
-from followers import Follower, TrajectoryOracle
+from followers import Follower, Policy, TrajectoryOracle
 from followers.environments import check_unchanged
 
 #: Parts of a model whose dependence on x enters through scores: d log P, d log mu, d log(1 - q).
 SCORED = frozenset({"transition", "initial", "termination"})
+
+#: Steps at which one sees whether a policy that tells no probabilities repeats itself, once a run.
+_LOOKED_AT = 32
 
 
 class Needs:
@@ -114,6 +117,12 @@ def settle_regularization(needs: Needs, oracle: TrajectoryOracle, loss: Loss | N
     return follower.regularization if requested is None else requested
 
 
+def look_for_rules(estimator: str, oracle: TrajectoryOracle, policy: Policy, batch: Trajectories) -> None:
+    """`warn_greedy`, where a policy whose probabilities are not known repeats itself in what it did."""
+    if not (policy.exposes_probabilities or policy.greedy or policy.table is not None) and repeats_itself(policy, batch):
+        warn_greedy(oracle.follower, estimator)
+
+
 def warn_greedy(follower: Follower, estimator: str) -> None:
     """Say that a follower which did not declare itself greedy was seen to be.
 
@@ -128,6 +137,21 @@ def warn_greedy(follower: Follower, estimator: str) -> None:
         UserWarning,
         stacklevel=4,
     )
+
+
+def repeats_itself(policy: Policy, batch: Trajectories) -> bool:
+    """Whether a policy that tells no probabilities does in the same places what it did before: a rule then, most likely.
+
+    One that varies its actions with probability 1/5 is taken for one in 1 of 1,000 cases. Where states are known, steps tell by
+    themselves; elsewhere the policy is asked again what it would do at some of them.
+    """
+    if batch.states is not None:
+        visited = np.unique(batch.states)
+        pairs = np.unique(np.stack([batch.states, np.asarray(batch.actions, dtype=np.int64)]), axis=1)
+        return batch.n_steps >= len(visited) + _LOOKED_AT and pairs.shape[1] == len(visited)
+    some = np.unique(np.linspace(0, batch.n_steps - 1, _LOOKED_AT).astype(np.int64))
+    answers = policy.act_batch(batch.observations[some], np.random.default_rng(0))
+    return np.array_equal(np.asarray(answers), np.asarray(batch.actions[some]))
 
 
 def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> None:

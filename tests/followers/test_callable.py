@@ -422,6 +422,14 @@ def test_a_rule_is_found_out_where_its_probabilities_are_known(exposes: bool) ->
     assert not policy.greedy
 
 
+@pytest.mark.parametrize("estimator", ["critic", "monte_carlo"])
+def test_a_rule_is_found_out_by_what_it_does_again(estimator: str) -> None:
+    leader = leaders.HPGD(estimator=estimator, env_steps=100, regularization=0.5)
+    with pytest.warns(UserWarning, match=r"one action alone in every state.*FirstOrder or ZeroOrder"):
+        leaders.optimize(bandit(), leader, CallableFollower(lambda observation: int(observation)), 2, seed=0)
+    leaders.optimize(bandit(), leader, CallableFollower(draw), 2, seed=0)
+
+
 def test_a_rule_that_says_so_is_refused() -> None:
     follower = CallableFollower(lambda observation: int(observation), greedy=True)
     with pytest.raises(errors.UnsupportedError, match="best action alone"):
