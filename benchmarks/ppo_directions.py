@@ -31,7 +31,7 @@ from leaders.gradients import CriticEstimator
 POINTS = ((1.3, 0.2, 0.4), (1.8, 0.4, 1.5), (2.3, 0.2, 0.3))
 STEPS = np.array([0.2, 0.15, 0.4])
 BONUS, TRAINING = 0.1, 12_288
-TRAINED, ESTIMATES, ESTIMATE_STEPS = 4, 6, 20_000
+TRAINED, ESTIMATES, ESTIMATE_STEPS = 3, 6, 10_000
 Array = npt.NDArray[np.float64]
 
 
