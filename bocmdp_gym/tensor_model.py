@@ -32,6 +32,8 @@ class TensorModel(BOCMDP):
         return self.model.leader_rewards(x, as_batch(observations), as_batch(actions), as_context(context), **outcomes)
 
     def log_transitions(self, x: Tensor, observations: Any, actions: Any, next_observations: Any, context: Any) -> Tensor | None:
+        if not len(actions):  # every episode ended with its first step: no next state is of consequence
+            return None
         points = as_batch(observations), as_batch(actions), as_batch(next_observations)
         return self.model.log_transitions(x, *points, as_context(context))
 

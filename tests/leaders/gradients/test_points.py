@@ -409,3 +409,16 @@ def test_bad_draws_are_refused(options: dict[str, Any], error: type[Exception], 
 def test_draws_have_no_outcomes() -> None:
     with pytest.raises(errors.OptionError, match="takes rewards, which draws do not have"):
         LeaderReward(Line(), lambda x, o, a, c, rewards: x[0] * rewards, 2, lambda x, o, a, c: o[:, 0], 0.8, **DRAWS)
+
+
+def test_episodes_of_one_step_and_observations_of_parts() -> None:
+    """Blackjack for who always sticks: no next state is of consequence, and observations are tuples."""
+    env = LeaderReward(
+        gym.make("Blackjack-v1"),
+        bonus=lambda x, observations, actions, context: x[0] * (observations[0] < 12) - x[0] * actions,
+        leader_space=1,
+        leader_reward=lambda x, observations, actions, context: observations[0] / 21.0,
+        discount=0.9,
+    )
+    leader = leaders.FirstOrder(0.1, weight=0.1, env_steps=50)
+    assert torch.isfinite(leaders.optimize(env, leader, followers.CallableFollower(lambda observation: 0), 2, seed=0).x).all()
