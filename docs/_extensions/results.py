@@ -377,6 +377,24 @@ def _tax_learner(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("seed", "share", "least of the last fifth", "leader's steps", "follower's training steps", "seconds"), rows)
 
 
+def _continuous_leaders(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (
+            o["problem"],
+            o["leader"],
+            f"{o['share']:.1%}" + ("" if o["standard_error"] is None else f" ± {o['standard_error']:.1%}"),
+            f"{o['least']:.1%}",
+            o["seeds"],
+            f"{o['env_steps']:,.0f}",
+            f"{o['training_steps']:,.0f}",
+            f"{o['cpu_seconds']:.0f}",
+        )
+        for o in r["rows"]
+    ]
+    head = ("problem", "leader, follower", "share", "least", "seeds", "leader's steps", "follower's training steps", "CPU s")
+    yield from table(head, rows)
+
+
 def _adjoint_tables(r: dict[str, Any]) -> Iterable[str]:
     rows = [
         (
@@ -630,6 +648,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "td_single_goal": _td_single_goal,
     "td_escapes": _td_escapes,
     "tax_design_learner": _tax_learner,
+    "continuous_leaders": _continuous_leaders,
     "adjoint_tables": _adjoint_tables,
     "road_tolls_limits": _road_limits,
     "road_tolls_cost": _road_cost,
