@@ -4,7 +4,7 @@ States are continuous, and x moves rewards and transitions. The followers are PP
 iteration, one learner per context) and the exact one, interpolated from the environment's grid. HPGD has the critic, which
 knows how rewards and transitions depend on x; FirstOrder knows that too, and compares two PPO learners; zero-order and CMA-ES
 know nothing and compare sampled returns. Everyone may use `BUDGET` steps, those that followers train on included, starts at
-the environment's status quo, and looks at all contexts in every iteration (CMA-ES at one, drawn, per x). Gradient leaders move
+the environment's status quo, and looks at all contexts in every iteration (CMA-ES at one, drawn, per x; it finishes a generation). Gradient leaders move
 x by Adam, at a rate that falls to 0 on a cosine.
 
 F is the value of the model with the exact follower at `LAMBDA`, whoever the follower of the run was; ``share`` is how far from
@@ -44,6 +44,8 @@ BUDGET = 180_000
 COPIES = 10
 CRITIC_STEPS, RESPONSE_STEPS = 2_000, 2_000
 PAIR_STEPS = 1_000  # of each of two responses that are compared, and of the episodes of each
+#: Steps used in an iteration per context, training included: measured, as episodes begun are finished.
+USED = {"exact": 2_200, "learner": 4_200, "pair": 5_000}
 RATE = 0.25
 PPO: dict[str, Any] = {
     "n_steps": 100,
@@ -81,10 +83,10 @@ def ppo(steps: int) -> followers.Follower:
     return followers.SB3Follower("PPO", steps, **PPO)
 
 
-def ascend(problem: str, leader: leaders.Leader, follower: followers.Follower, steps: int, seed: int) -> dict[str, Any]:
-    """A gradient leader's run; ``steps`` are used per iteration and context, training included."""
+def ascend(problem: str, leader: leaders.Leader, follower: followers.Follower, used: int, seed: int) -> dict[str, Any]:
+    """A gradient leader's run; ``used`` steps in an iteration per context."""
     visited: list[list[float]] = []
-    iterations = BUDGET // (steps * PROBLEMS[problem]().storage.n_contexts)
+    iterations = BUDGET // (used * PROBLEMS[problem]().storage.n_contexts)
     result = leaders.optimize(
         copies(problem),
         leader,
@@ -96,26 +98,28 @@ def ascend(problem: str, leader: leaders.Leader, follower: followers.Follower, s
         callback=lambda progress: visited.append(progress.x.tolist()),
         progress=False,
     )
-    trained = result.history["follower_training_steps"][-1] if "follower_training_steps" in result.history.columns else 0
+    columns = result.history.columns  # a leader with two followers counts the steps of both
+    trained = result.history["follower_training_steps"][-1] if "follower_training_steps" in columns else follower.training_steps
     return {"visited": visited, "env_steps": int(result.env_steps), "training_steps": int(trained)}
 
 
-def hpgd(problem: str, follower: followers.Follower, seed: int, trained: int = RESPONSE_STEPS) -> dict[str, Any]:
+def hpgd(problem: str, follower: followers.Follower, seed: int) -> dict[str, Any]:
     """HPGD with the critic."""
     given = {} if follower.regularization else {"regularization": LAMBDA}
-    return ascend(problem, leaders.HPGD(RATE, CRITIC_STEPS, "critic", **ADAM, **given), follower, CRITIC_STEPS + trained, seed)
+    leader = leaders.HPGD(RATE, CRITIC_STEPS, "critic", **ADAM, **given)
+    return ascend(problem, leader, follower, USED["exact" if follower.exact else "learner"], seed)
 
 
 def first_order(problem: str, seed: int) -> dict[str, Any]:
     """FirstOrder, two PPO learners."""
     leader = leaders.FirstOrder(RATE, "auto", env_steps=2 * PAIR_STEPS, **ADAM)
-    return ascend(problem, leader, ppo(PAIR_STEPS), 4 * PAIR_STEPS, seed)
+    return ascend(problem, leader, ppo(PAIR_STEPS), USED["pair"], seed)
 
 
 def zero_order(problem: str, seed: int) -> dict[str, Any]:
     """Zero-order, two responses per direction."""
     options: dict[str, Any] = {"decay": False, "two_sided": True, "env_steps": PAIR_STEPS}
-    return ascend(problem, leaders.ZeroOrder(RATE, 0.2, **options, **ADAM), ppo(PAIR_STEPS), 4 * PAIR_STEPS, seed)
+    return ascend(problem, leaders.ZeroOrder(RATE, 0.2, **options, **ADAM), ppo(PAIR_STEPS), USED["pair"], seed)
 
 
 def cma_es(problem: str, seed: int) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def cma_es(problem: str, seed: int) -> dict[str, Any]:
 
 
 LEADERS: dict[str, Callable[[str, int], dict[str, Any]]] = {
-    "HPGD, exact": lambda problem, seed: hpgd(problem, followers.SoftPolicyIteration(LAMBDA), seed, 0),
+    "HPGD, exact": lambda problem, seed: hpgd(problem, followers.SoftPolicyIteration(LAMBDA), seed),
     "HPGD, SoftDQN": lambda problem, seed: hpgd(problem, soft_dqn(), seed),
     "HPGD, PPO": lambda problem, seed: hpgd(problem, ppo(RESPONSE_STEPS), seed),
     "FirstOrder, PPO": first_order,
