@@ -4,8 +4,8 @@ States are continuous, and x moves rewards and transitions. The followers are PP
 iteration, one learner per context) and the exact one, interpolated from the environment's grid. HPGD has the critic, which
 knows how rewards and transitions depend on x; FirstOrder knows that too, and compares two PPO learners; zero-order and CMA-ES
 know nothing and compare sampled returns. Everyone may use `BUDGET` steps, those that followers train on included, starts at
-the environment's status quo, and looks at all contexts in every iteration (CMA-ES at one, drawn, per x; it finishes a generation). Gradient leaders move
-x by Adam, at a rate that falls to 0 on a cosine.
+the environment's status quo, and looks at all contexts in every iteration (CMA-ES at one, drawn, per x; it finishes the
+generation begun). Gradient leaders move x by Adam, at a rate that falls to 0 on a cosine.
 
 F is the value of the model with the exact follower at `LAMBDA`, whoever the follower of the run was; ``share`` is how far from
 F(x_0) to the optimum. A learner that is not soft-optimal at that lambda has another best x, so its share cannot reach 1.
