@@ -78,3 +78,44 @@ class BOCMDP(Constructed, ABC):
         """log mu_{x, xi}(s), or None if the initial distribution does not depend on x."""
         del x, observations, context
         return None
+
+
+#: What a model declares of itself, beside its functions.
+_DECLARATIONS = (
+    "leader_dim",
+    "discount",
+    "leader_discount",
+    "noise_dim",
+    "outcomes",
+    "pays_on_arrival",
+    "pathwise_only",
+    "frozen",
+)
+
+
+class ModelLayer(BOCMDP):
+    """A model around another: it declares what that declares and calls its functions; a subclass changes some of them.
+
+    Args:
+        model: the one inside.
+    """
+
+    def __init__(self, model: BOCMDP):
+        self.model = model
+        for name in _DECLARATIONS:
+            setattr(self, name, getattr(model, name))
+
+    def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any, **outcomes: Any) -> Tensor:
+        return self.model.rewards(x, observations, actions, context, **outcomes)
+
+    def leader_rewards(self, x: Tensor, observations: Any, actions: Any, context: Any, **outcomes: Any) -> Tensor:
+        return self.model.leader_rewards(x, observations, actions, context, **outcomes)
+
+    def log_transitions(self, x: Tensor, observations: Any, actions: Any, next_observations: Any, context: Any) -> Tensor | None:
+        return self.model.log_transitions(x, observations, actions, next_observations, context)
+
+    def draw_transitions(self, x: Tensor, observations: Any, actions: Any, noise: Tensor, context: Any) -> Tensor:
+        return self.model.draw_transitions(x, observations, actions, noise, context)
+
+    def log_initials(self, x: Tensor, observations: Any, context: Any) -> Tensor | None:
+        return self.model.log_initials(x, observations, context)

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bocmdp_gym.model import BOCMDP
+from bocmdp_gym.model import ModelLayer
 from bocmdp_gym.wrappers.functions import as_batch, as_context
 
 
-class TensorModel(BOCMDP):
+class TensorModel(ModelLayer):
     """A model as estimators and replay buffers call it: observations, actions and continuous contexts become tensors.
 
     Floating-point numbers arrive as float64, integers and booleans as they are; dicts and tuples entry by entry.
@@ -18,12 +18,6 @@ class TensorModel(BOCMDP):
     Args:
         model: the problem's own.
     """
-
-    def __init__(self, model: BOCMDP):
-        self.model = model
-        self.leader_dim, self.noise_dim = model.leader_dim, model.noise_dim
-        self.discount, self.leader_discount = model.discount, model.leader_discount
-        self.outcomes, self.pays_on_arrival = model.outcomes, model.pays_on_arrival
 
     def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any, **outcomes: Any) -> Tensor:
         return self.model.rewards(x, as_batch(observations), as_batch(actions), as_context(context), **outcomes)

@@ -102,8 +102,8 @@ class RoadTraffic(PopulationBOCMDP):
     ):
         self.network = network.check()
         check_choice("objective", objective, (*OBJECTIVES, "mix"))
-        weights = OBJECTIVES.get(objective)
-        self.weights: Array = check_array("mix", mix, (3,)) if weights is None else np.array(weights)
+        mixed = check_array("mix", mix, (3,))
+        self.weights: Array = mixed if objective == "mix" else np.array(OBJECTIVES[objective])
         self.tollable = self._check_tollable(tollable)
         low, high = check_array("toll_bounds", toll_bounds, (2,))
         if not low < high:

@@ -216,7 +216,7 @@ def _actions(policy: Policy, playing: list[_Player], rng: np.random.Generator, a
     if asked and at_once:
         answers = policy.act_batch(stacked([player.seen for player in asked]), rng)
     elif asked:
-        answers = [player.actor.act(player.seen, rng) for player in asked]
+        answers = [player.actor.act(owned(player.seen), rng) for player in asked]  # which may write into what it sees
     own = iter(_checked_actions(answers, space, len(asked)))
     return [next(own) if player.first is None else check_action(player.first, space) for player in playing]
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, ConfiguredMDPs, TabularBOCMDP, Trajectories
+from bocmdp_gym.model import ModelLayer
 from followers import Policy, TrajectoryOracle
 
 Array = npt.NDArray[np.float64]
@@ -66,6 +67,13 @@ class Replay:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._oracle, name)
 
+    @property
+    def seen_model(self) -> BOCMDP:
+        """As `TrajectoryOracle.seen_model`."""
+        by_state = isinstance(self.model, TabularBOCMDP) and self.model.takes_states
+        seen: BOCMDP = self.model if by_state else self._oracle.layers.seen(self.model)
+        return seen
+
     def load(self, recording: Recording) -> list[Trajectories]:
         """Take what was recorded. Returns the trajectories with the outcome as leader's reward."""
         batches = [replace(batch, leader_rewards=self._values(batch)) for batch in recording.batches]
@@ -114,7 +122,7 @@ class _Answered:
         """Nothing to do."""
 
 
-class OutcomeModel(BOCMDP):
+class OutcomeModel(ModelLayer):
     """A model that is no table, with an outcome in the place of the leader's reward.
 
     Args:
@@ -123,28 +131,12 @@ class OutcomeModel(BOCMDP):
     """
 
     def __init__(self, model: BOCMDP, outcome: Callable[..., Tensor] | None):
-        self._model, self._outcome = model, outcome
-        self.leader_dim, self.noise_dim = model.leader_dim, model.noise_dim
-        self.discount, self.leader_discount = model.discount, model.leader_discount
+        super().__init__(model)
+        self._outcome = outcome
 
-    def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
-        """The follower's."""
-        return self._model.rewards(x, observations, actions, context)
-
-    def leader_rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
+    def leader_rewards(self, x: Tensor, observations: Any, actions: Any, context: Any, **outcomes: Any) -> Tensor:
         """The outcome."""
+        del outcomes
         if self._outcome is None:
             return torch.zeros(len(actions), dtype=torch.float64)
         return self._outcome(x, observations, actions, context)
-
-    def log_transitions(self, x: Tensor, observations: Any, actions: Any, next_observations: Any, context: Any) -> Tensor | None:
-        """As in the model."""
-        return self._model.log_transitions(x, observations, actions, next_observations, context)
-
-    def draw_transitions(self, x: Tensor, observations: Any, actions: Any, noise: Tensor, context: Any) -> Tensor:
-        """As in the model."""
-        return self._model.draw_transitions(x, observations, actions, noise, context)
-
-    def log_initials(self, x: Tensor, observations: Any, context: Any) -> Tensor | None:
-        """As in the model."""
-        return self._model.log_initials(x, observations, context)

@@ -11,8 +11,9 @@ import torch
 from gymnasium.spaces import flatten, flatten_space, unflatten
 from torch import Tensor
 
-from bocmdp_gym.model import BOCMDP
+from bocmdp_gym.model import BOCMDP, ModelLayer
 from bocmdp_gym.spaces import check_numeric, parts_of
+from bocmdp_gym.tensor_model import TensorModel
 
 
 class Appended:
@@ -59,7 +60,7 @@ class Appended:
         return np.array(rows.tolist()) if space.shape is not None else rows[()]
 
 
-class AppendedModel(BOCMDP):
+class AppendedModel(ModelLayer):
     """A model of the observations alone, as functions of the vectors that show the context too.
 
     Args:
@@ -68,24 +69,30 @@ class AppendedModel(BOCMDP):
     """
 
     def __init__(self, model: BOCMDP, appended: Appended):
-        self._model, self._appended = model, appended
-        self.leader_dim, self.discount, self.leader_discount = model.leader_dim, model.discount, model.leader_discount
-        self.noise_dim = model.noise_dim if isinstance(appended.observations, gym.spaces.Box) else None
+        super().__init__(TensorModel(model))
+        self._appended = appended
+        if not isinstance(appended.observations, gym.spaces.Box):
+            self.noise_dim = None
 
-    def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
-        return self._model.rewards(x, self._appended.split(observations), actions, context)
+    def rewards(self, x: Tensor, observations: Any, actions: Any, context: Any, **outcomes: Any) -> Tensor:
+        return super().rewards(x, self._appended.split(observations), actions, context, **self._split(outcomes))
 
-    def leader_rewards(self, x: Tensor, observations: Any, actions: Any, context: Any) -> Tensor:
-        return self._model.leader_rewards(x, self._appended.split(observations), actions, context)
+    def leader_rewards(self, x: Tensor, observations: Any, actions: Any, context: Any, **outcomes: Any) -> Tensor:
+        return super().leader_rewards(x, self._appended.split(observations), actions, context, **self._split(outcomes))
 
     def log_transitions(self, x: Tensor, observations: Any, actions: Any, next_observations: Any, context: Any) -> Tensor | None:
         before, after = map(self._appended.split, (observations, next_observations))
-        return self._model.log_transitions(x, before, actions, after, context)
+        return super().log_transitions(x, before, actions, after, context)
 
     def draw_transitions(self, x: Tensor, observations: Any, actions: Any, noise: Tensor, context: Any) -> Tensor:
-        following = self._model.draw_transitions(x, self._appended.split(observations), actions, noise, context)
+        following = super().draw_transitions(x, self._appended.split(observations), actions, noise, context)
         shown = torch.as_tensor(np.asarray(flatten(self._appended.contexts, context)), dtype=following.dtype)
         return torch.cat([following.reshape(len(following), -1), shown.expand(len(following), -1)], -1)
 
     def log_initials(self, x: Tensor, observations: Any, context: Any) -> Tensor | None:
-        return self._model.log_initials(x, self._appended.split(observations), context)
+        return super().log_initials(x, self._appended.split(observations), context)
+
+    def _split(self, outcomes: dict[str, Any]) -> dict[str, Any]:
+        if "next_observations" not in outcomes:
+            return outcomes
+        return outcomes | {"next_observations": self._appended.split(outcomes["next_observations"])}

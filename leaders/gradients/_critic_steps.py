@@ -208,7 +208,11 @@ class StepCritic:
             """What something of the actions is on average over the policy's, for each half: of those drawn, else regressed."""
             if drawn:
                 return [np.mean([of(actions) for actions in drawn], 0)] * 2
-            return [phi @ ridge_regression(phi[half.fitted], taken[half.fitted]) for half in halves(batch)]
+            means = [taken[half.fitted].mean(0) for half in halves(batch)]  # which no ridge should shrink
+            return [
+                mean + phi @ ridge_regression(phi[half.fitted], taken[half.fitted] - mean)
+                for half, mean in zip(halves(batch), means, strict=True)
+            ]
 
         known = points.leader_rewards_of(batch.actions) if knows else np.zeros(batch.n_steps)
         # with the mean of what is known a constant added to the leader's reward leaves what is regressed alone

@@ -22,7 +22,7 @@ from followers.environments import check_unchanged
 SCORED = frozenset({"transition", "initial", "termination"})
 
 #: Steps at which one sees whether a policy that tells no probabilities repeats itself, once a run.
-_LOOKED_AT = 32
+LOOKED_AT = 32
 
 
 class Needs:
@@ -148,8 +148,8 @@ def repeats_itself(policy: Policy, batch: Trajectories) -> bool:
     if batch.states is not None:
         visited = np.unique(batch.states)
         pairs = np.unique(np.stack([batch.states, np.asarray(batch.actions, dtype=np.int64)]), axis=1)
-        return batch.n_steps >= len(visited) + _LOOKED_AT and pairs.shape[1] == len(visited)
-    some = np.unique(np.linspace(0, batch.n_steps - 1, _LOOKED_AT).astype(np.int64))
+        return batch.n_steps >= len(visited) + LOOKED_AT and pairs.shape[1] == len(visited)
+    some = np.unique(np.linspace(0, batch.n_steps - 1, LOOKED_AT).astype(np.int64))
     answers = policy.act_batch(batch.observations[some], np.random.default_rng(0))
     return np.array_equal(np.asarray(answers), np.asarray(batch.actions[some]))
 

@@ -285,7 +285,11 @@ def test_interpolation_needs_the_environments_own_observations() -> None:
 
 def test_other_estimators_say_what_they_need() -> None:
     oracle = TrajectoryOracle(TaxDesign(**SMALL, grid_size=11, horizon=20), SoftPolicyIteration(0.1))
-    for leader in (leaders.HPGD(env_steps=100), leaders.AMD(sweeps=2), leaders.HPGD(estimator="geometric", samples=10)):
+    for leader in (
+        leaders.HPGD(estimator="monte_carlo", env_steps=100),
+        leaders.AMD(sweeps=2),
+        leaders.HPGD(estimator="geometric", samples=10),
+    ):
         with pytest.raises(errors.UnsupportedError):
             leader.estimate(oracle, X, 0, np.random.default_rng(0))
 

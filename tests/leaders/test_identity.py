@@ -149,6 +149,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::bocmdp_gym.errors.CriticWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_another_problem_is_refused_and_what_differs_is_named(case: str, tmp_path: Path) -> None:
     before, after, message = CASES[case]

@@ -149,6 +149,7 @@ def test_a_spending_limit_beyond_tables(leader: leaders.Leader) -> None:
         assert found.history["slack_spending"][0] == pytest.approx(0.8 - 2.0 * expit(2.0), abs=4 * first)
 
 
+@pytest.mark.filterwarnings("ignore::bocmdp_gym.errors.CriticWarning")
 def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     def run(**options: Any) -> leaders.Result:
         limits = [SampledConstraint("spending", _spending, at_most=0.3), SampledConstraint("pull", _spending, at_least=-1.0)]

@@ -289,7 +289,7 @@ def test_environments_without_states_are_refused_before_anything_runs() -> None:
     """Tax design has a tabular model and continuous observations; the model itself can be played."""
     env, follower = TaxDesign(grid_size=11), followers.SoftPolicyIteration(0.3)
     with pytest.raises(errors.UnsupportedError, match=r"estimator=\"critic\".*TabularEnv"):
-        leaders.optimize(env, leaders.HPGD(), follower, 1)
+        leaders.optimize(env, leaders.HPGD(estimator="monte_carlo"), follower, 1)
     result = leaders.optimize(TabularEnv(env.model), leaders.HPGD(env_steps=2000), follower, 1)
     assert bool(torch.isfinite(result.x).all())
 
