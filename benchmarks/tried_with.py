@@ -8,8 +8,8 @@ and how long that takes: no one learns anything in so few steps. What it ends wi
 - "refused": a named error of the library, whose sentence is kept;
 - "failed": any other exception, which is a mistake.
 
-``python -m benchmarks.tried_with`` stores ``results/tried_with.json``; names of environments after it limit it to those, and then
-nothing is stored. Packages that are not installed (the extra ``tried-with`` has them) are left out, and said to be.
+``python -m benchmarks.tried_with`` stores ``results/tried_with.json``; names of environments after it limit it to those, and what
+is stored of others stays. Packages that are not installed (the extra ``tried-with`` has them) are left out, and said to be.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from torch import Tensor
 
 import followers
 import leaders
-from benchmarks.common import store
+from benchmarks.common import RESULTS, store
 from bocmdp_gym.errors import BOCMDPError
-from bocmdp_gym.wrappers import LeaderReward
+from bocmdp_gym.wrappers import ActionMasks, LeaderReward
 
 ITERATIONS, ENV_STEPS, LAMBDA, HORIZON = 2, 200, 0.1, 50
 
@@ -118,7 +118,7 @@ WORLDS: dict[str, World] = {
     ),
     "Taxi": World(
         "fares: picking up, driving",
-        _made("Taxi-v4"),
+        lambda: ActionMasks(gym.make("Taxi-v4", max_episode_steps=HORIZON)),
         lambda x, s, a: x[0] * _taken(a, 4) + x[1] * (a < 4),
         lambda s, a: (a < 4).double(),
     ),
@@ -219,9 +219,11 @@ def lead(name: str) -> gym.Env[Any, Any]:
 # ------------------------------------------------------------------------------------------------- followers and leaders
 
 
-def _rule(observation: Any) -> int:
-    del observation
-    return 0
+def _rule(env: gym.Env[Any, Any]) -> followers.Follower:
+    """The same action everywhere."""
+    space: Any = env.action_space
+    action = space.start if isinstance(space, gym.spaces.Discrete) else np.zeros(space.shape, space.dtype)
+    return followers.CallableFollower(lambda observation: action)
 
 
 def _sb3(algorithm: str, **settings: Any) -> Callable[[gym.Env[Any, Any]], followers.Follower]:
@@ -249,7 +251,7 @@ def _random(env: gym.Env[Any, Any]) -> followers.Follower:
 
 FOLLOWERS: dict[str, Callable[[gym.Env[Any, Any]], followers.Follower]] = {
     "random agent": _random,
-    "a rule": lambda env: followers.CallableFollower(_rule),
+    "a rule": _rule,
     "PPO": _sb3("PPO", **_ON),
     "A2C": _sb3("A2C", policy_kwargs={"net_arch": [16]}),
     "TRPO": _sb3("TRPO", **_ON),
@@ -328,15 +330,19 @@ def missing() -> list[str]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    absent, rows = missing(), []
-    for world in sys.argv[1:] or [name for name in WORLDS if name not in absent]:
+    absent, path = missing(), RESULTS / "tried_with.json"
+    chosen = sys.argv[1:] or [name for name in WORLDS if name not in absent]
+    rows = json.loads(path.read_text())["results"]["rows"] if sys.argv[1:] and path.exists() else []
+    rows = [row for row in rows if row["world"] not in chosen]
+    for world in chosen:
         for follower in FOLLOWERS:
             for leader in LEADERS:
                 rows.append(attempt(world, follower, leader))
                 print(json.dumps(rows[-1]), flush=True)
-    if not sys.argv[1:]:
-        pays_for = {name: world.what for name, world in WORLDS.items()}
-        store("tried_with", {"iterations": ITERATIONS, "missing": absent, "pays_for": pays_for, "rows": rows})
+    order = list(WORLDS)
+    rows.sort(key=lambda row: order.index(row["world"]))
+    pays_for = {name: world.what for name, world in WORLDS.items()}
+    store("tried_with", {"iterations": ITERATIONS, "missing": absent, "pays_for": pays_for, "rows": rows})
 
 
 if __name__ == "__main__":

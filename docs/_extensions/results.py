@@ -612,6 +612,24 @@ def _road_search(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("minutes per driver", *columns, "hypergradient, worst start", "equilibria"), rows)
 
 
+def _ppo_directions(r: dict[str, Any]) -> Iterable[str]:
+    def row(values: Iterable[float]) -> str:
+        return ", ".join(f"{value:.2f}" for value in values)
+
+    rows = []
+    for o in r["points"]:
+        differences = ", ".join(
+            f"{value:.2f} ± {error:.2f}" for value, error in zip(o["differences"], o["standard_errors"], strict=True)
+        )
+        estimates = [one["told"] for one in o["estimates"]]
+        mean = [sum(parts) / len(parts) for parts in zip(*estimates, strict=True)]
+        lambdas = sorted(one["lambda"] for one in o["estimates"])
+        told, bonus = (f"{min(o['cosines'][kind]):.3f}" for kind in ("told", "bonus"))
+        rows.append((row(o["x"]), differences, row(mean), f"{lambdas[0]:.3f} to {lambdas[-1]:.3f}", told, bonus))
+    header = ("x", "differences", "critic, mean", "λ told by returns", "least cosine", "at PPO's entropy bonus")
+    yield from table(header, rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "outer_loop": _outer_loop,
     "walk": _walk,
@@ -659,6 +677,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "cartpole_first_attempt": _cartpole,
     "leader_reward": _leader_reward,
     "tried_with": tried_with,
+    "ppo_directions": _ppo_directions,
 }
 #: Results whose benchmark writes its table itself.
 WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells", "leader_comparison")

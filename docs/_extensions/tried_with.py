@@ -18,7 +18,7 @@ def tried_with(r: dict[str, Any]) -> Iterable[str]:
         if row["outcome"] == "runs":
             seconds[row["world"]].append(row["seconds"])
         else:
-            refusals[_plain(row["sentence"])].add((row["world"], row["follower"], row["leader"]))
+            refusals[_plain(row["sentence"], row["follower"])].add((row["world"], row["follower"], row["leader"]))
     yield "| environment | the leader pays for | with all leaders | without HPGD | refused | seconds a run |"
     yield "|---|---|---|---|---|---|"
     for world, found in outcomes.items():
@@ -29,7 +29,7 @@ def tried_with(r: dict[str, Any]) -> Iterable[str]:
             others = [leader for leader in by_leader if leader not in runs]
             name = follower if group != "some" or others == ["HPGD, critic"] else f"{follower} (not {', '.join(others)})"
             groups[group].append(name)
-        cells = [", ".join(names) or "–" for names in groups.values()]
+        cells = ["; ".join(names) or "–" for names in groups.values()]
         pace = f"{sum(seconds[world]) / len(seconds[world]):.1f}" if seconds[world] else "–"
         yield "| " + " | ".join([world, r["pays_for"][world], *cells, pace]) + " |"
     yield ""
@@ -43,10 +43,14 @@ def tried_with(r: dict[str, Any]) -> Iterable[str]:
         followers = sorted({follower for _, follower, _ in where})
         worlds = {world for world, _, _ in where}
         places = next(iter(worlds)) if len(worlds) == 1 else f"{len(worlds)} environments"
-        yield f"- {', '.join(followers)}; {places}: *{sentence}*"
+        yield f"- {'; '.join(followers)} ({places}): *{sentence}*"
 
 
-def _plain(sentence: str) -> str:
-    """A sentence without what differs from environment to environment: spaces and their numbers."""
+def _plain(sentence: str, follower: str) -> str:
+    """A sentence without what differs from environment to environment and from learner to learner: spaces, names."""
     short = re.sub(r"(Box|Discrete|MultiDiscrete|MultiBinary|Tuple|Dict)\((?:[^()]|\([^()]*\))*\)", r"\1(...)", sentence)
+    short = re.sub(r"no layer of \w+", "no layer of it", short)
+    short = re.sub(r"observations (Box|Discrete|Dict|Tuple)\(\.\.\.\)", "observations ...", short)
+    name = follower.split(",")[0]
+    short = "It" + short.removeprefix(name) if short.startswith(f"{name} ") else short
     return re.sub(r"\s+", " ", short.replace("|", "/").replace("*", r"\*").replace("<", r"\<"))
