@@ -15,6 +15,7 @@ import numpy.typing as npt
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.model import BOCMDP
+from bocmdp_gym.trajectories import Trajectories
 
 
 class Hooks:
@@ -30,6 +31,8 @@ class Hooks:
             `neighbours` and `joint_action`.
         met_regularization: lambda of the followers that this one meets, where what it is paid depends on what they do
             (`bocmdp_gym.PopulationBOCMDP`): its own must be the same, if it has one. None: it meets nobody.
+        pays_later: whether `pay` can work out at once, for whole trajectories, what depends on x in their rewards: while
+            ``is_deferred`` is set, steps pay the rest alone, and the leader 0.
         result_name: the file name of `result_figure`, without extension; None if there is no figure.
     """
 
@@ -41,6 +44,8 @@ class Hooks:
     exposes_states: bool = False
     interpolates: bool = False
     met_regularization: float | None = None
+    pays_later: bool = False
+    is_deferred: bool = False
     result_name: str | None = None
 
     @property
@@ -109,6 +114,14 @@ class Hooks:
             UnsupportedError: the model is not a grid (the default).
         """
         raise self._missing("no joint_action(index), as its model is not a grid")
+
+    def pay(self, batch: Trajectories) -> Trajectories:
+        """Trajectories that were played while ``is_deferred`` was set, with all that their steps pay.
+
+        Raises:
+            UnsupportedError: the environment pays at once (the default).
+        """
+        raise self._missing("no pay(batch), as it pays at once; check pays_later first")
 
     def _missing(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"{type(self.layer).__name__} has {what}.")

@@ -10,7 +10,8 @@ is counted as idle.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -121,36 +122,49 @@ def play(
     limit = min((steps for steps in (horizon, core.horizon) if steps is not None), default=None)
     schedule = Schedule(env_steps, copies if at_once else 1, limit, None if starts is None else len(starts))
     seeds = rng.integers(2**32, size=4).tolist() if paired else []
-    players = [_Player(env, core)]
-    episodes: list[_Episode] = []
-    while True:
-        while schedule.begins_another:
-            player = next((one for one in players if one.episode is None), None)
-            if player is None:
-                copy = copied(env)
-                player = _Player(copy, configurable(copy))
-                players.append(player)
-            state, first = (None, None) if starts is None else starts[len(episodes)]
-            episode = _Episode((schedule.begin(), 0))
-            if paired:
-                rng = np.random.default_rng([*seeds, len(episodes)])
-            seed = int(rng.integers(2**31)) if paired or not player.is_seeded else None
-            player.begin(policy, episode, seed, None if starts is None else {"state": state}, first)
-            episodes.append(episode)
-        playing = [player for player in players if player.episode is not None]
-        if not playing:
-            break
-        for player, action in zip(playing, _actions(policy, playing, rng, at_once), strict=True):
-            player.step(action, tabular, keeps_outcomes, horizon)
-        schedule.step([number for player in playing if (number := player.ended) is not None])
-        del episodes[len(schedule.lengths) :]
-        for player in playing:
-            player.leave(len(episodes))
+    players, episodes = [_Player(env, core)], list[_Episode]()
+    later = bool(core.pays_later) and env is core  # else somebody around it may look at what steps pay
+    with _deferred(core) if later else nullcontext():
+        while True:
+            while schedule.begins_another:
+                player = next((one for one in players if one.episode is None), None)
+                if player is None:
+                    copy = copied(env)
+                    player = _Player(copy, configurable(copy))
+                    players.append(player)
+                state, first = (None, None) if starts is None else starts[len(episodes)]
+                episode = _Episode((schedule.begin(), 0))
+                if paired:
+                    rng = np.random.default_rng([*seeds, len(episodes)])
+                seed = int(rng.integers(2**31)) if paired or not player.is_seeded else None
+                player.begin(policy, episode, seed, None if starts is None else {"state": state}, first)
+                episodes.append(episode)
+            playing = [player for player in players if player.episode is not None]
+            if not playing:
+                break
+            for player, action in zip(playing, _actions(policy, playing, rng, at_once), strict=True):
+                player.step(action, tabular, keeps_outcomes, horizon)
+            schedule.step([number for player in playing if (number := player.ended) is not None])
+            del episodes[len(schedule.lengths) :]
+            for player in playing:
+                player.leave(len(episodes))
     batch = _assemble(episodes, policy, tabular)
+    if later:
+        batch = core.pay(batch)
     if plain and batch.states is not None:
         shown = {"observations": core.observe(batch.states), "final_observations": core.observe(batch.final_states)}
         batch = replace(batch, **shown)
     return Play(batch, schedule.dropped_steps)
+
+
+@contextmanager
+def _deferred(core: Any) -> Iterator[None]:
+    """Let steps pay what does not depend on x alone (`bocmdp_gym.Hooks.pays_later`); copies made meanwhile do likewise."""
+    core.is_deferred = True
+    try:
+        yield
+    finally:
+        core.is_deferred = False
 
 
 class _Player:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from torch import Tensor
 from bocmdp_gym.errors import ModelError, OptionError
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import check_count
+from bocmdp_gym.trajectories import Trajectories
 from bocmdp_gym.validation import check_wrappable
 from bocmdp_gym.wrappers.attributes import Attributes, parameters_of
 from bocmdp_gym.wrappers.draws import Draws
@@ -227,7 +229,10 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
             ModelError: the bonus or the leader's reward is not finite.
             UnsupportedError: the environment's reward is not one number.
         """
-        if self._twin is None:
+        if self.is_deferred:
+            step, bonus, leader_reward = self._act(action), 0.0, 0.0
+            self._keep(step)
+        elif self._twin is None:
             step, (bonus, leader_reward) = self._values(action, self._bonus, self._leader_reward)
         else:
             before = self._observation
@@ -238,6 +243,26 @@ class LeaderReward(ParameterLayer, gym.utils.RecordConstructorArgs):
         observation, reward, terminated, truncated, info = step
         info |= {"leader_reward": leader_reward, "bonus": bonus, "context": self._episode_context}
         return observation, reward + bonus, terminated, truncated, info
+
+    @property
+    def pays_later(self) -> bool:  # type: ignore[override]
+        """Torch functions at all steps of trajectories cost little more than at one; a NumPy twin is as fast at each."""
+        return self._twin is None and type(self).step is LeaderReward.step
+
+    def pay(self, batch: Trajectories) -> Trajectories:
+        """The bonus and the leader's reward of trajectories played while ``is_deferred`` was set.
+
+        Raises:
+            ModelError: one of them is not finite.
+        """
+        x, outcomes = torch.tensor(batch.leader), batch.outcomes_of(self._outcomes.names)
+        points = as_batch(batch.observations), as_batch(batch.actions), as_context(batch.context)
+        led_to = {name: as_batch(value) for name, value in outcomes.items()} or None
+        with torch.no_grad():
+            bonus, leader = (
+                function(x, *points, n=batch.n_steps, outcomes=led_to).numpy() for function in (self._bonus, self._leader_reward)
+            )
+        return replace(batch, rewards=batch.rewards + bonus, leader_rewards=np.array(leader))
 
 
 class RewardModel(BOCMDP):

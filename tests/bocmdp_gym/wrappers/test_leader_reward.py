@@ -285,3 +285,46 @@ def test_nan_is_named_where_it_appears() -> None:
 def test_leaders_that_need_a_tabular_model_say_so() -> None:
     with pytest.raises(errors.UnsupportedError, match="tabular model"):
         leaders.optimize(cart_pole(), leaders.ExactGradient(regularization=0.1), _Fixed(None), 5)
+
+
+@pytest.mark.parametrize("taking", [False, True])
+def test_trajectories_are_paid_at_once_what_steps_would_have_paid(taking: bool) -> None:
+    """By an oracle, for all steps together; a layer that may look at rewards, a twin or a step of one's own is paid at each."""
+
+    def bonus(
+        x: Any, observations: Any, actions: Any, context: Any, *, next_observations: Any = None, rewards: Any = None
+    ) -> Any:
+        led_to = next_observations[:, 1] * rewards if taking else 0.0
+        return x[0] * torch.sin(observations[:, 2]) * (actions == 1) + x[1] * led_to
+
+    def plain(x: Any, observations: Any, actions: Any, context: Any) -> Any:
+        return bonus(x, observations, actions, context)
+
+    def make(cls: type[LeaderReward] = LeaderReward) -> LeaderReward:
+        return cls(
+            gym.make("CartPole-v1"),
+            bonus=bonus if taking else plain,
+            leader_space=2,
+            leader_reward=lambda x, observations, actions, context: x[1] * observations[:, 0] ** 2 + 1.0,
+            discount=0.9,
+        )
+
+    class AtOnce(LeaderReward):
+        def step(self, action: Any) -> Any:
+            return super().step(action)
+
+    batches = []
+    for env in (make(), gym.wrappers.RecordEpisodeStatistics(make()), make(AtOnce)):
+        core: Any = bocmdp_gym.configurable(env)
+        oracle = followers.TrajectoryOracle(env, followers.CallableFollower(lambda o, rng: int(rng.integers(2))))
+        policy = oracle.respond([0.3, -0.2], 0, np.random.default_rng(0))
+        batches.append(oracle.sample(policy, 200, np.random.default_rng(1)))
+        assert not core.is_deferred
+        env.reset(seed=0)
+        assert env.step(1)[4]["leader_reward"] != 0.0
+    for batch in batches[1:]:
+        np.testing.assert_array_equal(batch.observations, batches[0].observations)
+        np.testing.assert_allclose(batch.rewards, batches[0].rewards, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(batch.leader_rewards, batches[0].leader_rewards, rtol=1e-12, atol=1e-12)
+    assert make().pays_later
+    assert not make(AtOnce).pays_later
