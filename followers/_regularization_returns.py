@@ -15,14 +15,13 @@ coefficient of the regression of A_0 on z - A_H, with z as its instrument.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import entr
 
 from bocmdp_gym import Trajectories
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.kernels.returns import returns_to_go
 from followers.environments import action_space
 from followers.oracle import TrajectoryOracle
 from followers.policies import Array, Policy
@@ -33,8 +32,12 @@ _TAIL = 0.1
 _MANY = 2_000_000
 
 
-def of_steps(oracle: TrajectoryOracle, policy: Policy, batch: Trajectories) -> tuple[float, float]:
+def of_steps(oracle: TrajectoryOracle, policy: Policy, batch: Trajectories, told: Array | None = None) -> tuple[float, float]:
     """Lambda of a policy that exposes probabilities, and its standard error.
+
+    Args:
+        oracle, policy, batch: whose steps they are.
+        told: the policy's probabilities at them, ``(N, ...)``, where they are known; None: it is asked for them.
 
     Raises:
         UnsupportedError: observations that are not arrays.
@@ -45,8 +48,8 @@ def of_steps(oracle: TrajectoryOracle, policy: Policy, batch: Trajectories) -> t
             f"lambda is read from returns where observations are arrays, not {type(batch.observations).__name__}; flatten them, "
             "e.g. with gymnasium.wrappers.FlattenObservation, inside the leader's wrapper."
         )
-    space: Any = action_space(oracle.env)
-    log_p, entropy = preferences(policy, batch, getattr(space, "start", 0))
+    first = getattr(action_space(oracle.env), "start", 0)
+    log_p, entropy = preferences(policy, batch, first) if told is None else _preferences(told, _chosen(batch, first))
     flat = batch.observations.reshape(batch.n_steps, -1).astype(np.float64)
     features = np.concatenate([np.ones((batch.n_steps, 1)), flat, flat**2], -1)
     return ratio(batch, log_p, entropy, oracle.core.discount, features)
@@ -60,15 +63,22 @@ def preferences(policy: Policy, batch: Trajectories, first_action: npt.ArrayLike
         batch: its steps.
         first_action: the least action, of each factor.
     """
-    n = batch.n_steps
-    chosen = (np.asarray(batch.actions) - first_action).reshape(n, -1).astype(np.int64)
+    n, chosen = batch.n_steps, _chosen(batch, first_action)
     log_p, entropy = np.empty(n), np.empty(n)
     size = np.asarray(policy.probabilities_batch(batch.observations[:1])).size
     for some in np.array_split(np.arange(n), -(-n * size // _MANY)):
         told = np.asarray(policy.probabilities_batch(batch.observations[some]), dtype=np.float64)
-        entropy[some] = entr(told).reshape(len(told), -1).sum(-1)
-        log_p[some] = np.log(told[(np.arange(len(told)), *chosen[some].T)])
+        log_p[some], entropy[some] = _preferences(told, chosen[some])
     return log_p, entropy
+
+
+def _preferences(told: Array, chosen: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    """The same, of probabilities ``(N, ...)`` and the places of actions in them ``(N, factors)``."""
+    return np.log(told[(np.arange(len(told)), *chosen.T)]), entr(told).reshape(len(told), -1).sum(-1)
+
+
+def _chosen(batch: Trajectories, first_action: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    return (np.asarray(batch.actions) - first_action).reshape(batch.n_steps, -1).astype(np.int64)
 
 
 def ratio(batch: Trajectories, log_p: Array, entropy: Array, discount: float, features: Array) -> tuple[float, float]:
@@ -92,8 +102,9 @@ def ratio(batch: Trajectories, log_p: Array, entropy: Array, discount: float, fe
         )
     if not (entropy[whole] > 0.0).any():
         return 0.0, 0.0
-    earned = _returns(batch, batch.rewards, discount)
-    later = _returns(batch, entropy, discount) - entropy
+    nothing = np.zeros(batch.n_episodes)
+    earned = returns_to_go(batch.rewards, batch.ends, nothing, discount)
+    later = returns_to_go(entropy, batch.ends, nothing, discount) - entropy
     z = log_p + entropy
     earned, later = (_less_baseline(returns, features, whole, episode % 2 == 0) for returns in (earned, later))
     gains, slopes = z[whole] * earned[whole], z[whole] * (z - later)[whole]
@@ -111,16 +122,4 @@ def _less_baseline(returns: Array, features: Array, whole: npt.NDArray[np.bool_]
     for fits, meets in ((half & whole, ~half), (~half & whole, half)):
         if fits.any():
             out[meets] -= features[meets] @ np.linalg.lstsq(features[fits], returns[fits], rcond=1e-8)[0]
-    return out
-
-
-def _returns(batch: Trajectories, rewards: Array, discount: float) -> Array:
-    """Discounted sums from every step to the end of its episode ``(N,)``."""
-    out, following = np.empty(batch.n_steps), np.zeros(batch.n_episodes)
-    starts, lengths = batch.starts, batch.lengths
-    for t in reversed(range(lengths.max())):
-        running = np.flatnonzero(lengths > t)
-        steps = starts[running] + t
-        following[running] = rewards[steps] + discount * following[running]
-        out[steps] = following[running]
     return out

@@ -111,7 +111,9 @@ class Layers(NamedTuple):
         return observations
 
     def seen(self, model: BOCMDP) -> BOCMDP:
-        """A model of the core's observations as one of those seen, where the layers are `reversible`."""
+        """A model of the core's observations as one of those seen, where the layers are `reversible`; one of states as it is."""
+        if isinstance(model, TabularBOCMDP) and model.takes_states:
+            return model
         for layer in self.showing or []:
             model = AppendedModel(model, layer.appended)
         return model

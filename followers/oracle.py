@@ -148,8 +148,7 @@ class TrajectoryOracle(WithArguments):
     @property
     def seen_model(self) -> BOCMDP | None:
         """The model as functions of what trajectories hold: of what the follower sees, or of states; None if there is none."""
-        by_state = isinstance(self.model, TabularBOCMDP) and self.model.takes_states
-        return self.model if self.model is None or by_state else self.layers.seen(self.model)
+        return None if self.model is None else self.layers.seen(self.model)
 
     def configure(self, x: Any) -> ConfiguredMDPs:
         """The model's arrays at x, differentiable in x whatever mode torch is in; kept until another x is asked for.

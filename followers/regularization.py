@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
@@ -32,7 +31,6 @@ from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count, check_generator, check_instance
 from followers import _regularization_returns as sampled
 from followers.empirical import empirical_policy
-from followers.environments import action_space
 from followers.evaluation import evaluate, visitation
 from followers.oracle import TrajectoryOracle
 from followers.policies import Array, Policy
@@ -131,13 +129,12 @@ def likely_regularization(oracle: TrajectoryOracle, policy: Policy) -> dict[str,
     return {"follower_lambda": found.regularization, "follower_lambda_error": found.standard_error}
 
 
-def sampled_regularization(oracle: TrajectoryOracle, policy: Policy, batch: Trajectories) -> dict[str, float]:
-    """The same from trajectories, beyond tables; nothing where they do not tell it, or it would cost much."""
-    known = oracle.follower.regularization is not None or not policy.exposes_probabilities
-    if known or not isinstance(action_space(oracle.env), gym.spaces.Discrete):
+def sampled_regularization(oracle: TrajectoryOracle, policy: Policy, batch: Trajectories, told: Array | None) -> dict[str, float]:
+    """The same from trajectories and the policy's probabilities at their steps; nothing where these do not tell it."""
+    if told is None or oracle.follower.regularization is not None or not policy.exposes_probabilities:
         return {}
     try:
-        value, error = sampled.of_steps(oracle, policy, batch)
+        value, error = sampled.of_steps(oracle, policy, batch, told)
     except (OptionError, UnsupportedError):  # all episodes are cut early, or observations are no arrays
         return {}
     return {"follower_lambda": value, "follower_lambda_error": error}

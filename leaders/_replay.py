@@ -70,9 +70,7 @@ class Replay:
     @property
     def seen_model(self) -> BOCMDP:
         """As `TrajectoryOracle.seen_model`."""
-        by_state = isinstance(self.model, TabularBOCMDP) and self.model.takes_states
-        seen: BOCMDP = self.model if by_state else self._oracle.layers.seen(self.model)
-        return seen
+        return self._oracle.layers.seen(self.model)
 
     def load(self, recording: Recording) -> list[Trajectories]:
         """Take what was recorded. Returns the trajectories with the outcome as leader's reward."""

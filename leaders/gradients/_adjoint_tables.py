@@ -16,9 +16,9 @@ from scipy import sparse
 from scipy.special import entr
 
 from bocmdp_gym import Trajectories, Weights
+from bocmdp_gym.kernels.returns import returns_to_go
 from bocmdp_gym.mdps import ContextArrays
 from leaders.gradients._adjoint import LinearSystem, weigh
-from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array
 
 Counts = npt.NDArray[np.int64]

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from bocmdp_gym import BOCMDP, Trajectories
 from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.kernels.returns import returns_to_go
 from bocmdp_gym.options import check_count
 from followers import Policy, TrajectoryOracle
+from followers.regularization import sampled_regularization
 from leaders.gradients._adjoint import RIDGES, Features, Fit
 from leaders.gradients._adjoint_draws import Draws, DrawWeights, drawn_weights, moves_draws
 from leaders.gradients._adjoint_steps import (
@@ -36,7 +38,6 @@ from leaders.gradients._features import (
     vectors,
 )
 from leaders.gradients._points import Points, no_weights
-from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array
 
 #: Actions asked per state of policies that answer batches.
@@ -173,7 +174,8 @@ class StepCritic:
         if not is_new:
             self._fit_values(values, model, batch, inputs, bonus, tails, needs_follower)
         names = ("critic_error", "follower_critic_error")[: 1 + needs_follower]
-        return Parts(gradients, tails[0], dict(zip(names, errors, strict=False)))
+        metrics = dict(zip(names, errors, strict=False)) | sampled_regularization(oracle, policy, batch, told)
+        return Parts(gradients, tails[0], metrics)
 
     def _fit_values(
         self, values: Any, model: Any, batch: Trajectories, inputs: Tensor, bonus: Array, tails: Array, needs_follower: bool

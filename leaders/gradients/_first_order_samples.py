@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Trajectories, Weights
+from bocmdp_gym.kernels.returns import returns_to_go
 from bocmdp_gym.mdps import ConfiguredMDPs
 from followers import TrajectoryOracle
 from leaders.gradients._points import Points, PointWeights, check_points
-from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array, add_scores
 from leaders.gradients.estimate import Indices
 

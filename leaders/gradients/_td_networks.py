@@ -27,6 +27,7 @@ from scipy.special import entr
 from torch import Tensor
 
 from bocmdp_gym import BOCMDP, Trajectories
+from bocmdp_gym.kernels.returns import returns_to_go
 from followers import Policy, TrajectoryOracle
 from leaders.gradients._features import (
     NetworkFeatures,
@@ -37,7 +38,7 @@ from leaders.gradients._features import (
     vectors,
 )
 from leaders.gradients._points import Points, PointWeights, check_points
-from leaders.gradients._returns import returns_to_go, traces
+from leaders.gradients._returns import traces
 from leaders.gradients.base import Array
 from leaders.gradients.estimate import Estimate
 

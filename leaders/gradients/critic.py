@@ -31,16 +31,15 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP, TabularEnv, Trajectories, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import CriticWarning, OptionError, UnsupportedError
+from bocmdp_gym.kernels.returns import returns_to_go
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.options import check_count, check_number
 from followers import Policy, TrajectoryOracle
-from followers.regularization import sampled_regularization
 from leaders.gradients import _adjoint_tables as tables
 from leaders.gradients._adjoint_steps import groups_of, halves
 from leaders.gradients._critic_steps import Parts, Settings, StepCritic
 from leaders.gradients._features import check_space, check_widths, no_probabilities, spaces
 from leaders.gradients._points import check_points
-from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array, PolicyEstimator
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups
 from leaders.gradients.needs import look_for_rules
@@ -167,7 +166,6 @@ class CriticEstimator(PolicyEstimator):
             if key not in self._critics:
                 self._critics[key] = StepCritic(self._settings(), int(rng.integers(2**63)))
             parts = self._critics[key].estimate(oracle, policy, x, batch, rng)
-            parts.metrics.update(sampled_regularization(oracle, policy, batch))
         self._warn(parts.metrics)
         n = len(parts.gradients)
         mean, error = combine_groups([n * gradient for gradient in parts.gradients], [1] * n)

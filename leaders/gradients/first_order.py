@@ -41,6 +41,7 @@ from torch import Tensor
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Trajectories, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
+from bocmdp_gym.kernels.returns import returns_to_go
 from bocmdp_gym.losses import Loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_count, check_flag, check_number
@@ -51,7 +52,6 @@ from followers.evaluation import evaluate, visitation
 from followers.regularization import likely_regularization
 from leaders.gradients._first_order_samples import Paid, SampledGradient
 from leaders.gradients._points import Points
-from leaders.gradients._returns import returns_to_go
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, check_groups, combine_groups
 from leaders.gradients.exact import policy_return
