@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.env import RESET_OPTIONS, _Configuration
-from bocmdp_gym.errors import OptionError, ResetError, UnsupportedError, suggest
+from bocmdp_gym.errors import ActionError, OptionError, ResetError, UnsupportedError, suggest
 from bocmdp_gym.forked import limit_threads_after_fork
 from bocmdp_gym.options import check_choice, check_count
 from bocmdp_gym.validation import check_context
@@ -229,6 +229,17 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
     @abstractmethod
     def _state_of(self, copy: int) -> Any:
         """A copy's state, as the environment's reset takes it."""
+
+    def _checked_choices(self, actions: npt.NDArray[Any], sizes: int | tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Choices ``(N, ...)`` in 0..sizes-1, of as many factors as there are sizes.
+
+        Raises:
+            ActionError: anything else.
+        """
+        right = actions.shape == (self.num_envs, *np.shape(sizes)) and actions.dtype.kind in "iu"
+        if not right or (actions < 0).any() or (actions >= sizes).any():
+            raise ActionError(f"actions must be {self.num_envs} elements of {self.single_action_space}; got {actions!r}.")
+        return actions.astype(np.int64)
 
     @abstractmethod
     def _checked_actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

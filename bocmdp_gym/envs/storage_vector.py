@@ -12,7 +12,6 @@ from gymnasium.vector import AutoresetMode
 from bocmdp_gym.envs.battery import Battery
 from bocmdp_gym.envs.inventory import Inventory
 from bocmdp_gym.envs.storage_env import StorageEnv
-from bocmdp_gym.errors import ActionError
 from bocmdp_gym.options import check_instance
 from bocmdp_gym.vector_env import NativeVectorEnv, Taken
 
@@ -59,10 +58,7 @@ class StorageVectorEnv(NativeVectorEnv):
         return float(self._levels[copy]), int(self._periods[copy])
 
     def _checked_actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        right = actions.shape == (self.num_envs,) and actions.dtype.kind in "iu"
-        if not right or (actions < 0).any() or (actions >= self.env.storage.n_actions).any():
-            raise ActionError(f"actions must be {self.num_envs} elements of {self.single_action_space}; got {actions!r}.")
-        return actions.astype(np.int64)
+        return self._checked_choices(actions, self.env.storage.n_actions)
 
     def _advance(self, actions: npt.NDArray[np.int64], taken: Taken) -> None:
         storage, acts = self.env.storage, ~self._needs_reset

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from bocmdp_gym.envs.tax_design import TaxDesign, asset_utility
-from bocmdp_gym.errors import ActionError
 from bocmdp_gym.options import check_instance
 from bocmdp_gym.vector_env import NativeVectorEnv, Taken
 
@@ -51,10 +50,7 @@ class TaxDesignVectorEnv(NativeVectorEnv):
 
     def _checked_actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         nvec = self.env.economy.nvec
-        right = actions.shape == (self.num_envs, len(nvec)) and actions.dtype.kind in "iu"
-        if not right or (actions < 0).any() or (actions >= nvec).any():
-            raise ActionError(f"actions must be {self.num_envs} elements of {self.single_action_space}; got {actions!r}.")
-        joint: npt.NDArray[np.int64] = np.ravel_multi_index(tuple(actions.T), nvec)
+        joint: npt.NDArray[np.int64] = np.ravel_multi_index(tuple(self._checked_choices(actions, nvec).T), nvec)
         return joint
 
     def _advance(self, actions: npt.NDArray[np.int64], taken: Taken) -> None:
