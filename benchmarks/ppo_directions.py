@@ -28,7 +28,7 @@ from bocmdp_gym.envs import Inventory
 from followers.evaluation import evaluate
 from leaders.gradients import CriticEstimator
 
-POINTS = ((1.3, 0.2, 0.4), (1.8, 0.4, 1.5), (2.3, 0.2, 0.3))
+POINTS = ((1.3, 0.2, 0.4), (1.8, 0.4, 1.5), (2.3, 0.2, 0.6))
 STEPS = np.array([0.2, 0.15, 0.4])
 BONUS, TRAINING = 0.1, 12_288
 TRAINED, ESTIMATES, ESTIMATE_STEPS = 3, 6, 10_000
