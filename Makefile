@@ -14,10 +14,10 @@ test slow: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check docs slow bench reproduce format clean
+.PHONY: help install demo test check docs slow bench bench-check reproduce format clean
 
 help:  ## List the targets.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## Build .venv with the library (editable) and everything its tests need.
 
@@ -52,6 +52,9 @@ bench: $(STAMP)  ## Run every benchmark.
 		echo "== python -m $$module"; \
 		$(BIN)/python -m "$$module"; \
 	done
+
+bench-check: $(STAMP)  ## Say which of a few ratios of times moved by more than a quarter; no part of the gate.
+	$(BIN)/python -m benchmarks.check
 
 reproduce: $(STAMP)  ## Run the paper's table and figures again: runs/reproduce; continues after an interruption.
 	$(BIN)/python -m leaders.reproduce table1

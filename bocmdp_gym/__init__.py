@@ -4,6 +4,7 @@ Importing this package registers the environments with Gymnasium (``gym.make("bo
 """
 
 from bocmdp_gym import errors
+from bocmdp_gym.affine import Affine
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.checks import check_configurable_env
 from bocmdp_gym.env import Configurable, ConfigurableEnv, configurable
@@ -12,6 +13,7 @@ from bocmdp_gym.gymnasium_tables import gymnasium_tables
 from bocmdp_gym.hooks import Hooks
 from bocmdp_gym.mdps import ConfiguredMDPs, Solution, Weights
 from bocmdp_gym.model import BOCMDP
+from bocmdp_gym.parametrizations import Identity, Parametrization, Sigmoid, Softmax
 from bocmdp_gym.population import PopulationBOCMDP
 from bocmdp_gym.registration import register_all
 from bocmdp_gym.tabular import TabularBOCMDP
@@ -25,6 +27,7 @@ register_all()
 
 __all__ = [
     "BOCMDP",
+    "Affine",
     "Benchmark",
     "Configurable",
     "ConfigurableEnv",
@@ -34,7 +37,11 @@ __all__ = [
     "Equilibrium",
     "FactoredTransitions",
     "Hooks",
+    "Identity",
+    "Parametrization",
     "PopulationBOCMDP",
+    "Sigmoid",
+    "Softmax",
     "Solution",
     "SuccessorTransitions",
     "TabularBOCMDP",

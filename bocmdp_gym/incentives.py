@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linprog
 
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import OptionError, UnsupportedError
@@ -273,6 +272,8 @@ class IncentiveProblem(Constructed):
                 row[n_entries + agent * n_states + self.start] = -1.0
                 rows.append(row)
                 limits.append(-self.outside_option)
+        from scipy.optimize import linprog  # which takes its time to import
+
         result = linprog(
             cost if self.price > 0 else total,
             A_ub=np.vstack([bellman[~equal], rows]),

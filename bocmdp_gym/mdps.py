@@ -17,12 +17,15 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
+from bocmdp_gym.affine import Affine
 from bocmdp_gym.arguments import Constructed
+from bocmdp_gym.autodiff import gradients_enabled
 from bocmdp_gym.errors import ConvergenceError, LeaderParameterError, ModelError, OptionError, UnsupportedError
 from bocmdp_gym.kernels import bellman
-from bocmdp_gym.kernels.alias import AliasTables, initial_tables
+from bocmdp_gym.kernels.alias import AliasTables, SuccessorTables, initial_tables
 from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.options import as_array, check_count, check_number, check_regularization
+from bocmdp_gym.parametrizations import Parametrization
 from bocmdp_gym.parts import check_part
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimum, soft_policy
 from bocmdp_gym.solvers import PolicySolver
@@ -69,6 +72,7 @@ class ContextArrays(NamedTuple):
     continuation: Array  # (S, A), gamma (1 - q)
     leader_continuation: Array  # (S, A), gamma_L (1 - q)
     starts: AliasTables  # for draws from `initial`
+    draws: SuccessorTables  # for draws of a successor
     solver: PolicySolver
 
     @property
@@ -155,13 +159,64 @@ class Problem(Protocol):
     def jacobians(self, x: Any) -> dict[str, Tensor]:
         """Derivatives of the parts that depend on x."""
 
+    def evaluate(self, x: Tensor, names: Collection[str], z: Any = None) -> dict[str, Any]:
+        """Parts that depend on x, by torch."""
+
+
+class LazyParts(dict[str, Any]):
+    """The parts of a model at one x, of which those that depend on x are evaluated by torch when they are first asked for.
+
+    Args:
+        model, x: the problem, and a point ``(..., d)`` that nobody else moves.
+        parts: those that are there.
+    """
+
+    def __init__(self, model: Problem, x: Tensor, parts: Mapping[str, Any]):
+        super().__init__(parts)
+        self._model, self._x = model, x
+
+    def __missing__(self, name: str) -> Any:
+        self.fill()
+        return self[name]
+
+    def fill(self) -> None:
+        """Evaluate all that are missing."""
+        missing = [name for name in self._model.moving if name not in self]
+        with gradients_enabled():
+            self.update(self._model.evaluate(self._x, missing))
+
+
+class AffineParts(NamedTuple):
+    """Those parts of a problem at one x that are affine in z = parametrization(x), and the reverse pass through them."""
+
+    parts: Mapping[str, Affine]
+    z: Array  # (n,), or (B, n)
+    closed: Parametrization | None  # whose reverse pass is known
+    graph: Tensor | None  # z with its graph, where it is not
+
+    def values(self, name: str, context: int, out: Array, entry: int | None = None) -> Array:
+        """One context of a part ``(S, A)``, of one entry of a batch, written into ``out``."""
+        return self.parts[name].values(self.z if entry is None else self.z[entry], context, out)
+
+    def pull(self, weights: Mapping[str, Array], context: int | npt.NDArray[np.int64]) -> Array:
+        """Weights ``(S, A)`` on one context's parts, or ``(B, S, A)`` in contexts ``(B,)``, as weights on z."""
+        pulled = np.zeros_like(self.z)
+        for name, weight in weights.items():
+            part = self.parts[name]
+            if pulled.ndim == 1:
+                part.pull(np.ascontiguousarray(weight), int(context), pulled)
+                continue
+            for b, own in enumerate(np.broadcast_to(context, len(pulled)).tolist()):
+                part.pull(weight[b], own, pulled[b])
+        return pulled
+
 
 class _Contexts(dict[int, ContextArrays]):
     """The arrays of those contexts that were asked for, at one x; what does not depend on x is taken from `constant_arrays`."""
 
-    def __init__(self, model: Problem, parts: dict[str, Any], numbers: Mapping[str, Array | None]):
+    def __init__(self, model: Problem, parts: dict[str, Any], numbers: Mapping[str, Array | None], affine: AffineParts | None):
         super().__init__()
-        self._model, self._parts, self._numbers = model, parts, numbers
+        self._model, self._parts, self._numbers, self._affine = model, parts, numbers, affine
 
     def __missing__(self, context: int) -> ContextArrays:
         model, kept = self._model, self._model.constant_arrays.get(context)
@@ -180,22 +235,26 @@ class _Contexts(dict[int, ContextArrays]):
         succ, values = operator.successors(), operator.values[0 if operator.n_contexts == 1 else context]
         termination = self._array("termination", context)
         initial = self._array("initial", context)
+        stored = succ[0 if len(succ) == 1 else context], np.ascontiguousarray(values.detach().numpy())
         return ContextArrays(
             reward=self._array("reward", context),
             leader_reward=self._array("leader_reward", context),
-            stored_successors=succ[0 if len(succ) == 1 else context],
-            stored_probabilities=np.ascontiguousarray(values.detach().numpy()),
+            stored_successors=stored[0],
+            stored_probabilities=stored[1],
             moves=operator.index,
             initial=initial,
             termination=termination,
             continuation=self._model.discount * (1.0 - termination),
             leader_continuation=self._model.leader_discount * (1.0 - termination),
             starts=initial_tables(initial),
+            draws=SuccessorTables(*stored),
             solver=operator.solver(context),
         )
 
     def _array(self, name: str, context: int) -> Array:
         """One context of a part, at full size and contiguous."""
+        if self._affine is not None and name in self._affine.parts:
+            return self._affine.values(name, context, np.empty((self._model.n_states, self._model.n_actions)))
         values = self._numbers.get(name)
         if values is None:
             values = self._parts[name].detach().numpy()
@@ -216,18 +275,26 @@ class ConfiguredMDPs:
         arrays: one context's MDP as NumPy arrays, ``arrays(context)`` (x without batch dimensions); made once.
     """
 
-    def __init__(self, model: Problem, x: Tensor, parts: dict[str, Any], numbers: Mapping[str, Array | None]):
+    def __init__(
+        self,
+        model: Problem,
+        x: Tensor,
+        parts: dict[str, Any],
+        numbers: Mapping[str, Array | None],
+        affine: AffineParts | None = None,
+    ):
         self.model, self.x = model, x
-        self._parts = parts
+        self._parts, self._affine = parts, affine
         self.transition: TransitionOperator = parts["transition"]
-        self.arrays: Callable[[int], ContextArrays] = _Contexts(model, parts, numbers).__getitem__
+        self.arrays: Callable[[int], ContextArrays] = _Contexts(model, parts, numbers, affine).__getitem__
         self._has_graph = x.requires_grad and torch.is_grad_enabled()
 
     def to(self, device: torch.device | str) -> ConfiguredMDPs:
         """The same arrays on another device of torch, with their graph."""
         moved = object.__new__(ConfiguredMDPs)
         moved.model, moved.x, moved.arrays, moved._has_graph = self.model, self.x, self.arrays, self._has_graph
-        moved._parts = {name: part.to(device) for name, part in self._parts.items() if name != "transition"}
+        moved._affine = None
+        moved._parts = {name: part.to(device) for name, part in self._all_parts().items() if name != "transition"}
         moved.transition = self.transition.with_values(self.transition.values.to(device))
         moved._parts["transition"] = moved.transition
         return moved
@@ -236,7 +303,8 @@ class ConfiguredMDPs:
         """The same problem where the follower is paid ``weight`` times the leader's reward on top: r + s rbar for r."""
         shared, inner = object.__new__(ConfiguredMDPs), self.arrays
         shared.model, shared.x, shared.transition, shared._has_graph = self.model, self.x, self.transition, self._has_graph
-        shared._parts = {**self._parts, "reward": self._parts["reward"] + weight * self._parts["leader_reward"]}
+        parts, shared._affine = self._all_parts(), None
+        shared._parts = {**parts, "reward": parts["reward"] + weight * parts["leader_reward"]}
 
         @cache
         def arrays(context: int) -> ContextArrays:
@@ -245,6 +313,12 @@ class ConfiguredMDPs:
 
         shared.arrays = arrays
         return shared
+
+    def _all_parts(self) -> dict[str, Any]:
+        """All parts, as tensors."""
+        if isinstance(self._parts, LazyParts):
+            self._parts.fill()
+        return self._parts
 
     def _full(self, name: str) -> Tensor:
         part: Tensor = self._parts[name]
@@ -282,7 +356,7 @@ class ConfiguredMDPs:
         Raises:
             ModelError: naming the array, state, action and context of the first fault.
         """
-        for name, part in self._parts.items():
+        for name, part in self._all_parts().items():
             check_part(name, part)
 
     def solve(
@@ -379,8 +453,18 @@ class ConfiguredMDPs:
             )
         lead = self.x.ndim - 1
         outputs, cotangents = [], []
+        affine = self._affine
+        own = {n: w for n, w in vars(weights).items() if affine is not None and n in affine.parts and w is not None}
+        closed: Array | None = None  # the reverse pass that needs no graph
+        if affine is not None and own:
+            pulled = affine.pull(own, context)
+            if affine.closed is not None:
+                closed = affine.closed.pull(affine.z, pulled)
+            elif affine.graph is not None and affine.graph.requires_grad:
+                outputs.append(affine.graph)
+                cotangents.append(torch.from_numpy(pulled).reshape(affine.graph.shape))
         for name, weight in vars(weights).items():
-            if weight is None or name not in self.model.moving:
+            if weight is None or name not in self.model.moving or name in own:
                 continue
             output: Tensor = self.transition.values if name == "transition" else self._parts[name]
             if not output.requires_grad:
@@ -389,16 +473,23 @@ class ConfiguredMDPs:
                 if size == 1 and weight.shape[axis] > 1:
                     weight = weight.sum(axis, keepdims=True)
             full = np.zeros(output.shape)
-            own = 0 if full.shape[lead] == 1 else context
-            full[(np.arange(len(full)), own) if lead else own] = weight
+            where = 0 if full.shape[lead] == 1 else context
+            full[(np.arange(len(full)), where) if lead else where] = weight
             outputs.append(output)
             cotangents.append(torch.from_numpy(full))
-        return _reverse_pass(outputs, cotangents, self.x) if outputs else torch.zeros_like(self.x)
+        if not outputs:
+            return torch.zeros_like(self.x) if closed is None else torch.from_numpy(closed)
+        gradient = _reverse_pass(outputs, cotangents, self.x)
+        return gradient if closed is None else gradient + torch.from_numpy(closed)
 
     def batch_rows(self, name: str, contexts: npt.NDArray[np.int64]) -> Array:
         """One context of "reward", "leader_reward" or "termination" per entry of x ``(B, d)``: ``(B, S, A)``, contiguous."""
-        values = self._parts[name].detach().numpy()
         rows = np.empty((len(contexts), self.model.n_states, self.model.n_actions))
+        if self._affine is not None and name in self._affine.parts:
+            for b, context in enumerate(contexts.tolist()):
+                self._affine.values(name, context, rows[b], b)
+            return rows
+        values = self._parts[name].detach().numpy()
         if values.ndim == 3:
             rows[...] = values[0 if len(values) == 1 else contexts]
         else:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from numba import njit
 
 from bocmdp_gym.errors import OptionError, StateError
-from bocmdp_gym.kernels.alias import AliasTables, alias_tables, move_tables, policy_tables
+from bocmdp_gym.kernels.alias import AliasTables, move_row, policy_row
 from bocmdp_gym.kernels.random import LOW, ONE, UNIT, fork, next_bits, unit
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import as_array
@@ -21,12 +21,6 @@ _CHUNK = 4096
 _NO_STARTS = np.empty((0, 2), dtype=np.int64)
 _NO_ROWS = AliasTables(np.empty((0, 0)), np.empty((0, 0, 2), dtype=np.uint64))
 _NO_MOVES = np.empty(0, dtype=np.int64)
-
-
-def successor_tables(arrays: ContextArrays) -> AliasTables:
-    """Tables of the next-state draw of every stored row of transitions, ``(S M, K)``; M = A, unless actions share rows."""
-    width = arrays.stored_probabilities.shape[-1]
-    return alias_tables(arrays.stored_probabilities.reshape(-1, width), arrays.stored_successors.reshape(-1, width))
 
 
 class Simulation(NamedTuple):
@@ -89,10 +83,10 @@ def simulate(
     policy = np.array(policy, dtype=np.float64, order="C")  # the one type that the compiled function is made for
     forced = _NO_STARTS if starts is None else check_starts(starts, policy.shape)
     if arrays.moves is None:
-        shape = (len(policy), arrays.stored_probabilities[0].size)
-        tables, rows, moves = AliasTables(np.empty(shape), np.empty((*shape, 2), dtype=np.uint64)), _NO_ROWS, _NO_MOVES
+        shape, rows, moves = (len(policy), arrays.stored_probabilities[0].size), _NO_ROWS, _NO_MOVES
     else:
-        tables, rows, moves = move_tables(policy, arrays.moves), successor_tables(arrays), arrays.moves
+        shape, rows, moves = policy.shape, arrays.draws.tables, arrays.moves
+    tables, ready = AliasTables(np.empty(shape), np.empty((*shape, 2), dtype=np.uint64)), np.zeros(len(policy), dtype=np.bool_)
     state = rng.bit_generator.random_raw(4)
     carry = np.array([-1, 0])
     chunks = []
@@ -103,6 +97,7 @@ def simulate(
         steps, episodes = play_episodes(
             policy,
             *tables,
+            ready,
             *rows,
             moves,
             *arrays.starts,
@@ -158,8 +153,9 @@ def simulate_paired(
     run = _space(capacity)
     n_steps, n_episodes = _play_paired(
         policy,
-        *move_tables(policy, moves),
-        *successor_tables(arrays),
+        np.empty(policy.shape),
+        np.empty((*policy.shape, 2), dtype=np.uint64),
+        *arrays.draws.tables,
         moves,
         *arrays.starts,
         arrays.stored_successors,
@@ -200,6 +196,7 @@ def play_episodes(
     policy,  # (S, A)
     threshold,  # (S, A K) and packed (S, A K, 2): space for the policy's joint tables; where rows are shared, those of its moves
     packed,
+    ready,  # (S,) bool: whose rows are there; those of other states are made on the first visit
     row_threshold,  # (S M, K) and row_packed (S M, K, 2): row_tables of shared rows; empty: the first tables draw it all
     row_packed,
     index,  # (A,): the row of each action, where they share rows
@@ -228,8 +225,8 @@ def play_episodes(
     Episode e ends before step ends[e]. When the step buffers are full the open episode is left in ``carry``.
     """
     two_stages = row_threshold.shape[0] > 0
-    if carry[0] < 0 and not two_stages:
-        policy_tables(policy, succ, prob, threshold, packed)
+    n = threshold.shape[1]
+    mass, outcomes, low, high = np.empty(n), np.empty(n, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
     s0, s1, s2, s3 = rng[0], rng[1], rng[2], rng[3]
     n_slots = np.uint64(threshold.shape[1])
     n_states = np.uint64(start_threshold.shape[1])
@@ -270,6 +267,12 @@ def play_episodes(
                 s = start_packed[0, slot, np.uint64(u - slot >= start_threshold[0, slot])]
         while step < capacity:
             if imposed < 0:
+                if not ready[s]:
+                    ready[s] = True
+                    if two_stages:
+                        move_row(policy[s], index, mass, outcomes, low, high, threshold[s], packed[s])
+                    else:
+                        policy_row(policy[s], succ[s], prob[s], mass, outcomes, low, high, threshold[s], packed[s])
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
                 u = (bits >> np.uint64(11)) * scale
                 slot = np.uint64(u)
@@ -357,6 +360,7 @@ def _play_paired(
 ):
     """Episodes of `play_episodes`, each with a generator forked from ``rng``, until ``budget`` steps are done."""
     carry, own, no_starts = np.array([-1, 0]), np.empty(4, dtype=np.uint64), np.empty((0, 2), dtype=np.int64)
+    ready = np.zeros(len(policy), dtype=np.bool_)
     steps = 0
     episodes = 0
     while steps < budget:
@@ -365,6 +369,7 @@ def _play_paired(
             policy,
             threshold,
             packed,
+            ready,
             row_threshold,
             row_packed,
             index,

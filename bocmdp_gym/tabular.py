@@ -24,17 +24,20 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from bocmdp_gym.affine import Affine, recognised
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
 from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables
+from bocmdp_gym.kernels.bounds import all_within
 from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, refuse_misuse, tensors_in
 from bocmdp_gym.losses import Loss, check_loss
-from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, Solution
+from bocmdp_gym.mdps import AffineParts, ConfiguredMDPs, ContextArrays, LazyParts, Solution
 from bocmdp_gym.memory import owned
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_function, check_instance
+from bocmdp_gym.parametrizations import Identity, Parametrization
 from bocmdp_gym.parts import check_part
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
@@ -50,6 +53,8 @@ Array = npt.NDArray[np.float64]
 #: An array, or a differentiable function of x that returns one.
 Function = Callable[[Tensor], Any] | Any
 _PARTS = ("reward", "leader_reward", "transition", "initial", "termination")
+#: Those that are computed without a graph where they are affine: of the others, every number has to be looked at.
+AFFINE = ("reward", "leader_reward")
 
 
 class TabularBOCMDP(BOCMDP):
@@ -117,6 +122,11 @@ class TabularBOCMDP(BOCMDP):
         self.leader_discount = self.discount if leader_discount is None else check_discount(leader_discount, "leader_")
         self._functions: dict[str, Callable[[Any], Any]] = {}
         self._parametrization = None if parametrization is None else check_function("parametrization", parametrization, "x")
+        self._closed: Parametrization | None = Identity() if parametrization is None else None
+        if isinstance(parametrization, Parametrization):
+            self._closed = parametrization
+        self._affine: dict[str, Affine] = {}
+        self._others: tuple[str, ...] = ()  # the functions that are not affine
         self._constants: dict[str, Any] = {}
         for name in _PARTS:
             part = self._given[name]
@@ -171,6 +181,10 @@ class TabularBOCMDP(BOCMDP):
         self.configure(x).validate()
         if self._functions:
             check_leaks(self._named_values, self.example, self.leader_space)
+        affine = {name: recognised(self._functions[name], z, self._shapes[name]) for name in AFFINE if name in self._functions}
+        self._affine = {name: part for name, part in affine.items() if part is not None}
+        self._others = tuple(name for name in self._functions if name not in self._affine)
+        self._bound = min((part.bound for part in self._affine.values()), default=0.0)
 
     def _named_values(self, x: Tensor) -> dict[str, Any]:
         """All that is computed from x, by name."""
@@ -265,33 +279,63 @@ class TabularBOCMDP(BOCMDP):
 
     def configure_checked(self, x: Tensor) -> ConfiguredMDPs:
         """`configure` for an x that `check_leader` has seen."""
-        parts = dict(self._constants)
-        if x.ndim == 1:
-            name, raw = "parametrization", {}
-            try:
-                z = x if self._parametrization is None else self._parametrization(x)
-                for name, function in self._functions.items():
-                    raw[name] = function(z)
-            except RuntimeError as error:
-                refuse_misuse(name, error)
-                raise
-            for name, value in raw.items():
-                checked = isinstance(value, Tensor) and value.shape == self._shapes.get(name) and value.dtype == torch.float64
-                parts[name] = value if checked else self._canonical(name, value)
+        return self._configured(x, {**self._constants, **self.evaluate(x, tuple(self._functions))})
+
+    def configure_with_graph(self, leader: Array) -> ConfiguredMDPs:
+        """`configure` for a checked array ``(d,)`` or ``(B, d)``, differentiable in x whatever mode torch is in.
+
+        Parts that are affine (`bocmdp_gym.affine`) are computed by sparse products, and as tensors only where one is asked for.
+        """
+        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            return self._configure_with_graph(leader)
+        with gradients_enabled():
+            return self._configure_with_graph(leader)
+
+    def _configure_with_graph(self, leader: Array) -> ConfiguredMDPs:
+        x = torch.from_numpy(leader.copy()).requires_grad_()
+        rest = self._others
+        if not self._affine or (rest and x.ndim > 1):
+            return self.configure_checked(x)
+        if self._closed is not None:
+            z, graph = self._closed.value(x.detach().numpy()), None
         else:
-            parts |= self._configure_batch(x)
+            graph = self._parameters(x) if x.ndim == 1 else torch.func.vmap(self._parameters)(x)
+            z = np.ascontiguousarray(graph.detach().numpy().reshape(*x.shape[:-1], -1))
+        if not all_within(z.reshape(-1), -self._bound, self._bound):
+            return self.configure_checked(x)
+        parts = LazyParts(self, x, self._constants)
+        if rest:
+            parts.update(self.evaluate(x, rest, graph))
+        return self._configured(x, parts, AffineParts(self._affine, z, self._closed, graph))
+
+    def _configured(self, x: Tensor, parts: dict[str, Any], affine: AffineParts | None = None) -> ConfiguredMDPs:
+        """The MDPs that parts make, those looked at that are there."""
         if self.discount == 1.0:
             check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])
         elif self.leader_discount == 1.0:
             check_proper(parts["transition"], parts["termination"], "leader_discount is 1")
-        return ConfiguredMDPs(self, x, parts, {name: check_part(name, parts[name]) for name in self._functions})
+        there = [name for name in self._functions if affine is None or name not in affine.parts]
+        return ConfiguredMDPs(self, x, parts, {name: check_part(name, parts[name]) for name in there}, affine)
 
-    def configure_with_graph(self, leader: Array) -> ConfiguredMDPs:
-        """`configure` for a checked array ``(d,)``, differentiable in x whatever mode torch is in."""
-        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-            return self.configure_checked(torch.tensor(leader).requires_grad_())
-        with gradients_enabled():
-            return self.configure_checked(torch.tensor(leader).requires_grad_())
+    def evaluate(self, x: Tensor, names: Collection[str], z: Any = None) -> dict[str, Any]:
+        """Parts that are functions of x, ``(d,)`` or a batch, by torch; z is parametrization(x), where that is known."""
+        if x.ndim > 1:
+            batch = self._configure_batch(x)
+            return {name: batch[name] for name in names}
+        name, raw = "parametrization", {}
+        try:
+            if z is None:
+                z = x if self._parametrization is None else self._parametrization(x)
+            for name in names:
+                raw[name] = self._functions[name](z)
+        except RuntimeError as error:
+            refuse_misuse(name, error)
+            raise
+        parts = {}
+        for name, value in raw.items():
+            checked = isinstance(value, Tensor) and value.shape == self._shapes.get(name) and value.dtype == torch.float64
+            parts[name] = value if checked else self._canonical(name, value)
+        return parts
 
     def _parameters(self, x: Tensor) -> Any:
         return x if self._parametrization is None else _call("parametrization", self._parametrization, x)

@@ -19,7 +19,6 @@ from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.options import as_integer, check_instance, check_render_mode
 from bocmdp_gym.population import AmongOthers
 from bocmdp_gym.proper import check_proper
-from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.validation import check_horizon
 from bocmdp_gym.vector_env import NativeVectorEnv, Taken
@@ -61,7 +60,6 @@ class TabularEnv(ConfigurableEnv):
         self.horizon = check_horizon(horizon)
         self.render_mode = check_render_mode(render_mode, self.metadata)
         self._mdps: ConfiguredMDPs | None = None
-        self._constant_tables: dict[int, AliasTables] = {}
         self._setup_configuration(
             model.leader_space,
             gym.spaces.Discrete(model.n_contexts),
@@ -118,9 +116,7 @@ class TabularEnv(ConfigurableEnv):
         arrays = self.mdps.arrays(context)
         self._reward, self._leader_reward = arrays.reward.reshape(-1), arrays.leader_reward.reshape(-1)
         self._termination = arrays.termination.reshape(-1)
-        tables = self._constant_tables.get(context) or successor_tables(arrays)
-        if "transition" not in self.model.moving:
-            self._constant_tables[context] = tables
+        tables = arrays.draws.tables
         self._threshold, self._successor = tables.threshold.reshape(-1), tables.packed.reshape(-1)
         self._n_moves, self._width = arrays.stored_probabilities.shape[1:]
         self._index = None if arrays.moves is None else arrays.moves.tolist()
@@ -200,7 +196,7 @@ class TabularVectorEnv(NativeVectorEnv):
         self._rewards_table = np.stack([a.reward for a in arrays])
         self._leader_table = np.stack([a.leader_reward for a in arrays])
         self._termination_table = np.stack([a.termination for a in arrays])
-        per_context = [successor_tables(a) for a in arrays]
+        per_context = [a.draws.tables for a in arrays]
         self._successors = AliasTables(*(np.concatenate(parts) for parts in zip(*per_context, strict=True)))
         self._rows = arrays[0].rows
         self._starts = initial_tables(np.stack([a.initial for a in arrays]))

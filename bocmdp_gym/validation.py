@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym.errors import ContextError, DiscountError, LeaderParameterError, OptionError, UnsupportedError
-from bocmdp_gym.kernels.bounds import LARGEST, all_within, first_outside
+from bocmdp_gym.kernels.bounds import first_outside
 from bocmdp_gym.options import as_array, as_integer, as_number, float32_rounding
 
 
@@ -20,21 +20,22 @@ def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArra
     Raises:
         LeaderParameterError: wrong shape, not finite, or outside ``space``.
     """
-    value = as_array(x)
+    value = x.copy() if type(x) is np.ndarray and x.dtype == np.float64 else as_array(x)
     if value is None:
         raise LeaderParameterError(f"leader parameter {x!r} is not an array of real numbers; expected shape {space.shape}.")
     if value.shape != space.shape:
         raise LeaderParameterError(f"leader parameter has shape {value.shape}; expected {space.shape}.")
-    if not all_within(value.reshape(-1), -LARGEST, LARGEST):
-        where = int(np.flatnonzero(~np.isfinite(value))[0])
-        raise LeaderParameterError(
-            f"leader parameter is {value.reshape(-1)[where]} at entry {where}; expected finite numbers. If a leader "
-            "produced it, lower its learning rate or clip its gradient."
-        )
     where = first_outside(value.reshape(-1), space.low.reshape(-1), space.high.reshape(-1))
     if where >= 0:
+        wrong = float(value.flat[where])
+        if not np.isfinite(value).all():
+            where = int(np.flatnonzero(~np.isfinite(value))[0])
+            raise LeaderParameterError(
+                f"leader parameter is {float(value.flat[where])} at entry {where}; expected finite numbers. If a leader "
+                "produced it, lower its learning rate or clip its gradient."
+            )
         raise LeaderParameterError(
-            f"leader parameter is {float(value.flat[where])} at entry {where}, outside "
+            f"leader parameter is {wrong} at entry {where}, outside "
             f"[{float(space.low.flat[where])}, {float(space.high.flat[where])}]; project it onto leader_space."
         )
     value.flags.writeable = False

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from bocmdp_gym.errors import ConvergenceError, DamagedError
@@ -175,6 +174,8 @@ class _Program:
         matrix = coo_array((inflow, (rows, columns)), shape=(len(s), n_states))
         matrix = (matrix - coo_array((np.ones(len(s)), (np.arange(len(s)), s)), shape=matrix.shape)).tocsr()
         unit = float(np.abs(reward[s, a]).max()) or 1.0  # HiGHS's tolerances are absolute
+        from scipy.optimize import linprog  # which takes its time to import
+
         found = linprog(
             np.ones(n_states),
             A_ub=matrix,

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from bocmdp_gym.errors import DiscountError, UnsupportedError
 from bocmdp_gym.kernels.alias import AliasTables, policy_tables
 from bocmdp_gym.options import check_count
-from bocmdp_gym.sampling import successor_tables
 from bocmdp_gym.soft_bellman import TOLERANCE
 from followers._natural_policy_gradient_kernels import sampled_q
 from followers.base import Task
@@ -163,7 +162,7 @@ class SampledNaturalPolicyGradientSolve(NaturalPolicyGradientSolve):
         super().__init__(task, settings, state)
         self.stride = settings.check_every
         self._rollouts, self._rng = rollouts, rng_state
-        self._moves = successor_tables(self.arrays)
+        self._moves = self.arrays.draws.tables
         n_states, n_actions, width = self.arrays.probabilities.shape
         slots = (n_states, n_actions * width)
         self._joint = AliasTables(np.empty(slots), np.empty((*slots, 2), dtype=np.uint64))

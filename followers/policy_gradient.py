@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from bocmdp_gym.errors import DiscountError
 from bocmdp_gym.options import check_count, check_flag
-from bocmdp_gym.sampling import successor_tables
 from followers._policy_gradient_kernels import policy_gradient
 from followers.base import Task
 from followers.evaluation import policy_values
@@ -100,7 +99,7 @@ class VanillaPolicyGradientSolve(Solve):
         self.stride = settings.check_every
         shape = self.arrays.reward.shape
         self._rule, self._batch, self._rng = settings.step_size, settings.batch_size, rng_state
-        self._moves = successor_tables(self.arrays)
+        self._moves = self.arrays.draws.tables
         self._baseline = np.zeros(shape[0])
         self._visits: npt.NDArray[np.int64] = np.zeros(shape[0] if settings.baseline else 0, dtype=np.int64)
         self._softmax = SoftmaxState.begin(np.zeros(shape) if state is None else state.copy(), 1.0)

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from scipy.special import softmax, xlogy
 
 from bocmdp_gym import TabularBOCMDP, Trajectories
@@ -172,6 +171,8 @@ def _fit(
     largest = _LARGEST / spread
     if score(largest) >= 0.0:
         return RegularizationEstimate(0.0, 0.0, _misfit(n, largest * q + later))
+    from scipy.optimize import brentq  # which takes its time to import
+
     beta = float(brentq(score, 0.0, largest, xtol=1e-12 / spread, rtol=1e-12))
     found = gaps(beta)
     information = float((n.sum(-1) * (softmax(beta * q + later, axis=-1) * found**2).sum(-1)).sum())

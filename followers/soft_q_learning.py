@@ -10,7 +10,6 @@ import numpy.typing as npt
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
 from bocmdp_gym.kernels.alias import alias_tables
 from bocmdp_gym.options import as_array, check_choice, check_count, check_number
-from bocmdp_gym.sampling import successor_tables
 from followers._soft_q_learning_kernels import soft_q_learning
 from followers.base import Task
 from followers.evaluation import largest_gap, q_values
@@ -102,7 +101,7 @@ class SoftQLearningSolve(Solve):
         self._step_size = settings.step_size or _default_step_size(task.discount)
         self._pairs = settings.sampling == "pairs"
         self._behaviour = _behaviour_tables(settings, shape, task.context)
-        self._successors = successor_tables(self.arrays)
+        self._successors = self.arrays.draws.tables
         self._softmax = SoftmaxState.begin(np.zeros(shape) if state is None else state.copy(), self.regularization)
         self._counts: npt.NDArray[np.int64] = np.zeros(shape, dtype=np.int64)
         self._cursor = np.array([-1])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t
+from scipy.special import stdtrit
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Trajectories
@@ -246,7 +246,7 @@ def _exact_values(oracle: TrajectoryOracle, x: Any, context: int, table: Any, re
 
 def half_width(error: float, freedom: float) -> float:
     """Half-width of a confidence interval from a standard error with that many degrees of freedom; infinite for none."""
-    return float(t.ppf(0.5 + _CONFIDENCE / 2, freedom) * error) if freedom > 0 else float("inf")
+    return float(stdtrit(freedom, 0.5 + _CONFIDENCE / 2) * error) if freedom > 0 else float("inf")
 
 
 def spread(values: Sequence[float]) -> float:

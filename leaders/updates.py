@@ -106,7 +106,8 @@ class Update(WithArguments):
             scale = self.max_gradient_norm / norm
         rate = self.learning_rate if self._constant else self.learning_rate * self.schedule(self._done, self._iterations)
         if self._plain:
-            x.detach().add_(gradient, alpha=rate * scale)
+            moved = x.detach().numpy()
+            moved += rate * scale * gradient.numpy()
         else:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate

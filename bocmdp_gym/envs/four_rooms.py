@@ -10,12 +10,14 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from scipy import sparse
 
+from bocmdp_gym.affine import Affine
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.grid import Grid
 from bocmdp_gym.options import as_list, check_choice, check_count, check_number
+from bocmdp_gym.parametrizations import Softmax
 from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.tabular_env import TabularVectorEnv
@@ -165,31 +167,28 @@ class FourRooms(PicturedEnv):
         at_goal = torch.zeros(n_contexts, n_states, dtype=torch.float64)
         at_goal[range(n_contexts), self.goals] = 1.0
         goal_reward = at_goal.unsqueeze(-1)  # (C, S, 1): rewards do not depend on the action
-        penalised = self.penalty_budget * (1.0 - goal_reward)
-        cost = self.penalty_cost * self.penalty_budget * goal_reward
-        leader_base = -cost
+        leader_base = -self.penalty_cost * self.penalty_budget * goal_reward
         leader_base[:, self.waypoint] += 1.0
+        penalised = sparse.eye_array(n_states, n_states + 1)
+        elsewhere = [sparse.diags_array(1.0 - goal.numpy()) @ penalised for goal in at_goal]
+        goals = np.arange(n_contexts) * n_states + self.goals
+        cost = np.full(n_contexts, self.penalty_cost * self.penalty_budget)
+        unused = sparse.csr_array((cost, (goals, np.full(n_contexts, n_states))), shape=(n_contexts * n_states, n_states + 1))
         initial = torch.full((n_states,), 1.0 / n_states if self.start is None else 0.0, dtype=torch.float64)
         if self.start is not None:
             initial[self.start] = 1.0
 
-        def reward(shares: Tensor) -> Tensor:
-            return torch.addcmul(goal_reward, penalised, shares[:-1], value=-1.0)
-
-        def leader_reward(shares: Tensor) -> Tensor:
-            return torch.addcmul(leader_base, cost, shares[-1])
-
         successors, probabilities = self.grid.slippery_moves(slip_probability)
         return TabularBOCMDP(
-            reward=reward,
-            leader_reward=leader_reward,
+            reward=Affine(goal_reward, -self.penalty_budget * sparse.vstack(elsewhere)),
+            leader_reward=Affine(leader_base, unused),
             transition=SuccessorTransitions(successors, torch.from_numpy(probabilities)),
             initial=initial,
             termination=at_goal,
             discount=discount,
             leader_discount=leader_discount,
             leader_dim=n_states + 1,
-            parametrization=lambda x: torch.softmax(x, 0).unsqueeze(-1),  # shares of the budget, (S + 1, 1)
+            parametrization=Softmax(),  # shares of the budget, (S + 1,)
         )
 
     def initial_leader(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:

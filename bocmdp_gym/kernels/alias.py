@@ -6,6 +6,7 @@ threshold[..., m], else packed[..., m, 1]. Outcomes are uint64; joint ones of ac
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -29,12 +30,21 @@ def alias_tables(weights: Array, outcomes: npt.NDArray[np.int32]) -> AliasTables
     return tables
 
 
-def move_tables(policy: Array, moves: npt.NDArray[np.int64]) -> AliasTables:
-    """Tables of the joint draw (action, its move) of a policy (S, A), ``(S, A)``: `policy_tables` with one certain successor."""
-    tables = AliasTables(np.empty(policy.shape), np.empty((*policy.shape, 2), dtype=np.uint64))
-    certain = np.ascontiguousarray(np.broadcast_to(moves.astype(np.int32)[:, None], (*policy.shape, 1)))
-    policy_tables(policy, certain, np.ones(certain.shape), *tables)
-    return tables
+class SuccessorTables:
+    """Tables of the next-state draw of every stored row of transitions, made when they are first asked for.
+
+    Args:
+        succ, prob: successors and their probabilities ``(S, M, K)``; M = A, unless actions share rows.
+    """
+
+    def __init__(self, succ: npt.NDArray[np.int32], prob: Array):
+        self._succ, self._prob = succ, prob
+
+    @cached_property
+    def tables(self) -> AliasTables:
+        """``(S M, K)``."""
+        width = self._prob.shape[-1]
+        return alias_tables(self._prob.reshape(-1, width), self._succ.reshape(-1, width))
 
 
 def initial_tables(initial: Array) -> AliasTables:
@@ -78,22 +88,35 @@ def _alias_row(mass, outcome, threshold, packed, low, high):
 
 
 @njit(cache=True)
+def policy_row(pi, succ, prob, mass, outcome, low, high, threshold, packed):
+    """Alias table of the joint draw (action, next state) in one state; ``mass`` to ``high``: space for A K."""
+    n_a, n_k = prob.shape
+    m = 0
+    for a in range(n_a):
+        for k in range(n_k):
+            mass[m] = pi[a] * prob[a, k]
+            outcome[m] = (np.uint64(a) << np.uint64(32)) | np.uint64(succ[a, k])
+            m += 1
+    _alias_row(mass, outcome, threshold, packed, low, high)
+
+
+@njit(cache=True)
+def move_row(pi, index, mass, outcome, low, high, threshold, packed):
+    """Alias table of the joint draw (action, its move ``index[a]``) in one state; the rest as for `policy_row`, space for A."""
+    for a in range(len(pi)):
+        mass[a] = pi[a]
+        outcome[a] = (np.uint64(a) << np.uint64(32)) | np.uint64(index[a])
+    _alias_row(mass, outcome, threshold, packed, low, high)
+
+
+@njit(cache=True)
 def policy_tables(pi, succ, prob, threshold, packed):
     """Alias tables of the joint draw (action, next state) in every state: ``(S, A K)`` and ``(S, A K, 2)`` uint64."""
     n_s, n_a, n_k = prob.shape
     n = n_a * n_k
-    mass = np.empty(n)
-    outcome = np.empty(n, np.uint64)
-    low = np.empty(n, np.int64)
-    high = np.empty(n, np.int64)
+    mass, outcome, low, high = np.empty(n), np.empty(n, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
     for s in range(n_s):
-        m = 0
-        for a in range(n_a):
-            for k in range(n_k):
-                mass[m] = pi[s, a] * prob[s, a, k]
-                outcome[m] = (np.uint64(a) << np.uint64(32)) | np.uint64(succ[s, a, k])
-                m += 1
-        _alias_row(mass, outcome, threshold[s], packed[s], low, high)
+        policy_row(pi[s], succ[s], prob[s], mass, outcome, low, high, threshold[s], packed[s])
 
 
 @njit(cache=True)

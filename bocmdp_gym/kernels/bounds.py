@@ -21,8 +21,8 @@ def all_within(values, low, high):
 
 @njit(cache=True)
 def first_outside(values, low, high):
-    """The first entry of ``values`` ``(n,)`` that is not between those of ``low`` and ``high``; -1: all are."""
+    """The first entry of ``values`` ``(n,)`` that is not finite, or not between those of ``low`` and ``high``; -1: all are."""
     for i in range(len(values)):
-        if not (low[i] <= values[i] <= high[i]):
+        if not (low[i] <= values[i] <= high[i] and abs(values[i]) <= LARGEST):
             return i
     return -1

@@ -96,7 +96,7 @@ def monte_carlo_runs(
     """Soft policy iteration, ``budget`` steps of its policy, and their Monte-Carlo weights (`monte_carlo_weights`)."""
     n_s, n_a, n_k = prob.shape
     space = space_to_play(n_s, n_a, n_k, band, budget + horizon)
-    _, _, _, _, _, _, states, actions, _, leader_rewards, ends, terminated, final_states = space
+    _, _, _, _, _, _, _, states, actions, _, leader_rewards, ends, terminated, final_states = space
     for i in range(rows.shape[0]):
         b = rows[i]
         residuals[b], errors[b], iterations[b], n, e = solve_and_play(

@@ -76,6 +76,7 @@ def space_to_play(n_s, n_a, n_k, band, capacity):
         np.empty((n_s, 2 * band + 1)),
         np.empty((n_s, n_a * n_k)),
         np.empty((n_s, n_a * n_k, 2), np.uint64),
+        np.empty(n_s, np.bool_),
         np.empty(2, np.int64),
         np.empty(capacity, np.int32),
         np.empty(capacity, np.int32),
@@ -112,7 +113,7 @@ def solve_and_play(
 
     No steps are made where the error is above ``tolerance``.
     """
-    q, pi, lu, threshold, packed, carry, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
+    q, pi, lu, threshold, packed, ready, carry, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
     residual, error, iterations = banded_policy_iteration(
         reward, continuation, succ, prob, lam, position, band, False, tolerance, max_iterations, value, q, pi, lu
     )
@@ -120,10 +121,12 @@ def solve_and_play(
         return residual, error, iterations, np.int64(0), np.int64(0)
     carry[0] = -1
     carry[1] = 0
+    ready[:] = False
     steps, episodes = play_episodes(
         pi,
         threshold,
         packed,
+        ready,
         np.empty((0, 0)),
         np.empty((0, 0, 2), np.uint64),
         np.empty(0, np.int64),

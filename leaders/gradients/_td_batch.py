@@ -117,7 +117,7 @@ def td_runs(
     n_s, n_a, n_k = prob.shape
     no_bonus = np.empty(0)
     space = space_to_play(n_s, n_a, n_k, band, budget + horizon)
-    _, pi, _, _, _, _, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
+    _, pi, _, _, _, _, _, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
     for i in range(rows.shape[0]):
         b = rows[i]
         residuals[b], errors[b], iterations[b], n, e = solve_and_play(

@@ -118,7 +118,7 @@ class CompiledBatch(BatchEstimator):
         rngs: Sequence[np.random.Generator],
         weigh: Weigh | None = None,
     ) -> list[Estimate]:
-        mdps = self.model.configure(x.detach().requires_grad_())
+        mdps = self.model.configure_with_graph(self.model.check_leader(x).detach().numpy())
         slots = [self._slot(mdps, np.array([contexts[k][0] for contexts in drawn]), rngs) for k in range(len(drawn[0]))]
         if weigh is None:
             return [weighted(estimates, [w for _, w in run]) for run, *estimates in zip(drawn, *slots, strict=True)]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables, move_tables, policy_tables
+from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables, move_row, policy_tables
 
 
 def _probabilities(tables: AliasTables, row: int) -> dict[int, float]:
@@ -55,6 +55,8 @@ def test_joint_draws_of_action_and_successor() -> None:
 
 def test_draws_of_action_and_its_move() -> None:
     policy, moves = np.random.default_rng(0).dirichlet(np.ones(3), 4), np.array([1, 0, 1])
-    tables = move_tables(policy, moves)
+    tables = AliasTables(np.empty((4, 3)), np.empty((4, 3, 2), dtype=np.uint64))
+    space = np.empty(3), np.empty(3, np.uint64), np.empty(3, np.int64), np.empty(3, np.int64)
     for s in range(4):
+        move_row(policy[s], moves, *space, tables.threshold[s], tables.packed[s])
         _check(_probabilities(tables, s), {a << 32 | int(moves[a]): policy[s, a] for a in range(3)})

@@ -1,0 +1,104 @@
+"""Parametrizations z(x) whose reverse pass has a closed form: computed without a graph wherever none is asked for.
+
+Each is a function of x ``(..., d)`` like any other that `TabularBOCMDP` takes, and besides knows its values and its reverse pass
+in NumPy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import expit
+from torch import Tensor
+
+from bocmdp_gym.errors import OptionError
+from bocmdp_gym.kernels import affine as kernels
+from bocmdp_gym.options import as_array
+
+Array = npt.NDArray[np.float64]
+
+
+class Parametrization(ABC):
+    """z(x) with a reverse pass of its own."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """z ``(..., n)`` of x ``(..., d)``, by torch."""
+
+    @abstractmethod
+    def value(self, x: Array) -> Array:
+        """z ``(..., n)`` of x ``(..., d)``."""
+
+    @abstractmethod
+    def pull(self, z: Array, weight: Array) -> Array:
+        """sum_i weight_i dz_i/dx ``(..., d)``, for weights ``(..., n)``, where z(x) is this z."""
+
+
+class Identity(Parametrization):
+    """z = x."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+    def value(self, x: Array) -> Array:
+        return x
+
+    def pull(self, z: Array, weight: Array) -> Array:
+        return weight
+
+
+class Softmax(Parametrization):
+    """z = softmax(x): shares of a whole."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.softmax(x, -1)
+
+    def value(self, x: Array) -> Array:
+        if x.ndim > 1:
+            return np.stack([self.value(row) for row in x])
+        z: Array = kernels.softmax(x, np.empty_like(x))
+        return z
+
+    def pull(self, z: Array, weight: Array) -> Array:
+        if z.ndim > 1:
+            return np.stack([self.pull(*row) for row in zip(z, weight, strict=True)])
+        pulled: Array = kernels.softmax_pull(z, weight, np.empty_like(z))
+        return pulled
+
+
+class Sigmoid(Parametrization):
+    """z = low + (high - low) sigmoid(x): numbers between bounds.
+
+    Args:
+        low, high: bounds, numbers or ``(d,)``.
+
+    Raises:
+        OptionError: bounds that are no finite numbers, or not below each other.
+    """
+
+    def __init__(self, low: npt.ArrayLike = 0.0, high: npt.ArrayLike = 1.0):
+        self.low, self.high = _bounds("low", low), _bounds("high", high)
+        if not (self.low < self.high).all():
+            raise OptionError(f"low is {low!r} and high {high!r}; expected low < high.")
+        self._width = np.asarray(self.high - self.low)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.low) + torch.from_numpy(self._width) * torch.sigmoid(x)
+
+    def value(self, x: Array) -> Array:
+        z: Array = self.low + self._width * expit(x)
+        return z
+
+    def pull(self, z: Array, weight: Array) -> Array:
+        share = (z - self.low) / self._width
+        return weight * self._width * share * (1.0 - share)
+
+
+def _bounds(name: str, value: npt.ArrayLike) -> Array:
+    array = as_array(value)
+    if array is None or array.ndim > 1 or not np.isfinite(array).all():
+        raise OptionError(f"{name} is {value!r}; expected a finite number, or one for each entry of x.")
+    return array
