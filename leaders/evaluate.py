@@ -2,8 +2,9 @@
 
 Followers are solved (or trained) from scratch at the x the run found and, for comparison, at the x it started from. Reported, per
 context and together: the leader's return with a confidence interval from fresh episodes, what it gained, the follower's value
-before and after (who gains, who loses, and the Gini coefficient across contexts), objectives of the contexts' returns (the
-run's own, the mean, the worst, and equality times productivity), and the leader's return if the follower's lambda was misjudged.
+before and after (who gains, who loses, and how unequal contexts are: the Gini coefficient and Atkinson's index), objectives of the
+contexts' returns (the run's own, the mean, the worst, and equality times productivity), and the leader's return if the follower's
+lambda was misjudged.
 
 Intervals are those of `leaders.policy_evaluation`; differences are paired by context. In Python, `leaders.evaluate_policy` does
 the same for any environment and follower, without a run folder.
@@ -55,6 +56,7 @@ class Evaluation:
         leader_gain, gain_interval: the same of the difference to the baseline's, context by context.
         exact_leader_return: exact F(x), None without a tabular model.
         gini_after, gini_before: Gini coefficient of follower values across contexts; None where a value is negative.
+        atkinson_after, atkinson_before: Atkinson's index of them, for an aversion to inequality of 1.
         misjudged: the run's objective at the x found by factor on the follower's lambda; empty if the follower has none.
         objectives_after, objectives_before: objectives of the contexts' returns (exact where they are known), by name, the run's
             own first; empty where contexts are drawn.
@@ -69,6 +71,8 @@ class Evaluation:
     exact_leader_return: float | None
     gini_after: float | None
     gini_before: float | None
+    atkinson_after: float | None
+    atkinson_before: float | None
     misjudged: dict[str, float]
     objectives_after: dict[str, float]
     objectives_before: dict[str, float]
@@ -124,10 +128,17 @@ def evaluate(
         exact_leader_return=after.exact_leader_return,
         gini_after=after.gini,
         gini_before=before.gini,
+        atkinson_after=_atkinson(after),
+        atkinson_before=_atkinson(before),
         misjudged=misjudged,
         objectives_after=after.objectives,
         objectives_before=before.objectives,
     )
+
+
+def _atkinson(evaluation: PolicyEvaluation) -> float | None:
+    unequal = evaluation.inequality()
+    return None if unequal is None else unequal.atkinson
 
 
 def report(evaluation: Evaluation) -> str:
@@ -146,8 +157,12 @@ def report(evaluation: Evaluation) -> str:
     lines.append(f"gain over the start: {evaluation.leader_gain:.4f} +- {evaluation.gain_interval:.4f}")
     for name, value in evaluation.objectives_after.items():
         lines.append(f"objective {name} of the contexts' returns: {evaluation.objectives_before[name]:.4f} -> {value:.4f}")
-    if evaluation.gini_after is not None and evaluation.gini_before is not None:
-        lines.append(f"Gini of follower values: {evaluation.gini_before:.4f} before, {evaluation.gini_after:.4f} after")
+    for name, before, after in (
+        ("Gini", evaluation.gini_before, evaluation.gini_after),
+        ("Atkinson's index", evaluation.atkinson_before, evaluation.atkinson_after),
+    ):
+        if before is not None and after is not None:
+            lines.append(f"{name} of follower values: {before:.4f} before, {after:.4f} after")
     for factor, value in evaluation.misjudged.items():
         lines.append(f"if the follower's lambda is {factor} times what was assumed: leader's return {value:.4f}")
     return "\n".join(lines)

@@ -42,6 +42,7 @@ from torch import Tensor
 from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import ModelError, OptionError
+from bocmdp_gym.inequality import small_sample_factor
 from bocmdp_gym.options import check_count, check_function, check_number
 
 Array = npt.NDArray[np.float64]
@@ -178,16 +179,12 @@ class EqualityTimesProductivity(Objective):
 
     def value(self, values: Array, probabilities: Array) -> float:
         differences = probabilities @ np.abs(values[:, None] - values) @ probabilities
-        return float(probabilities @ values - 0.5 * _normalisation(len(values)) * differences)
+        return float(probabilities @ values - 0.5 * small_sample_factor(len(values)) * differences)
 
     def weights(self, values: Array, probabilities: Array) -> Array:
         order = np.sign(values[:, None] - values) @ probabilities
-        weights: Array = probabilities * (1.0 - _normalisation(len(values)) * order)
+        weights: Array = probabilities * (1.0 - small_sample_factor(len(values)) * order)
         return weights
-
-
-def _normalisation(n_contexts: int) -> float:
-    return n_contexts / (n_contexts - 1) if n_contexts > 1 else 1.0
 
 
 class Function(Objective):

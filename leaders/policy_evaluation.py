@@ -21,7 +21,8 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP, Trajectories
 from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.options import as_array, check_count
+from bocmdp_gym.inequality import atkinson, gini
+from bocmdp_gym.options import as_array, check_choice, check_count, check_number
 from bocmdp_gym.validation import check_leader
 from followers import Follower, TrajectoryOracle
 from followers.evaluation import policy_values
@@ -43,6 +44,13 @@ class Interval(NamedTuple):
 
     mean: float
     half_width: float
+
+
+class Inequality(NamedTuple):
+    """Gini's and Atkinson's index across contexts: 0 if all have the same."""
+
+    gini: float
+    atkinson: float
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,24 @@ class PolicyEvaluation(Constructed):
     outcomes: dict[str, Interval]
     env_steps: int
     follower_training_steps: int
+
+    def inequality(self, outcome: str | None = None, epsilon: float = 1.0) -> Inequality | None:
+        """How unequal contexts are, weighted by their probabilities (`bocmdp_gym.inequality`).
+
+        Args:
+            outcome: the name of one of ``outcomes``, whose means are compared; None: the follower's values.
+            epsilon: aversion to inequality of Atkinson's index, >= 0.
+
+        Returns:
+            None where a context's mean is negative, or all are 0.
+
+        Raises:
+            OptionError: no such outcome was asked for, or a negative epsilon.
+        """
+        if outcome is not None:
+            check_choice("outcome", outcome, self.outcomes)
+        values = [r.follower_value if outcome is None else r.outcomes[outcome].mean for r in self.contexts]
+        return inequality_of(values, [r.probability for r in self.contexts], check_number("epsilon", epsilon, 0.0))
 
 
 @known_options()
@@ -179,13 +205,14 @@ def evaluate_contexts(
         means = [part.mean for part in parts]
         return Interval(mean(means), spread(means) if sampled else pooled(reports, [part.half_width for part in parts]))
 
+    unequal = inequality_of([r.follower_value for r in reports], [r.probability for r in reports])
     return PolicyEvaluation(
         contexts=reports,
         sampled=sampled,
         leader_return=interval([Interval(r.leader_return, r.leader_interval) for r in reports]),
         exact_leader_return=mean(exact) if len(exact) == len(reports) else None,
         follower_value=mean([r.follower_value for r in reports]),
-        gini=gini([r.follower_value for r in reports], [r.probability for r in reports]),
+        gini=None if unequal is None else unequal.gini,
         objectives={} if sampled else {repr(one): objective_value(one, reports) for one in objectives},
         outcomes={name: interval([r.outcomes[name] for r in reports]) for name in functions},
         env_steps=oracle.env_steps,
@@ -266,12 +293,12 @@ def pooled(reports: Sequence[ContextReport], half_widths: Sequence[float]) -> fl
     return half_width(total**0.5, total**2 / float((variances**2 / (n - 1)).sum())) if total > 0 else 0.0
 
 
-def gini(values: Sequence[float], weights: Sequence[float]) -> float | None:
-    """Gini coefficient: half the mean absolute difference over the mean; None where a value is negative or all are 0."""
-    v, w = np.asarray(values), np.asarray(weights) / np.sum(weights)
-    if (v < 0).any() or not v.any():
+def inequality_of(values: Sequence[float], weights: Sequence[float], epsilon: float = 1.0) -> Inequality | None:
+    """Both indices of what contexts have; None where a value is negative or not finite, or all are 0."""
+    v = np.asarray(values)
+    if not (np.isfinite(v).all() and (v >= 0.0).all() and np.asarray(weights) @ v > 0.0):
         return None
-    return float(w @ np.abs(v[:, None] - v) @ w / (2 * (w @ v)))
+    return Inequality(gini(values, weights), atkinson(values, epsilon, weights))
 
 
 def objective_value(objective: Objective, reports: Sequence[ContextReport]) -> float:

@@ -37,6 +37,7 @@ PUBLIC = (
     "bocmdp_gym.wrappers",
     "bocmdp_gym.envs",
     "bocmdp_gym.incentives",
+    "bocmdp_gym.inequality",
     "bocmdp_gym.deprecation",
     "followers",
     "leaders",

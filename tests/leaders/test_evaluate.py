@@ -15,7 +15,6 @@ from bocmdp_gym.errors import OptionError
 from followers import CallableFollower
 from leaders.evaluate import evaluate, main
 from leaders.objectives import Mean
-from leaders.policy_evaluation import gini
 from leaders.settings import settings_from_summary
 from leaders.train import main as train
 
@@ -50,13 +49,6 @@ def test_settings_survive_the_summary(run: Path) -> None:
     assert settings.name == "four-rooms"
     assert settings.goals == ((1, 9), (11, 11))
     assert settings.folder() == run
-
-
-def test_gini() -> None:
-    assert gini([1.0, 1.0], [0.5, 0.5]) == 0.0
-    assert gini([0.0, 1.0], [0.5, 0.5]) == pytest.approx(0.5)
-    assert gini([1.0, 3.0], [0.25, 0.75]) == pytest.approx(0.25 * 0.75 * 2 / 2.5)
-    assert gini([-1.0, 1.0], [0.5, 0.5]) is None
 
 
 def test_what_cannot_be_evaluated_is_refused(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

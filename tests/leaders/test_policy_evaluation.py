@@ -11,7 +11,7 @@ import followers
 import leaders
 from bocmdp_gym.errors import LeaderParameterError, OptionError
 from bocmdp_gym.wrappers import LeaderReward
-from leaders.policy_evaluation import Interval
+from leaders.policy_evaluation import Interval, inequality_of
 from tests.followers.sb3.quick import quick
 from tests.leaders.test_evaluate import Draws
 
@@ -77,3 +77,28 @@ def test_bad_input_is_named() -> None:
     for bad in (lambda batch: 1.0, lambda batch: "crash", lambda batch: np.full(batch.n_episodes, np.nan)):
         with pytest.raises(OptionError, match="outcome 'crashes' returned"):
             leaders.evaluate_policy(env, follower, [0.5], env_steps=8, outcomes={"crashes": bad})
+
+
+def test_inequality_of_values_and_outcomes_across_contexts() -> None:
+    follower = followers.CallableFollower(lambda observation: 0)
+    asked: dict[str, Any] = {"income": lambda batch: np.full(batch.n_episodes, 1.0 + 2.0 * batch.context)}
+    found = leaders.evaluate_policy(Draws(False), follower, [0.5], env_steps=8, outcomes=asked)
+    p = [c.probability for c in found.contexts]
+    assert found.inequality("income") == (
+        pytest.approx(p[0] * p[1] * 2.0 / (1.0 + 2.0 * p[1])),
+        pytest.approx(1.0 - 3.0 ** p[1] / (1.0 + 2.0 * p[1])),
+    )
+    assert found.inequality("income", epsilon=0.0) == (pytest.approx(found.inequality("income")[0]), pytest.approx(0.0))  # type: ignore[index]
+    values = found.inequality()
+    assert (None if values is None else values.gini) == found.gini
+    with pytest.raises(OptionError, match="unknown outcome 'incomes'"):
+        found.inequality("incomes")
+    with pytest.raises(OptionError, match="epsilon is -1"):
+        found.inequality("income", epsilon=-1.0)
+
+
+def test_negative_values_have_no_inequality() -> None:
+    assert inequality_of([-1.0, 1.0], [0.5, 0.5]) is None
+    assert inequality_of([0.0, 0.0], [0.5, 0.5]) is None
+    assert inequality_of([float("nan"), 1.0], [0.5, 0.5]) is None
+    assert inequality_of([0.0, 1.0], [0.5, 0.5]) == (pytest.approx(0.5), pytest.approx(1.0))
