@@ -27,6 +27,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.dynamic_mechanism:dynamic_mechanism_vector",
     ),
     Entry(
+        "bocmdp/IncomeTax-v0",
+        "bocmdp_gym.envs.income_tax:IncomeTax",
+        "bocmdp_gym.envs.income_tax:income_tax_vector",
+    ),
+    Entry(
         "bocmdp/MetaRL-v0",
         "bocmdp_gym.envs.meta_rl:MetaRL",
         "bocmdp_gym.envs.meta_rl:meta_rl_vector",

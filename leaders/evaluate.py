@@ -2,9 +2,9 @@
 
 Followers are solved (or trained) from scratch at the x the run found and, for comparison, at the x it started from. Reported, per
 context and together: the leader's return with a confidence interval from fresh episodes, what it gained, the follower's value
-before and after (who gains, who loses, and how unequal contexts are: the Gini coefficient and Atkinson's index), objectives of the
-contexts' returns (the run's own, the mean, the worst, and equality times productivity), and the leader's return if the follower's
-lambda was misjudged.
+before and after (who gains, who loses, and how unequal contexts are: the Gini coefficient and Atkinson's index), objectives of
+the contexts' returns (the run's own, the mean, the worst, and equality times productivity), and the leader's return if the
+follower's lambda was misjudged.
 
 Intervals are those of `leaders.policy_evaluation`; differences are paired by context. In Python, `leaders.evaluate_policy` does
 the same for any environment and follower, without a run folder.

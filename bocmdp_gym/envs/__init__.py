@@ -3,6 +3,7 @@
 from bocmdp_gym.envs.battery import Battery
 from bocmdp_gym.envs.dynamic_mechanism import DynamicMechanism
 from bocmdp_gym.envs.four_rooms import FourRooms
+from bocmdp_gym.envs.income_tax import IncomeTax
 from bocmdp_gym.envs.inventory import Inventory
 from bocmdp_gym.envs.meta_rl import MetaRL
 from bocmdp_gym.envs.principal_agent import PrincipalAgent
@@ -14,6 +15,7 @@ __all__ = [
     "Battery",
     "DynamicMechanism",
     "FourRooms",
+    "IncomeTax",
     "Inventory",
     "MetaRL",
     "PrincipalAgent",

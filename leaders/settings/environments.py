@@ -56,6 +56,11 @@ DEFAULTS: dict[str, Defaults] = {
         "to tell them from noise, needs many --env-steps. The return is the revenue up to an entropy in proportion to "
         "--regularization.",
     ),
+    "bocmdp/IncomeTax-v0": Defaults(
+        {"leader": "exact", "iterations": 300, "optimizer": "Adam", "learning_rate": 0.02},
+        same={"regularization": "regularization"},
+        note="--regularization is the lambda of all people.",
+    ),
     "bocmdp/Inventory-v0": _STORAGE,
     "bocmdp/MetaRL-v0": Defaults(
         same={"kl_weight": "regularization"},
