@@ -103,9 +103,10 @@ class IncomeTaxation(PopulationBOCMDP):
         risk_aversion: eta >= 0; 0: quasi-linear.
         levels: hours to choose from: action a is (a + 1) / levels of 1.25 times the hours without taxes.
         rate_bounds: least and largest rate, in [0, 1).
+        discount: of what follows the choice, which is nothing.
 
     Raises:
-        OptionError: an argument out of range, or lengths that do not fit.
+        OptionError, DiscountError: an argument out of range, or lengths that do not fit.
 
     Attributes:
         skills, shares, brackets, elasticity, risk_aversion: as given.
@@ -126,6 +127,7 @@ class IncomeTaxation(PopulationBOCMDP):
         risk_aversion: float = 0.23,
         levels: int = 50,
         rate_bounds: Sequence[float] = (0.0, 0.95),
+        discount: float = 1.0,
     ):
         self.skills = _check_positive("skills", check_array("skills", skills, (None,)))
         n = len(self.skills)
@@ -165,7 +167,7 @@ class IncomeTaxation(PopulationBOCMDP):
             transition=np.ones((1, 1, steps, 1)),
             initial=np.ones((1, 1)),
             termination=np.ones((1, 1, steps)),
-            discount=1.0,
+            discount=discount,
             leader_dim=d,
             leader_space=gym.spaces.Box(low, high, (d,), np.float64),
         )

@@ -57,7 +57,8 @@ class Evaluation:
         exact_leader_return: exact F(x), None without a tabular model.
         gini_after, gini_before: Gini coefficient of follower values across contexts; None where a value is negative.
         atkinson_after, atkinson_before: Atkinson's index of them, for an aversion to inequality of 1.
-        misjudged: the run's objective at the x found by factor on the follower's lambda; empty if the follower has none.
+        misjudged: the run's objective at the x found by factor on the follower's lambda; empty if the follower has none,
+            or meets others who play by theirs.
         objectives_after, objectives_before: objectives of the contexts' returns (exact where they are known), by name, the run's
             own first; empty where contexts are drawn.
     """
@@ -112,7 +113,8 @@ def evaluate(
 
     after, before = at(x, settings.make_follower(), seed), at(baseline, settings.make_follower(), seed + 1)
     misjudged = {}
-    for factor in factors if settings.make_follower().regularization is not None else ():
+    alone = core.met_regularization is None  # nobody else plays by that lambda
+    for factor in factors if alone and settings.make_follower().regularization is not None else ():
         other = settings.make_follower(regularization=settings.regularization * factor)
         misjudged[f"{factor:g}"] = objective_value(objective, at(x, other, seed + 2).contexts)
     env.close()
@@ -157,12 +159,13 @@ def report(evaluation: Evaluation) -> str:
     lines.append(f"gain over the start: {evaluation.leader_gain:.4f} +- {evaluation.gain_interval:.4f}")
     for name, value in evaluation.objectives_after.items():
         lines.append(f"objective {name} of the contexts' returns: {evaluation.objectives_before[name]:.4f} -> {value:.4f}")
-    for name, before, after in (
-        ("Gini", evaluation.gini_before, evaluation.gini_after),
-        ("Atkinson's index", evaluation.atkinson_before, evaluation.atkinson_after),
-    ):
-        if before is not None and after is not None:
-            lines.append(f"{name} of follower values: {before:.4f} before, {after:.4f} after")
+    indices = {
+        "Gini": (evaluation.gini_before, evaluation.gini_after),
+        "Atkinson's index": (evaluation.atkinson_before, evaluation.atkinson_after),
+    }
+    for name, (first, last) in indices.items():
+        if first is not None and last is not None:
+            lines.append(f"{name} of follower values: {first:.4f} before, {last:.4f} after")
     for factor, value in evaluation.misjudged.items():
         lines.append(f"if the follower's lambda is {factor} times what was assumed: leader's return {value:.4f}")
     return "\n".join(lines)

@@ -3,13 +3,14 @@ r"""An income tax with brackets, and people who choose how long to work (`bocmdp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.envs.income_tax_picture import draw_picture, draw_result
-from bocmdp_gym.errors import OptionError
+from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.income_tax import US_BRACKETS, IncomeTaxation, Objective, Taxation, pareto_skills
 from bocmdp_gym.options import check_regularization
 from bocmdp_gym.pictures import PicturedEnv
@@ -65,10 +66,12 @@ class IncomeTax(PicturedEnv):
     rate_bounds: the least and the largest rate, in [0, 1).
     regularization: the people's lambda, everybody's: a follower that has one must have this one.
     horizon: steps until truncation; episodes end after one.
+    discount: of what follows the choice, which is nothing: any in [0, 1] will do.
+    leader_discount: the same for the leader; None: discount.
     render_mode: "rgb_array" or "human".
 
     Raises:
-        OptionError, RegularizationError: an argument out of range.
+        OptionError, DiscountError, RegularizationError: an argument out of range.
 
     ## Version history
     v0: first version.
@@ -94,6 +97,8 @@ class IncomeTax(PicturedEnv):
         rate_bounds: Sequence[float] = (0.0, 0.95),
         regularization: float = 0.01,
         horizon: int = 1,
+        discount: float = 1.0,
+        leader_discount: float | None = None,
         render_mode: str | None = None,
     ):
         drawn = pareto_skills(n_skills, pareto_exponent, least_skill, seed)
@@ -110,8 +115,9 @@ class IncomeTax(PicturedEnv):
             risk_aversion,
             levels,
             rate_bounds,
+            discount,
         )
-        super().__init__(AmongOthers(population, check_regularization(regularization)), horizon, render_mode)
+        super().__init__(AmongOthers(population, check_regularization(regularization), leader_discount), horizon, render_mode)
 
     @property
     def population(self) -> IncomeTaxation:
@@ -187,7 +193,9 @@ class IncomeTax(PicturedEnv):
     def result_figure(self, x: npt.ArrayLike, policies: npt.NDArray[np.float64]) -> Any:
         """A matplotlib figure: marginal rates beside the baselines', what each skill has, and the Lorenz curves."""
         del policies
-        baselines = {"US federal, 2018": self.us_federal(), "Saez": self.saez()}
+        baselines = {"US federal, 2018": self.us_federal()}
+        with suppress(ConvergenceError):  # the figure is about x
+            baselines["Saez"] = self.saez()
         return draw_result(self.population, self.taxation(self.free_market()), self.taxation(x), baselines)
 
 

@@ -83,17 +83,23 @@ def _path(canvas: Canvas, points: list[tuple[float, float]], colour: Colour) -> 
         canvas.line(start, end, colour, 2)
 
 
+def draw_rates(axes: Any, people: IncomeTaxation, schedules: Mapping[str, Array]) -> None:
+    """Marginal rates over income into matplotlib axes: the last schedule solid, those before it dashed."""
+    for i, (name, x) in enumerate(schedules.items(), 1):
+        last = i == len(schedules)
+        axes.plot(*_steps(people, x), "k-" if last else "--", lw=2.0 if last else 1.2, label=name)
+    axes.set(xscale="log", xlabel="income", ylabel="marginal rate", ylim=(0.0, 1.0))
+
+
 def draw_result(people: IncomeTaxation, before: Taxation, after: Taxation, baselines: Mapping[str, Array]) -> Any:
     """A matplotlib figure: rates beside the baselines', income and consumption of each skill, and Lorenz curves."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14.0, 4.2), layout="constrained")
     rates, money, shares = figure.subplots(1, 3)
-    for name, x in baselines.items():
-        rates.plot(*_steps(people, x), "--", lw=1.2, label=name)
-    rates.plot(*_steps(people, after.rates), color="k", lw=2, label="found")
+    draw_rates(rates, people, {**baselines, "found": after.rates})
     rates.plot(after.incomes, np.zeros(len(after.incomes)), "|", color="k", clip_on=False, label="mean incomes of the skills")
-    rates.set(xscale="log", xlabel="income", ylabel="marginal rate", ylim=(0.0, 1.0), title="rates")
+    rates.set_title("rates")
     rates.legend(frameon=False, fontsize=8)
     money.loglog(people.skills, before.incomes, "o:", label="income without taxes")
     money.loglog(people.skills, after.incomes, "s--", label="income")

@@ -612,6 +612,34 @@ def _road_search(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("minutes per driver", *columns, "hypergradient, worst start", "equilibria"), rows)
 
 
+def _income_tax(r: dict[str, Any]) -> Iterable[str]:
+    for objective, o in r["objectives"].items():
+        yield f"**{objective.replace('_', ' ')}**"
+        yield ""
+        rows = [
+            (
+                name,
+                f"{one['value']:.4f}",
+                f"{one['Gini']:.3f}",
+                f"{one['productivity']:,.0f}",
+                f"{one['welfare']:.4f}",
+                f"{one['rebate']:,.0f}",
+                ", ".join(f"{100 * rate:.0f}" for rate in one["rates"]),
+            )
+            for name, one in o["schedules"].items()
+        ]
+        header = ("rates", "objective", "Gini of consumption", "mean income, USD", "welfare", "rebate, USD", "marginal rates, %")
+        yield from table(header, rows)
+        yield ""
+        how = o["search"]
+        found = sum(one > max(how["random starts"]) - 1e-3 for one in how["random starts"])
+        yield (
+            f"{found} of {len(how['random starts'])} random starts come within 0.001 of the best of them, in "
+            f"{how['seconds of the random starts']:.0f} s together; the baselines take {o['seconds of the baselines']:.1f} s."
+        )
+        yield ""
+
+
 def _ppo_directions(r: dict[str, Any]) -> Iterable[str]:
     def row(values: Iterable[float]) -> str:
         return ", ".join(f"{value:.2f}" for value in values)
@@ -672,6 +700,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "road_tolls_cost": _road_cost,
     "road_tolls_net_benefit": _road_benefit,
     "road_tolls_search": _road_search,
+    "income_tax": _income_tax,
     "cartpole": _cartpole,
     "cartpole_first_order": _cartpole_first_order,
     "cartpole_first_attempt": _cartpole,

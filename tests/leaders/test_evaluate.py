@@ -44,6 +44,15 @@ def test_a_run_is_evaluated_with_fresh_followers(run: Path, capsys: pytest.Captu
     assert (run / "evaluation.png").stat().st_size > 1000
 
 
+def test_one_follower_among_others_has_their_lambda(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Others play by one lambda, so that no table says what another one would do."""
+    options = ["--n-skills", "2", "--levels", "5", "--iterations", "2", "--no-progress", "--out", str(tmp_path / "run")]
+    assert train(["income-tax", *options]) == 0
+    assert main([str(tmp_path / "run"), "--env-steps", "50"]) == 0
+    assert "is 2 times" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["misjudged"] == {}
+
+
 def test_settings_survive_the_summary(run: Path) -> None:
     settings = settings_from_summary(json.loads((run / "summary.json").read_text()))
     assert settings.name == "four-rooms"
