@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.envs.income_tax_picture import draw_picture, draw_result
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.income_tax import US_BRACKETS, IncomeTaxation, Objective, Taxation, pareto_skills
@@ -17,6 +19,14 @@ from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.population import AmongOthers
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.validation import check_leader
+
+#: The best rates known at the default settings, by objective.
+BEST_KNOWN: dict[str, tuple[float, ...]] = {
+    "welfare": (0.0, 0.4122, 0.7093, 0.6103, 0.6969, 0.7408, 0.7368),
+    "equality_times_productivity": (0.0, 0.0, 0.7321, 0.7837, 0.7205, 0.7779, 0.7644),
+    "rawls": (0.0, 0.6379, 0.7627, 0.6076, 0.7079, 0.752, 0.7413),
+    "revenue": (0.95, 0.6955, 0.7653, 0.6072, 0.7089, 0.7521, 0.7415),
+}
 
 
 class IncomeTax(PicturedEnv):
@@ -101,12 +111,19 @@ class IncomeTax(PicturedEnv):
         leader_discount: float | None = None,
         render_mode: str | None = None,
     ):
+        given = locals()
+        free = ("objective", "horizon", "discount", "leader_discount", "render_mode")
+        self._at_defaults = all(
+            np.array_equal(given[name], parameter.default)
+            for name, parameter in signature(IncomeTax).parameters.items()
+            if name not in free
+        )
         drawn = pareto_skills(n_skills, pareto_exponent, least_skill, seed)
         if skills is not None and seed is not None:
             raise OptionError(f"seed is {seed}, but skills are given; expected one of them.")
-        given, held = drawn if skills is None else (skills, None)
+        chosen, held = drawn if skills is None else (skills, None)
         population = IncomeTaxation(
-            given,
+            chosen,
             held if shares is None else shares,
             brackets,
             objective,
@@ -155,6 +172,20 @@ class IncomeTax(PicturedEnv):
             ConvergenceError: no rates that satisfy it were found.
         """
         return self.population.saez(self.regularization)
+
+    def benchmark(self, regularization: float | None = None) -> Benchmark | None:
+        """The best rates known for the objective; None at other settings than the defaults, or another lambda."""
+        if not self._at_defaults or regularization not in (None, self.regularization):
+            return None
+        x = np.array(BEST_KNOWN[self.population.kind])
+        return Benchmark(
+            value=float(self.population.leader_return(x, self.regularization)),
+            objective=f"{self.population.kind.replace('_', ' ')}, maximised",
+            source="best of 13 exact gradient ascents, benchmarks/income_tax.py",
+            regularization=self.regularization,
+            is_optimum=False,
+            x=x,
+        )
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Work. ``info`` has ``hours``, ``income``, ``tax`` and ``consumption``, and what `TabularEnv.step` has.

@@ -59,6 +59,9 @@ OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "bocmdp/DynamicMechanism-v0": [({"objective": "revenue"}, {}), ({"objective": "welfare"}, {})],
     "bocmdp/RoadTolls-v0": [({"objective": "net_benefit"}, {}), ({"objective": "net_benefit"}, {"regularization": 0.3})],
     "bocmdp/TaxDesign-v0": [({}, {"regularization": lam}) for lam in (0.1, 0.2, 0.3)],
+    "bocmdp/IncomeTax-v0": [
+        ({"objective": objective}, {}) for objective in ("welfare", "equality_times_productivity", "rawls", "revenue")
+    ],
     "bocmdp/Inventory-v0": [({}, {"regularization": lam}) for lam in (0.05, 0.1, 0.2)],
     "bocmdp/Battery-v0": [({}, {"regularization": lam}) for lam in (0.05, 0.1, 0.2)],
 }

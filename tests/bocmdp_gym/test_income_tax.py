@@ -178,6 +178,23 @@ def test_pareto_skills() -> None:
     assert (pareto_skills(1000, 3.0, 1.0, seed=1)[0] != draws).any()
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_best_known_rates_are_stationary(objective: Any) -> None:
+    env = IncomeTax(objective=objective)
+    known = env.benchmark()
+    assert known is not None
+    assert known.x is not None
+    model, (low, high) = env.population, env.population.rate_bounds
+    for x in (env.free_market(), env.us_federal()):
+        assert float(model.leader_return(x, 0.01)) < known.value
+    gradient = derivative(model, known.x, 0.01)
+    assert (gradient[known.x == low] < 1e-6).all()
+    assert (gradient[known.x == high] > 0.0).all()
+    assert np.abs(gradient[(known.x > low) & (known.x < high)]).max() < 1e-3
+    assert env.benchmark(0.02) is None
+    assert IncomeTax(objective=objective, elasticity=0.3).benchmark() is None
+
+
 # --------------------------------------------------------------------------------------------------------- environment
 
 
@@ -226,7 +243,7 @@ def test_followers_of_another_lambda_are_refused() -> None:
 
 
 def test_it_is_drawn() -> None:
-    env = IncomeTax(render_mode="rgb_array")
+    env = IncomeTax(n_skills=4, regularization=0.03, render_mode="rgb_array")
     env.reset(seed=0, options={"leader": env.free_market()})
     first: Any = env.render()
     env.reset(seed=0, options={"leader": env.us_federal()})
@@ -234,7 +251,7 @@ def test_it_is_drawn() -> None:
     before: Any = env.render()
     env.step(49)
     assert (env.render() != before).any()
-    figure = env.result_figure(env.us_federal(), np.zeros((10, 1, 50)))
+    figure = env.result_figure(env.us_federal(), np.zeros((4, 1, 50)))
     assert [axes.get_title() for axes in figure.axes[::2]] == ["rates", "Lorenz curves"]
 
 
