@@ -68,7 +68,7 @@ class IncomeTax(PicturedEnv):
     seed: of skills drawn from the distribution, with equal shares; None: the means of its lower half, of half of the rest, ...
     brackets: where they begin, 0 first; those of the United States in 2018 for single filers, USD.
     objective: "welfare" (utilities weighted by the inverse of the skill), "equality_times_productivity" (1 minus the Gini
-        coefficient, times mean income), "rawls" (the least utility) or "revenue".
+    coefficient, times mean income), "rawls" (the least utility) or "revenue".
     welfare_weights: of one person of each skill, in place of the inverse of the skill.
     elasticity: of hours, > 0: of income with respect to what is left of its last unit, where risk_aversion is 0.
     risk_aversion: of the isoelastic utility of consumption, >= 0; 0: quasi-linear utility, so that the rebate moves nobody.

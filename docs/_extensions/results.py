@@ -619,7 +619,7 @@ def _income_tax(r: dict[str, Any]) -> Iterable[str]:
         rows = [
             (
                 name,
-                f"{one['value']:.4f}",
+                f"{one['value']:.5f}",
                 f"{one['Gini']:.3f}",
                 f"{one['productivity']:,.0f}",
                 f"{one['welfare']:.4f}",
