@@ -24,6 +24,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from bocmdp_gym.acting import acting_parts
 from bocmdp_gym.affine import Affine, recognised
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, look_at
@@ -481,6 +482,28 @@ class TabularBOCMDP(BOCMDP):
             return None
         mu = self.part("initial", self._parameters(x))
         return mu[0 if len(mu) == 1 else context, torch.as_tensor(observations).long()].log()
+
+    @classmethod
+    @known_options(dict.fromkeys(("leader_dim", "parametrization"), "x is the logits of the leader's policy, S L of them."))
+    def acting_leader(
+        cls, *, reward: Any, leader_reward: Any, transition: Any, initial: Any, termination: Any = None, **options: Any
+    ) -> TabularBOCMDP:
+        """A game in which the leader acts too, seen by the follower before it acts; x: the leader's logits, ``(S L,)``.
+
+        States of the model are pairs of the game's state and the leader's action, s L + l (`bocmdp_gym.acting`).
+
+        Args:
+            reward, leader_reward, termination: ``(S, L, A)``, or ``(C, S, L, A)`` for several contexts.
+            transition: P, ``(S, L, A, S)`` or ``(C, S, L, A, S)``; or an operator or a scipy.sparse matrix ``(S L A, S)`` for S
+                states and L A joint actions l A + a.
+            initial: of the first state, ``(S,)`` or ``(C, S)``.
+            options: as for the constructor: ``discount``, ``leader_discount``, ``context_probabilities``, ...
+
+        Raises:
+            ModelError: shapes that do not fit, functions of x, probabilities that are none.
+        """
+        game = {"reward": reward, "leader_reward": leader_reward, "transition": transition, "initial": initial}
+        return cls(**acting_parts(**game, termination=termination), **options)
 
     @classmethod
     def from_gymnasium(

@@ -166,6 +166,13 @@ CASES: dict[str, Case] = {
     "TabularBOCMDP.loss": Case(model().loss, lambda: {"x": np.zeros(2), "f": lambda x, p, c: x.sum() + p[0, 0], **LAMBDA}),
     "TabularBOCMDP.configure": Case(model().configure, lambda: {"x": np.zeros(2)}),
     "TabularBOCMDP.jacobians": Case(model().jacobians, lambda: {"x": np.zeros(2)}),
+    "TabularBOCMDP.acting_leader": Case(
+        bocmdp_gym.TabularBOCMDP.acting_leader,
+        lambda: {
+            "reward": np.ones((1, 2, 2)), "leader_reward": np.ones((1, 2, 2)), "transition": np.ones((1, 2, 2, 1)),
+            "initial": np.ones(1), "discount": 0.9,
+        },
+    ),
     "TabularBOCMDP.from_gymnasium": Case(
         bocmdp_gym.TabularBOCMDP.from_gymnasium, lambda: {"env": gym.make("FrozenLake-v1"), "discount": 0.9}
     ),
