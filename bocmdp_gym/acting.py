@@ -65,7 +65,9 @@ def acting_parts(*, reward: Any, leader_reward: Any, transition: Any, initial: A
         raise ModelError(f"initial has shape {tuple(starts.shape)}; expected ({n_states},), or (C, {n_states}).")
     successors, chances = _lists(kernel, (n_states * n_leader, n_actions))
     pairs = successors[..., None] * n_leader + np.arange(n_leader)
-    listed = SuccessorTransitions(pairs.reshape(*pairs.shape[:-2], -1), _joined(chances, torch.full((n_leader,), 1.0 / n_leader)))
+    listed = SuccessorTransitions(
+        pairs.reshape(*pairs.shape[:-2], -1), _joined(chances, chances.new_full((n_leader,), 1.0 / n_leader))
+    )
     following = torch.from_numpy(successors)
 
     def policy(x: Tensor) -> Tensor:

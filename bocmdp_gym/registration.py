@@ -32,6 +32,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.income_tax:income_tax_vector",
     ),
     Entry(
+        "bocmdp/LeaderActs-v0",
+        "bocmdp_gym.envs.leader_acts:LeaderActs",
+        "bocmdp_gym.envs.leader_acts:leader_acts_vector",
+    ),
+    Entry(
         "bocmdp/MetaRL-v0",
         "bocmdp_gym.envs.meta_rl:MetaRL",
         "bocmdp_gym.envs.meta_rl:meta_rl_vector",

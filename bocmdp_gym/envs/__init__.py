@@ -5,6 +5,7 @@ from bocmdp_gym.envs.dynamic_mechanism import DynamicMechanism
 from bocmdp_gym.envs.four_rooms import FourRooms
 from bocmdp_gym.envs.income_tax import IncomeTax
 from bocmdp_gym.envs.inventory import Inventory
+from bocmdp_gym.envs.leader_acts import LeaderActs
 from bocmdp_gym.envs.meta_rl import MetaRL
 from bocmdp_gym.envs.principal_agent import PrincipalAgent
 from bocmdp_gym.envs.random_mdp import RandomMDP
@@ -17,6 +18,7 @@ __all__ = [
     "FourRooms",
     "IncomeTax",
     "Inventory",
+    "LeaderActs",
     "MetaRL",
     "PrincipalAgent",
     "RandomMDP",
