@@ -637,6 +637,23 @@ def _income_tax(r: dict[str, Any]) -> Iterable[str]:
         yield ""
 
 
+def _leader_acts(r: dict[str, Any]) -> Iterable[str]:
+    def entries(game: dict[str, Any], name: str) -> tuple[str, ...]:
+        found = (game["runs"][name][kind] for kind in ("first steps", "exact"))
+        return tuple(f"{o['mean']:.2f} ± {o['standard_error']:.2f}" for o in found)
+
+    rows = []
+    for game in r["rows"]:
+        rows.append((game["game"], "best known", *(f"{game['best'][kind]:.2f}" for kind in ("first steps", "exact"))))
+        rows += [("", name, *entries(game, name)) for name in game["runs"]]
+        if game is r["rows"][0]:
+            for name, (mean, error) in r["published"].items():
+                rows.append(("", f"{name}, published", f"{mean:.2f}" + ("" if error is None else f" ± {error:.2f}"), ""))
+    yield from table(("game", "leader", "first 150 steps", "exact return"), rows)
+    yield ""
+    yield f"Discounted returns of the last x after {r['iterations']:,} updates, {r['seeds']} seeds, λ = {r['lambda']}."
+
+
 def _ppo_directions(r: dict[str, Any]) -> Iterable[str]:
     def row(values: Iterable[float]) -> str:
         return ", ".join(f"{value:.2f}" for value in values)
@@ -704,6 +721,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "leader_reward": _leader_reward,
     "tried_with": tried_with,
     "ppo_directions": _ppo_directions,
+    "leader_acts": _leader_acts,
 }
 #: Results whose benchmark writes its table itself.
 WRITTEN = ("follower_comparison", "sample_efficiency", "sample_efficiency_cells", "leader_comparison")

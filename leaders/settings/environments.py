@@ -62,6 +62,10 @@ DEFAULTS: dict[str, Defaults] = {
         note="--regularization is the lambda of all people.",
     ),
     "bocmdp/Inventory-v0": _STORAGE,
+    "bocmdp/LeaderActs-v0": Defaults(
+        {"leader": "exact", "regularization": 0.05, "learning_rate": 0.1, "iterations": 1000},
+        note="The best setting known of hpgd is --estimator td --td-rate 0.02 --schedule cosine.",
+    ),
     "bocmdp/MetaRL-v0": Defaults(
         same={"kl_weight": "regularization"},
         note="--regularization is kl_weight, the price of departing from the prior.",
