@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 
 import followers
-from bocmdp_gym import SuccessorTransitions, TabularBOCMDP, errors
+from bocmdp_gym import FactoredTransitions, SuccessorTransitions, TabularBOCMDP, errors
 from leaders.gradients import Estimate, Estimator, GeometricEstimator, MonteCarloEstimator, TDEstimator
 from tests.problems import brute_force_solution, finite_difference, random_x, relative_error
 
@@ -105,6 +105,20 @@ def test_forms_of_transitions_are_the_same_game() -> None:
         assert float(_model(**{**game, "transition": form}).leader_return(x, 0.3)) == pytest.approx(float(dense), abs=1e-12)
     rounded = {**game, "transition": game["transition"].astype(np.float32), "initial": game["initial"].astype(np.float32)}
     assert float(_model(**rounded).leader_return(x, 0.3)) == pytest.approx(float(dense), abs=1e-5)
+
+
+def test_contexts_and_actions_may_share_transitions() -> None:
+    """Two contexts with other rewards, and joint actions 2 and 5 that move alike."""
+    game, x = _game(contexts=2), random_x(S * L)
+    moves = game["transition"][0].reshape(S, L * A, S)
+    moves[:, 5] = moves[:, 2]
+    shared = moves.reshape(S, L, A, S)
+    expected = float(_model(**{**game, "transition": np.stack([shared, shared])}).leader_return(x, 0.3))
+    factored = FactoredTransitions(torch.from_numpy(np.delete(moves, 5, 1)), [0, 1, 2, 3, 4, 2, 5, 6])
+    for form in (shared, factored):
+        model = _model(**{**game, "transition": form})
+        assert model.configure(x).transition.n_contexts == 1
+        assert float(model.leader_return(x, 0.3)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_large_games_store_lists() -> None:
