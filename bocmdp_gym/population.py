@@ -30,10 +30,11 @@ from scipy import sparse
 from torch import Tensor
 
 from bocmdp_gym.arguments import Constructed, known_options
-from bocmdp_gym.crowd import Crowd, Structure
+from bocmdp_gym.crowd import PARTS, Crowd, Structure
 from bocmdp_gym.equilibrium import MAX_ITERATIONS, TOLERANCE, Equilibrium, EquilibriumAt, Found, Search, find
-from bocmdp_gym.errors import ModelError, OptionError
+from bocmdp_gym.errors import ConvergenceError, LeaderParameterError, ModelError, OptionError
 from bocmdp_gym.leaks import check_leaks
+from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.options import (
     as_array,
     check_count,
@@ -43,6 +44,7 @@ from bocmdp_gym.options import (
     check_number,
     check_regularization,
 )
+from bocmdp_gym.parts import check_part
 from bocmdp_gym.tabular import TabularBOCMDP
 from bocmdp_gym.validation import check_discount
 
@@ -116,12 +118,13 @@ class PopulationBOCMDP(Constructed):
             raise ModelError(f"example is {example!r}; expected a valid x, ({d},) numbers.")
         self.example: Array = start
         nothing, unbounded = np.zeros(n_loads), np.full(n_loads, np.inf)
+        least = np.where(visits.minimum(0.0).sum(axis=1) < 0.0, -np.inf, nothing)  # what visits never lower stays >= 0
         self.problem = TabularBOCMDP(
             **{name: self._of_pair(name, part) for name, part in self._parts.items()},
             leader_reward=0.0 * np.ones((1, 1, 1)),
             leader_dim=d + n_loads,
             parametrization=lambda z: (z[:d], z[d:]),
-            leader_space=gym.spaces.Box(np.concatenate([low, nothing]), np.concatenate([high, unbounded]), dtype=np.float64),
+            leader_space=gym.spaces.Box(np.concatenate([low, least]), np.concatenate([high, unbounded]), dtype=np.float64),
             example=np.concatenate([start, nothing]),
             context_probabilities=self.mass / self.mass.sum(),
             discount=discount,
@@ -221,7 +224,7 @@ class PopulationBOCMDP(Constructed):
         """How equilibria are found at one lambda."""
         regularization = check_regularization(regularization)
         tolerance, limit = check_number("tolerance", tolerance, above=0.0), check_count("max_iterations", max_iterations)
-        given = None if start is None else self._check_start(start)
+        given = None if start is None else self._check_loads("start", start)
 
         def find_at(x: Array) -> Found:
             loads, value = self._base(regularization) if given is None else (given, None)
@@ -229,15 +232,15 @@ class PopulationBOCMDP(Constructed):
 
         return Search(find_at)
 
-    def _check_start(self, start: Any) -> Array:
-        """Loads to start from.
+    def _check_loads(self, name: str, start: Any) -> Array:
+        """Loads, or those of an equilibrium.
 
         Raises:
             OptionError: something else.
         """
         array = as_array(start.loads.detach() if isinstance(start, Equilibrium) else start)
         if array is None or array.shape != (self.n_loads,) or not np.isfinite(array).all():
-            raise OptionError(f"start is {start!r}; expected finite loads of shape ({self.n_loads},), or one Equilibrium.")
+            raise OptionError(f"{name} is {start!r}; expected finite loads of shape ({self.n_loads},), or one Equilibrium.")
         return array
 
     @known_options()
@@ -308,14 +311,76 @@ class PopulationBOCMDP(Constructed):
 
     def _random_loads(self, x: Tensor, rng: np.random.Generator) -> Array:
         """The loads of random policies."""
-        structure, s = self._structure, self.n_states
-        configured = self.problem.configure(torch.cat([x.detach(), torch.zeros(self.n_loads, dtype=x.dtype)]))
-        prob = structure.flat(configured.transition.values, *structure.succ.shape[1:])
-        g = self.problem.leader_discount * (1.0 - structure.flat(configured.termination, self.n_actions))
-        policy = rng.dirichlet(np.ones(self.n_actions), self.n_contexts * s)
-        initial = structure.flat(configured.initial) * np.repeat(self.mass, s)
-        visitation = structure.solver.factor(policy * g, prob).solve_transposed(initial)
-        return structure.loads(visitation[:, None] * policy)
+        policy = rng.dirichlet(np.ones(self.n_actions), self.n_contexts * self.n_states).reshape(self._structure.sizes)
+        return self.loads_of(self.visits(x, np.zeros(self.n_loads), policy))
+
+    # ------------------------------------------------------------------------------------------------- given policies
+
+    def point(self, x: Any, loads: Any) -> Tensor:
+        """x ``(d,)`` and loads ``(K,)`` as the parameter of ``problem``, ``(d + K,)``.
+
+        Raises:
+            LeaderParameterError: x of another shape, or not finite.
+            OptionError: loads of another shape, or not finite.
+        """
+        leader = self._check_leader(x).detach()
+        if leader.ndim != 1:
+            raise LeaderParameterError(f"leader parameter has shape {tuple(leader.shape)}; expected one x, ({self.leader_dim},).")
+        return torch.cat([leader, torch.from_numpy(self._check_loads("loads", loads))])
+
+    def visits(self, x: Any, loads: npt.ArrayLike, policy: npt.ArrayLike, horizon: int | None = None) -> Array:
+        """How often all followers of each class take each action in each state, by policies of their own ``(C, S, A)``.
+
+        They are discounted as loads are (``load_discount``); the dynamics are those at x and the loads given.
+
+        Args:
+            x: ``(d,)``.
+            loads: ``(K,)``.
+            policy: the classes' action probabilities ``(C, S, A)``.
+            horizon: steps after which episodes are cut; None: they go on to their end.
+
+        Raises:
+            LeaderParameterError: x of another shape, or not finite.
+            OptionError: loads or a policy of another shape, or a horizon below 1.
+            ConvergenceError: a class never ends its episodes under its policy, so that its visits are not finite.
+        """
+        structure, table = self._structure, as_array(policy)
+        if table is None or table.shape != structure.sizes:
+            raise OptionError(f"policy has shape {np.shape(policy)}; expected probabilities {structure.sizes}, (C, S, A).")
+        met = self.problem.configure(self.point(x, loads))
+        values = met.transition.values
+        prob = structure.flat(values[0] if values.ndim > 4 else values, *structure.succ.shape[1:])
+        going = self.problem.leader_discount * (1.0 - structure.flat(met.termination, self.n_actions))
+        flat = table.reshape(-1, self.n_actions)
+        starts = structure.flat(met.initial) * np.repeat(self.mass, self.n_states)
+        if horizon is None:
+            visitation = structure.solver.factor(flat * going, prob).solve_transposed(starts)
+        else:
+            visitation, left = starts.copy(), starts
+            for _ in range(check_count("horizon", horizon) - 1):
+                left = structure.adjoint(prob, left[:, None] * flat * going)
+                visitation += left
+                if left.sum() < 1e-16 * starts.sum():
+                    break
+        if not (np.isfinite(visitation).all() and visitation.min() >= -1e-9 * max(1.0, float(visitation.max()))):
+            raise ConvergenceError(
+                "a class of the population never ends its episodes under its policy, so that its loads are not finite; expected "
+                "policies that end from wherever they come. Let followers learn longer, or choose at random among good actions "
+                "(a softmax of their values)."
+            )
+        visits: Array = (np.maximum(visitation, 0.0)[:, None] * flat).reshape(structure.sizes)
+        return visits
+
+    def loads_of(self, visits: npt.ArrayLike) -> Array:
+        """What visits ``(C, S, A)`` of all classes add up to, ``(K,)``.
+
+        Raises:
+            OptionError: visits of another shape.
+        """
+        array = as_array(visits)
+        if array is None or array.shape != self._structure.sizes:
+            raise OptionError(f"visits have shape {np.shape(visits)}; expected {self._structure.sizes}, (C, S, A).")
+        return self._structure.loads(array.reshape(-1, self.n_actions))
 
     def _check_leader(self, x: Any) -> Tensor:
         """x as a float64 tensor ``(..., d)``, checked as any tabular model's."""
@@ -381,6 +446,20 @@ class AmongOthers(TabularBOCMDP):
             discount=population.discount,
             leader_discount=given,
         )
+
+    def met_at(self, x: Any, loads: npt.ArrayLike, values: npt.ArrayLike) -> ConfiguredMDPs:
+        """The problem at x where the others are at these loads ``(K,)`` and values ``(C, S)``, at equilibrium or not.
+
+        Raises:
+            LeaderParameterError: x of another shape, or not finite.
+            OptionError: loads or values of another shape.
+        """
+        given, point = as_array(values), self._check_one(x).detach()
+        if given is None or given.shape != (self.n_contexts, self.n_states):
+            raise OptionError(f"values have shape {np.shape(values)}; expected {(self.n_contexts, self.n_states)}, (C, S).")
+        z = (point, torch.from_numpy(self.population._check_loads("loads", loads)), torch.from_numpy(given))
+        parts = {name: self.part(name, z) for name in (*PARTS, "leader_reward")}
+        return ConfiguredMDPs(self, point, parts, {name: check_part(name, parts[name]) for name in self.moving})
 
     @staticmethod
     def _of_triple(part: Function) -> Any:

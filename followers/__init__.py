@@ -11,13 +11,15 @@ from followers.base import Follower, Task
 from followers.callable import CallableFollower
 from followers.checks import check_follower
 from followers.empirical import EmpiricalPolicy, empirical_policy
+from followers.fictitious_play import FictitiousPlay, PopulationResponse
 from followers.iterative import IterativeFollower, Solve
 from followers.linear_programming import LinearProgramming
 from followers.natural_policy_gradient import NaturalPolicyGradient
 from followers.oracle import TrajectoryOracle
 from followers.policies import InterpolatedPolicy, Policy, TabularPolicy
-from followers.policy_distance import Suboptimality, suboptimality
+from followers.policy_distance import Suboptimality, exploitability, suboptimality
 from followers.policy_gradient import VanillaPolicyGradient
+from followers.population_oracle import PopulationOracle
 from followers.ray_oracle import RayOracle
 from followers.registry import register
 from followers.regularization import RegularizationEstimate, estimate_regularization
@@ -43,12 +45,15 @@ _LAZY = {
 __all__ = [
     "CallableFollower",
     "EmpiricalPolicy",
+    "FictitiousPlay",
     "Follower",
     "InterpolatedPolicy",
     "IterativeFollower",
     "LinearProgramming",
     "NaturalPolicyGradient",
     "Policy",
+    "PopulationOracle",
+    "PopulationResponse",
     "RayOracle",
     "RegularizationEstimate",
     "SACFollower",
@@ -69,6 +74,7 @@ __all__ = [
     "check_follower",
     "empirical_policy",
     "estimate_regularization",
+    "exploitability",
     "register",
     "suboptimality",
 ]

@@ -129,6 +129,8 @@ class Follower(WithArguments, ABC):
         anneals: whether its lambda may be set anew between responses: ``regularization`` is read at each.
         resumes: whether `state` holds all that it has learnt, so that `load_state` puts it back.
         shared: whether one learner serves all contexts, so that it cannot answer in several at once.
+        populates: whether it answers for a whole population, whose loads are those that it makes: its policies bring the problem
+            they are played in (`Policy.problem`), which is not the model at x.
         exposes_probabilities: whether its policies do; None where that depends on the response.
         greedy: whether it answers with the best action alone. Such a policy jumps as x moves, or stands still: no hypergradient
             finds how it reacts.
@@ -145,6 +147,7 @@ class Follower(WithArguments, ABC):
     anneals: bool = False
     resumes: bool = True
     shared: bool = False
+    populates: bool = False
     greedy: bool = False
     markov: bool = True
     exposes_probabilities: bool | None = None

@@ -112,6 +112,18 @@ class LinearProgramming(Follower):
         self._actions = arrays_by_context(state, (-1,), "i")
 
 
+def plain_optimum(
+    arrays: ContextArrays, tolerance: float = 1e-9, max_iterations: int | None = None
+) -> tuple[Actions, Array, Array]:
+    """Actions ``(S,)``, values ``(S,)`` and Q ``(S, A)`` that are optimal for the follower's plain return (lambda = 0).
+
+    Raises:
+        ConvergenceError: HiGHS found no optimum within its limits.
+    """
+    everything = np.ones(arrays.reward.shape, dtype=np.bool_)
+    return _Program(arrays, tolerance, max_iterations).solve(arrays.reward, arrays.continuation, everything, None)
+
+
 class _Program:
     """Plain MDPs on one context's transitions, with rewards and continuations to be given; counts simplex iterations."""
 

@@ -98,6 +98,11 @@ class TrajectoryOracle(WithArguments):
                 "unwrap the environment or pass compiled=False."
             )
         self.compiled = simulable if compiled is None else compiled
+        if follower.populates and not self.compiled:
+            raise UnsupportedError(
+                f"{type(follower).__name__} has its policies played at the loads they make, by the compiled sampler, which "
+                "cannot play here; take off the wrappers that change the environment, and leave compiled out."
+            )
         self._leader: Array | None = None
         self._key: bytes | None = None
         self._mdps: ConfiguredMDPs | None = None  # at that x
@@ -163,6 +168,14 @@ class TrajectoryOracle(WithArguments):
             self._mdps = self._configured(self.model, leader)
         return self._mdps
 
+    def configure_for(self, policy: Policy) -> ConfiguredMDPs:
+        """The arrays that a response is played in: the model's at its x, unless it brings its own (`Policy.problem`).
+
+        Raises:
+            UnsupportedError: as `configure`.
+        """
+        return self.configure(policy.leader) if policy.problem is None else policy.problem
+
     def _configured(self, model: TabularBOCMDP, leader: Array) -> ConfiguredMDPs:
         """The model's arrays at a checked x, with the follower's share of the leader's reward where a layer pays one."""
         mdps = model.configure_with_graph(leader)
@@ -198,7 +211,8 @@ class TrajectoryOracle(WithArguments):
         leader = self._checked(x)
         context = check_context(context, self.core.context_space)
         task = Task(leader, context, self.core, self.env, self.layers, self.configure)
-        if self.follower.plans and isinstance(self.model, TabularBOCMDP):  # it will ask for these, so they are made on the way
+        plans = self.follower.plans and not self.follower.populates
+        if plans and isinstance(self.model, TabularBOCMDP):  # it will ask for these, so they are made on the way
             if self._mdps is None:
                 self._mdps = self._configured(self.model, leader)
             task.mdps, task.arrays = self._mdps, self._mdps.arrays(context)
@@ -301,7 +315,7 @@ class TrajectoryOracle(WithArguments):
         paired: bool,
     ) -> Trajectories:
         """The compiled path."""
-        arrays = self.configure(policy.leader).arrays(policy.context)
+        arrays = self.configure_for(policy).arrays(policy.context)
         shown = self._observations(policy.context)
         limits = [limit for limit in (self.layers.horizon, horizon) if limit is not None]
         limit = min(limits, default=None)

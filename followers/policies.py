@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ModelError, UnsupportedError
 from bocmdp_gym.kernels.bounds import LARGEST, all_within
+from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.options import as_array
 from followers.empirical import EmpiricalPolicy
 from followers.environments import AnyEnv, rows
@@ -40,6 +41,8 @@ class Policy(Constructed, ABC):
         value: the follower's regularised values V ``(S,)``, where it knows them.
         estimate: what `probabilities` rest on, where they were counted in trajectories.
         metrics: numbers about the response, by name; they go into the history.
+        problem: the arrays that it is played in, where these are not the model's at x: those of a population at the loads of
+            this response (`followers.FictitiousPlay`). None elsewhere.
     """
 
     leader: Array
@@ -51,6 +54,7 @@ class Policy(Constructed, ABC):
     value: Array | None = None
     estimate: EmpiricalPolicy | None = None
     metrics: Mapping[str, float] = MappingProxyType({})
+    problem: ConfiguredMDPs | None = None
 
     def begin(self, env: AnyEnv) -> Policy:
         """What acts in ``env`` from the start of an episode on; in all copies, where that is a vector environment."""

@@ -7,6 +7,13 @@ The mathematics. Per context, with pi* and V* the regularised optimum at x, d^pi
     value gap           sum_s mu(s) (V*(s) - V^pi(s)) = sum_s d^pi(s) lambda KL(pi(.|s), pi*(.|s)) >= 0
     total variation     <1/2 sum_a |pi - pi*|>_{pi*}
     entropy             <H(pi)>_pi, and <H(pi*)>_{pi*} of the optimum
+
+Of a population, whose classes of mass m_xi play pi_xi at loads rho, the *exploitability* is the mean value gap of its followers,
+
+    sum_xi m_xi sum_s mu_xi(s) (V*_xi(s; rho) - V^pi_xi(s; rho)) / sum_xi m_xi >= 0,
+
+what each could gain on average by answering the loads at best, all others staying as they are. Where the policies make just these
+loads, it is 0 at an equilibrium, and nowhere else.
 """
 
 from __future__ import annotations
@@ -18,13 +25,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP
 from bocmdp_gym.arguments import Constructed, known_options
-from bocmdp_gym.errors import ContextError, LeaderParameterError, ModelError
+from bocmdp_gym.errors import ContextError, ConvergenceError, LeaderParameterError, ModelError
 from bocmdp_gym.mdps import ConfiguredMDPs
 from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import as_array, check_instance, check_regularization
-from followers.evaluation import entropy, visitation
+from followers.evaluation import entropy, policy_values, visitation
+from followers.linear_programming import plain_optimum
 from followers.policies import Array, TabularPolicy
 
 
@@ -99,6 +107,45 @@ def suboptimality(
         deltas=tuple(rows[:, 0].tolist()),
         value_gaps=tuple(rows[:, 1].tolist()),
     )
+
+
+@known_options()
+def exploitability(
+    population: PopulationBOCMDP, policies: Tensor | npt.ArrayLike, x: Any, loads: Any, regularization: float | None
+) -> float:
+    """What followers of a population could gain on average by the best answer to its loads (module docstring).
+
+    Args:
+        population: who meets.
+        policies: of the classes, ``(C, S, A)``.
+        x: the leader parameter ``(d,)``.
+        loads: that the policies make ``(K,)``.
+        regularization: lambda, in whose values gains are counted; None: in plain ones.
+
+    Raises:
+        ModelError: policies of another shape, or whose rows are no distributions.
+        LeaderParameterError, OptionError: x or loads of another shape, or not finite.
+        RegularizationError, ConvergenceError: as `TabularBOCMDP.solve`; and policies that never end their episodes, of which
+            there are no values.
+    """
+    check_instance("population", population, PopulationBOCMDP)
+    point = population.point(x, loads)
+    mdps = population.problem.configure(point)
+    if regularization is not None:
+        gain = suboptimality(mdps, policies, point, regularization).value_gap
+    else:
+        gaps = []
+        for context, table in zip(*_tables(mdps, policies), strict=True):
+            arrays = mdps.arrays(context)
+            gaps.append(arrays.initial @ (plain_optimum(arrays)[1] - policy_values(arrays, table, 0.0).value))
+        gain = float(mdps.model.context_probabilities @ np.array(gaps))
+    if not np.isfinite(gain):
+        raise ConvergenceError(
+            "a class of the population never ends its episodes under its policy, so that it has no values; expected policies "
+            "that end from wherever they come. Let followers learn longer, or for more rounds, or choose at random among good "
+            "actions (a softmax of their values)."
+        )
+    return max(0.0, gain)
 
 
 def _measure(mdps: ConfiguredMDPs, context: int, table: Array, lam: float, solver: WarmSolver) -> tuple[float, ...]:

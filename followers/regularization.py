@@ -75,7 +75,7 @@ def estimate_regularization(
     env_steps = check_count("env_steps", env_steps, 0)
     if not isinstance(oracle.model, TabularBOCMDP) or (env_steps and not oracle.exposes_states):
         return _without_table(oracle, policy, env_steps, rng)
-    arrays, tabulated = oracle.configure(policy.leader).arrays(policy.context), oracle.tabulate(policy)
+    arrays, tabulated = oracle.configure_for(policy).arrays(policy.context), oracle.tabulate(policy)
     if not env_steps:
         if tabulated is None:
             raise UnsupportedError(

@@ -96,6 +96,10 @@ class Replay:
             self._configured = leader.tobytes(), self.model.configure_with_graph(leader)
         return self._configured[1]
 
+    def configure_for(self, policy: Policy) -> ConfiguredMDPs:
+        """As `TrajectoryOracle.configure_for`."""
+        return self.configure(policy.leader)
+
     def _on_table(self, batch: Trajectories) -> Array:
         values: Array = self.configure(batch.leader).arrays(batch.context).leader_reward[batch.states, batch.actions]
         return values

@@ -280,6 +280,8 @@ COLUMNS = {
     "follower_residual": "what remains of the follower's error, by the measure its class names (a soft Bellman residual, mostly)",
     "follower_delta": "max |pi - pi*| of the follower's policy (delta of Assumption 2.4), where the model is tabular",
     "follower_value_gap": "the follower's regularised V* - V^pi at the start, of the same policy",
+    "exploitability": "fictitious play: what followers of the population could gain on average by the best answer to its loads",
+    "population_rounds": "fictitious play: rounds of this iteration's response",
     "slack_NAME": "how far the constraint NAME is from its level, in the worst context; negative: violated",
     "slack_error_NAME": "the standard error of a sampled slack",
     "multiplier_NAME": "its multiplier y in the augmented Lagrangian, in the worst context",

@@ -48,6 +48,8 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
     Starts at the middle of ``bounds``. ``mode="set"``: terminates after one action. ``mode="step"``: truncated after ``horizon``
     actions.
 
+    ``info`` has the ``x`` that the follower answered; of a `followers.FictitiousPlay`, also its exploitability and rounds.
+
     ## Arguments
     env, follower: as for `leaders.optimize`.
     bounds: finite (low, high), numbers or arrays ``(d,)``; needed where ``leader_space`` is unbounded.
@@ -155,7 +157,7 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
                 raise UnsupportedError(
                     f"exact values need action probabilities, and {type(policy).__name__} has none; use value='sampled'."
                 )
-            values.append(policy_return(self.oracle.configure(x).arrays(context), tabulated.table))
+            values.append(policy_return(self.oracle.configure_for(policy).arrays(context), tabulated.table))
         if self._coupling is not None:
             return self._coupling.value(self._coupling.possible(np.array(values)))
         total = 0.0
@@ -170,7 +172,7 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         return self._position.astype(np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Choose (or move) x. ``info["x"]`` is the x the follower answered.
+        """Choose (or move) x; ``info``: see the class.
 
         Raises:
             OptionError: an action of the wrong shape, or not finite.
@@ -184,7 +186,11 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         x = self.to_x(self._position)
         reward = self.value(x)
         truncated = self.mode == "step" and self._age >= self.horizon
-        return self._position.astype(np.float32), reward, self.mode == "set", truncated, {"x": x}
+        info: dict[str, Any] = {"x": x}
+        answer = self.oracle.last_response
+        if answer is not None and self.oracle.follower.populates:
+            info |= answer.metrics
+        return self._position.astype(np.float32), reward, self.mode == "set", truncated, info
 
 
 def _bounds(bounds: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:

@@ -109,4 +109,4 @@ class _Returns:
             return float(batch.discounted_returns(self.oracle.core.leader_discount, leader=True).mean())
         if self._loss is not None:
             return -float(evaluate_loss(self._loss, x.detach(), torch.from_numpy(table.table), context))
-        return policy_return(self.oracle.configure(x).arrays(context), table.table)
+        return policy_return(self.oracle.configure_for(policy).arrays(context), table.table)

@@ -137,6 +137,11 @@ class SampledLagrangian:
             raise UnsupportedError(
                 f"{name} cannot weigh the outcome of a SampledConstraint; use HPGD with monte_carlo or critic, or ZeroOrder."
             )
+        if oracle.follower.populates:
+            raise UnsupportedError(
+                f"a SampledConstraint weighs the steps of single followers, and {type(oracle.follower).__name__} answers for a "
+                "population; write the outcome into its objective(x, loads, values)."
+            )
         self._replays, self._estimators = [], []
         for constraint in self.constraints:
             if constraint.steps is not None and not estimator.working.replays_steps:

@@ -45,7 +45,7 @@ NEVER = [one for one in WRONG if isinstance(one, (str, bytes, complex, dict, typ
 RESULTS = {
     "ConfiguredMDPs", "Solution", "Weights", "Trajectories", "Benchmark", "Task", "Suboptimality", "EmpiricalPolicy", "Result",
     "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "PolicyEvaluation", "Estimate",
-    "RewardModel", "Equilibrium",
+    "RewardModel", "Equilibrium", "PopulationResponse",
 }  # fmt: skip
 #: Bases to derive from, protocols, and types.
 BASES = {
@@ -182,6 +182,11 @@ CASES: dict[str, Case] = {
     ),
     "PopulationBOCMDP.equilibria": Case(population().equilibria, lambda: {"x": [0.1], **LAMBDA, "starts": 2, "rng": rng()}),
     "PopulationBOCMDP.leader_return": Case(population().leader_return, lambda: {"x": [0.1], **LAMBDA}),
+    "PopulationBOCMDP.point": Case(population().point, lambda: {"x": [0.1], "loads": [0.3]}),
+    "PopulationBOCMDP.visits": Case(
+        population().visits, lambda: {"x": [0.1], "loads": [0.3], "policy": np.full((1, 1, 2), 0.5), "horizon": 3}
+    ),
+    "PopulationBOCMDP.loads_of": Case(population().loads_of, lambda: {"visits": np.full((1, 1, 2), 0.5)}),
     "PopulationBOCMDP.at": Case(population().at, lambda: dict(LAMBDA)),
     "TabularEnv": Case(bocmdp_gym.TabularEnv, lambda: {"model": model(), "horizon": 5}),
     "TabularEnv.set_leader": Case(env().set_leader, lambda: {"x": np.zeros(2)}),
@@ -248,6 +253,21 @@ CASES: dict[str, Case] = {
     "estimate_regularization": Case(
         followers.estimate_regularization,
         lambda: {"oracle": oracle(), "policy": response(), "env_steps": 20, "rng": rng()},
+    ),
+    "FictitiousPlay": Case(
+        followers.FictitiousPlay,
+        lambda: {"follower": planner(), "rounds": 2, "tolerance": 0.1, "step": 0.5, "sample_steps": 10},
+    ),
+    "PopulationOracle": Case(
+        followers.PopulationOracle,
+        lambda: {"env": population(), "follower": planner(), "rounds": 2, "tolerance": 0.1, "step": 0.5, "sample_steps": 10},
+    ),
+    "PopulationOracle.play": Case(
+        followers.PopulationOracle(population(), planner(), rounds=2).play, lambda: {"x": [0.1], "rng": rng()}
+    ),
+    "exploitability": Case(
+        followers.exploitability,
+        lambda: {"population": population(), "policies": np.full((1, 1, 2), 0.5), "x": [0.1], "loads": [0.3], **LAMBDA},
     ),
     "suboptimality": Case(
         followers.suboptimality, lambda: {"model": model(), "policy": np.full((2, 3, 2), 0.5), "x": np.zeros(2), **LAMBDA}

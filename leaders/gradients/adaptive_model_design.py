@@ -75,6 +75,7 @@ class AdaptiveModelDesignEstimator(Estimator):
     """
 
     needs_model = True
+    needs_equilibrium = False  # it computes it
     needs_successors = True
 
     def __init__(self, sweeps: int = 100, regularization: float | None = None):

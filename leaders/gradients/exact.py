@@ -161,6 +161,7 @@ class ExactEstimator(Estimator):
     """
 
     needs_model = True
+    needs_equilibrium = False  # it computes it
     accepts_loss = True
 
     def __init__(

@@ -31,6 +31,8 @@ class Needs:
     Attributes:
         needs_regularization: lambda enters the estimate, and the follower must choose at random among good actions; otherwise a
             follower without one, or a greedy one, or one that does not choose by the observation alone, will do.
+        needs_equilibrium: a response is taken for one to the model at x, where in a population the others are at equilibrium: not
+            for followers who make the loads themselves (`followers.FictitiousPlay`).
         needs_model: a tabular model is read: its arrays, and their derivatives in x.
         needs_rewards: a model of any kind is read: rewards as differentiable functions of x.
         needs_successors: every action of the tabular model has a list of successors of its own: no factored transitions.
@@ -50,6 +52,7 @@ class Needs:
     """
 
     needs_regularization: bool = True
+    needs_equilibrium: bool = True
     needs_model: bool = False
     needs_rewards: bool = False
     needs_successors: bool = False
@@ -261,6 +264,12 @@ def _check_model(needs: Needs, model: TabularBOCMDP, loss: Loss | None) -> None:
 
 def _check_follower(needs: Needs, oracle: TrajectoryOracle) -> None:
     name, follower = type(needs).__name__, oracle.follower
+    if needs.needs_equilibrium and follower.populates:
+        raise UnsupportedError(
+            f"{name} takes responses for those of a single follower among others at their exact equilibrium, and those of "
+            f"{type(follower).__name__} move the loads as they learn, by a way that has no derivative here. Use ZeroOrder or "
+            "LeaderEnv, which compare returns; or ExactGradient, whose hypergradient runs through the equilibrium of the model."
+        )
     if needs.needs_iterative and not follower.iterative:
         raise UnsupportedError(
             f"{name} stops its follower after 2, 4, 8, ... iterations and lets it continue, which {type(follower).__name__} "

@@ -54,7 +54,7 @@ class ZeroOrderEstimator(Estimator):
         common_random_numbers: all responses and returns of an estimate draw the same random numbers, episode by episode.
         regularization: lambda, for evaluation only; the follower's if None.
 
-    ``metrics``: ``smoothing``, and ``follower_training_steps`` of all points together.
+    ``metrics``: ``smoothing``, those of the answer at the first point, and ``follower_training_steps`` of all points together.
 
     Points x + u z beyond a bounded ``leader_space`` are moved to its nearest point; near the border that biases the estimate.
 
@@ -63,7 +63,7 @@ class ZeroOrderEstimator(Estimator):
     """
 
     accepts_loss = True
-    needs_regularization = False
+    needs_regularization = needs_equilibrium = False
     replays = True
 
     def __init__(
@@ -134,11 +134,14 @@ class ZeroOrderEstimator(Estimator):
     ) -> Estimate:
         """Differences of a function of x, at distance u."""
         before, gradients, returns = oracle.env_steps, [], []
+        metrics: dict[str, float] = {}
         with branching(oracle.follower) as branches:
 
             def value(point: Tensor) -> float:
                 branches.begin()
                 returns.append(evaluate(point))
+                if len(returns) == 1 and oracle.last_response is not None:
+                    metrics.update(oracle.last_response.metrics)
                 return returns[-1]
 
             here = None if self.two_sided else value(x)
@@ -152,7 +155,7 @@ class ZeroOrderEstimator(Estimator):
             if here is not None:
                 returns = [here]
         gradient, error = combine_groups(gradients, [1] * self.directions)
-        metrics = {"smoothing": u}
+        metrics["smoothing"] = u
         if oracle.training_steps:
             metrics["follower_training_steps"] = float(oracle.training_steps)
         return Estimate(gradient, sum(returns) / len(returns), oracle.env_steps - before, error, metrics)
@@ -192,4 +195,4 @@ class ZeroOrderEstimator(Estimator):
         table: Array = policy_table(oracle, policy, "ZeroOrder(exact=True)")
         if self.loss is not None:
             return -float(evaluate_loss(self.loss, x.detach(), torch.from_numpy(table), context))
-        return policy_return(oracle.configure(x).arrays(context), table)
+        return policy_return(oracle.configure_for(policy).arrays(context), table)

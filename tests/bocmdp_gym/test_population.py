@@ -383,3 +383,59 @@ def test_bad_questions_are_refused() -> None:
         model.equilibrium([0.0], 1.0, tolerence=1e-3)
     assert isinstance(model.at(1.0), TabularBOCMDP)
     assert "1 classes" in repr(model)
+
+
+@pytest.mark.parametrize("options", CASES)
+def test_visits_of_given_policies_make_their_loads(options: dict[str, Any]) -> None:
+    """Those of the equilibrium's policies make the equilibrium; cut at a horizon, they come to the same."""
+    model = random_population(2, **options)
+    x = np.random.default_rng(0).standard_normal(4)
+    found = model.equilibrium(x, LAMBDA)
+    visits = model.visits(x, found.loads, found.policy)
+    np.testing.assert_allclose(model.loads_of(visits), found.loads, rtol=1e-9)
+    np.testing.assert_allclose(model.visits(x, found.loads, found.policy, horizon=300), visits, rtol=1e-9)
+    first = model.visits(x, found.loads, found.policy, horizon=1)
+    starts = model.problem.configure(np.concatenate([x, found.loads])).initial.detach()
+    np.testing.assert_allclose(first.sum(-1), torch.from_numpy(model.mass)[:, None] * starts.expand(3, 5), rtol=1e-12)
+    with pytest.raises(OptionError, match=r"policy has shape \(3, 5\)"):
+        model.visits(x, found.loads, np.ones((3, 5)))
+    with pytest.raises(OptionError, match="loads is"):
+        model.visits(x, [1.0], found.policy)
+    with pytest.raises(OptionError, match="visits have shape"):
+        model.loads_of(visits[0])
+
+
+def test_one_follower_among_others_who_are_anywhere() -> None:
+    model = random_population(0, terminating=True)
+    one, x = model.at(LAMBDA), np.random.default_rng(1).standard_normal(4)
+    exact = model.equilibrium(x, LAMBDA)
+    at, met = one.configure(x), one.met_at(x, exact.loads, exact.value)
+    for name in ("reward", "leader_reward", "termination", "initial"):
+        torch.testing.assert_close(getattr(met, name), getattr(at, name))
+    there = one.met_at(x, exact.loads + 1.0, exact.value)
+    policy = exact.policy
+    returns = there.policy_return(policy)
+    expected = model.objective(torch.from_numpy(x), exact.loads + 1.0, exact.value)
+    torch.testing.assert_close(returns, expected.expand(3))
+    with pytest.raises(OptionError, match="values have shape"):
+        one.met_at(x, exact.loads, exact.value[0])
+
+
+def test_loads_may_be_negative_where_visits_lower_them() -> None:
+    low = random_population(0, terminating=True).problem.leader_space.low
+    assert (low[-4:] == 0.0).all()
+    model = PopulationBOCMDP(
+        reward=lambda x, loads: torch.stack([loads[0] - x[0], loads[0]]).reshape(1, 1, 2),
+        load=np.array([[[1.0, -1.0]]]),
+        mass=[1.0],
+        objective=lambda x, loads, values: loads[0] * x[0],
+        transition=np.ones((1, 1, 2, 1)),
+        initial=[[1.0]],
+        termination=np.ones((1, 1, 2)),
+        discount=1.0,
+        leader_dim=1,
+    )
+    found = followers.PopulationOracle(model, followers.SoftPolicyIteration(LAMBDA), rounds=3).play(
+        [2.0], np.random.default_rng(0)
+    )
+    assert found.loads[0] < -0.5

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import bocmdp_gym
 import followers
 import leaders
 from bocmdp_gym import errors
-from followers import StepSize, TrajectoryOracle, suboptimality
+from followers import StepSize, TrajectoryOracle, exploitability, suboptimality
+from followers.evaluation import policy_values
+from tests.bocmdp_gym.test_population import random_population
 from tests.problems import F64, random_model, random_x, small_rooms
 
 LAM = 0.3
@@ -172,3 +176,77 @@ def test_hpgd_improves_the_leader_with_any_of_them(follower: followers.Follower)
     assert result.leader_return is not None
     assert result.history["leader_return"][0] < 0.3
     assert result.leader_return > 0.8
+
+
+def _bridge() -> bocmdp_gym.PopulationBOCMDP:
+    """Two classes who choose once: a bridge that fills up, or a ferry."""
+    ferry = torch.tensor([3.0, 2.5], dtype=F64)
+    return bocmdp_gym.PopulationBOCMDP(
+        reward=lambda x, loads: -torch.stack([(1.0 + loads[0] ** 2 + x[0]).expand(2), ferry], -1)[:, None],
+        load=np.array([[[1.0, 0.0]]]),
+        mass=[2.0, 1.0],
+        objective=lambda x, loads, values: x[0] * loads[0],
+        transition=np.ones((1, 1, 2, 1)),
+        initial=[[1.0]],
+        termination=np.ones((1, 1, 2)),
+        discount=1.0,
+        leader_dim=1,
+    )
+
+
+@pytest.mark.parametrize("regularization", [0.2, None])
+def test_exploitability_is_what_the_best_answer_gains(regularization: float | None) -> None:
+    """One choice, so that values are sums and the best answer is known; by mass, 2 to 1."""
+    model, x = _bridge(), np.array([0.3])
+    share = np.array([0.4, 0.7])
+    policies = np.stack([share, 1.0 - share], -1)[:, None]
+    load = float(model.mass @ share)
+    lam = 0.0 if regularization is None else regularization
+    rewards = -np.stack([np.full(2, 1.0 + load**2 + 0.3), [3.0, 2.5]], -1)
+    entropy = -(policies * np.log(policies)).sum(-1)[:, 0]
+    own = (policies[:, 0] * rewards).sum(-1) + lam * entropy
+    best = rewards.max(-1) if regularization is None else lam * np.log(np.exp(rewards / lam).sum(-1))
+    expected = float(model.mass @ (best - own)) / 3.0
+    found = exploitability(model, policies, x, [load], regularization)
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert found > 0.01
+
+
+@pytest.mark.parametrize("terminating", [True, False])
+def test_exploitability_equals_a_search_of_all_rules(terminating: bool) -> None:
+    """Plain gains of several steps: the best of all deterministic policies, class by class."""
+    model = random_population(0, terminating=terminating)
+    rng = np.random.default_rng(0)
+    x, loads = rng.standard_normal(4), rng.random(4)
+    policies = rng.dirichlet(np.ones(3), (3, 5))
+    mdps = model.problem.configure(np.concatenate([x, loads]))
+    expected = 0.0
+    for context, weight in enumerate(model.mass / model.mass.sum()):
+        arrays = mdps.arrays(context)
+        rules = (np.eye(3)[list(actions)] for actions in itertools.product(range(3), repeat=5))
+        best = max(float(arrays.initial @ policy_values(arrays, rule, 0.0).value) for rule in rules)
+        expected += weight * (best - float(arrays.initial @ policy_values(arrays, policies[context], 0.0).value))
+    assert exploitability(model, policies, x, loads, None) == pytest.approx(expected, rel=1e-9)
+
+
+def test_exploitability_is_0_at_the_equilibrium_and_nowhere_else() -> None:
+    model, rng = random_population(1, terminating=True), np.random.default_rng(0)
+    x = rng.standard_normal(4)
+    exact = model.equilibrium(x, 0.5)
+    assert exploitability(model, exact.policy, x, exact.loads, 0.5) < 1e-12
+    for distance in (0.01, 0.1, 0.5):
+        policies = (1.0 - distance) * exact.policy.numpy() + distance * rng.dirichlet(np.ones(3), (3, 5))
+        loads = model.loads_of(model.visits(x, exact.loads, policies))
+        assert exploitability(model, policies, x, loads, 0.5) > 1e-4 * distance
+
+
+def test_exploitability_refuses_what_it_cannot_measure() -> None:
+    model = _bridge()
+    with pytest.raises(errors.OptionError, match="population"):
+        exploitability(random_model(0), np.ones((2, 1, 2)), [0.0], [1.0], 0.2)  # type: ignore[arg-type]
+    with pytest.raises(errors.ModelError, match="expected a distribution"):
+        exploitability(model, np.ones((2, 1, 2)), [0.0], [1.0], 0.2)
+    with pytest.raises(errors.OptionError, match="loads is"):
+        exploitability(model, np.full((2, 1, 2), 0.5), [0.0], [1.0, 2.0], 0.2)
+    with pytest.raises(errors.LeaderParameterError, match="expected one x"):
+        exploitability(model, np.full((2, 1, 2), 0.5), [[0.0]], [1.0], 0.2)
