@@ -17,7 +17,7 @@ import gymnasium as gym
 import bocmdp_gym  # noqa: F401 - registers the environments
 from bocmdp_gym.docstrings import argument_help, summary
 from bocmdp_gym.errors import OptionError
-from followers import Follower
+from followers import FictitiousPlay, Follower
 from followers.registry import FOLLOWERS, make_follower
 from leaders.annealing import Annealing
 from leaders.gradients import Estimator
@@ -63,6 +63,9 @@ class RunSettings:
     follower_steps: int | None = None
     follower_options: Mapping[str, Any] = field(default_factory=dict)
     leader_objective: str = "mean"
+    rounds: int | None = None
+    """Populations: rounds of fictitious play per response, in which learning followers meet on the loads they make; the exact
+    equilibrium if not given."""
     regularization: float = 0.001
     """The follower's entropy coefficient lambda > 0: how random its optimal behaviour is."""
     regularization_from: float | None = None
@@ -133,7 +136,8 @@ class RunSettings:
             if option.name in given:
                 raise OptionError(f"{option.name} is set by --{hyphenated(name)}; leave it out of --follower-options.")
             given[option.name] = option.value(value)
-        return make_follower(self.follower, lam, self.follower_steps, given)
+        follower = make_follower(self.follower, lam, self.follower_steps, given)
+        return follower if self.rounds is None else FictitiousPlay(follower, self.rounds)
 
     def make_leader(self) -> Leader:
         """The leader."""
@@ -152,9 +156,10 @@ class RunSettings:
                 user = next(who for who, kind in _users().items() if kind is chosen)
                 raise OptionError(f"--{hyphenated(name)} is an option of {users}, not of {user}.")
             given[option.name] = option.value(getattr(self, name))
-        if not leader.asks_follower and self.follower != _PLANNER:
+        if not leader.asks_follower and (self.follower != _PLANNER or self.rounds is not None):
+            unasked = f"--follower {self.follower}" if self.rounds is None else f"--rounds {self.rounds}"
             raise OptionError(
-                f"{self.leader} computes the follower's optimum from the model, so --follower {self.follower} would never be "
+                f"{self.leader} computes the follower's optimum from the model, so {unasked} would never be "
                 f"asked; leave it out, or use --leader {' or '.join(n for n, kind in LEADERS.items() if kind.asks_follower)}."
             )
         given |= self._arguments("update")

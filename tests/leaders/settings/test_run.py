@@ -119,6 +119,7 @@ def test_every_estimator_has_a_name(name: str) -> None:
             {"leader": "amd", "follower": "ppo"},
             "would never be asked; leave it out, or use --leader hpgd or first-order",
         ),
+        ({"leader": "exact", "rounds": 3}, "--rounds 3 would never be asked"),
         (
             {"levels": 4},
             "--levels is an option of hpgd with the multilevel estimator, not of hpgd with the auto",
@@ -129,6 +130,12 @@ def test_every_estimator_has_a_name(name: str) -> None:
 def test_leaders_that_cannot_be_made_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         settings_from_values("four-rooms", values).make_leader()
+
+
+def test_rounds_let_a_follower_play_with_the_others() -> None:
+    values = {"leader": "zero-order", "follower": "soft-q-learning", "follower_steps": 500, "rounds": 3}
+    follower = settings_from_values("road-tolls", values).make_follower()
+    assert repr(follower) == "FictitiousPlay(follower=SoftQLearning(regularization=1.0, iterations=500), rounds=3)"
 
 
 def test_followers_options_are_their_constructors(capsys: pytest.CaptureFixture[str]) -> None:
