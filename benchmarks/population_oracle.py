@@ -7,7 +7,7 @@
   `leaders.LeaderEnv` lead soft Q-learning; `leaders.ExactGradient` knows the model. Travel times are those of the exact
   equilibrium under the tolls found.
 - ``ppo``: PPO of Stable-Baselines3 on "braess" without tolls, which has no lambda: gains are plain ones, and the equilibrium
-  beside it is that of lambda 0.1. Steps of 0.3, so that what it did before it had learnt is forgotten.
+  beside it is that of lambda 0.1. Round n weighs n, so that what it did before it had learnt is soon forgotten.
 
 Run all of them with ``python -m benchmarks.population_oracle``, or name some; each is stored in
 ``benchmarks/results/population_oracle_PART.json``. It needs cma.
@@ -16,6 +16,7 @@ Run all of them with ``python -m benchmarks.population_oracle``, or name some; e
 from __future__ import annotations
 
 import sys
+from itertools import count
 from time import perf_counter
 from typing import Any
 
@@ -112,12 +113,11 @@ def leading() -> dict[str, Any]:
 def ppo() -> dict[str, Any]:
     env = gym.make("bocmdp/RoadTolls-v0", network="braess")
     model = bocmdp_gym.configurable(env).population
-    follower = followers.SB3Follower(
-        "PPO", 2_048, n_steps=512, batch_size=128, n_epochs=5, learning_rate=3e-3, normalize="reward"
-    )
-    oracle, rng = PopulationOracle(env, follower, rounds=2, step=0.3), np.random.default_rng(0)
-    rows, began = [], perf_counter()
-    for played in (2, 4, 6, 8, 10, 12):
+    settings: dict[str, Any] = {"n_steps": 512, "batch_size": 128, "n_epochs": 5, "learning_rate": 1e-3, "gae_lambda": 1.0}
+    follower, rounds = followers.SB3Follower("PPO", 2_048, normalize="reward", **settings), count(1)
+    oracle = PopulationOracle(env, follower, rounds=2, step=lambda _: 2.0 / (next(rounds) + 2.0))
+    rows, rng, began = [], np.random.default_rng(0), perf_counter()
+    for played in range(2, 25, 2):
         found = oracle.play(np.zeros(model.leader_dim), rng)
         rows.append(
             {

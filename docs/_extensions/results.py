@@ -598,6 +598,41 @@ def _road_benefit(r: dict[str, Any]) -> Iterable[str]:
     yield f"At marginal-cost tolls the largest entry of the gradient is {r['largest entry of the gradient there']:.1e}."
 
 
+def _population_learning(r: dict[str, Any]) -> Iterable[str]:
+    rounds = list(dict.fromkeys(one["rounds"] for one in r["rows"]))
+    found: dict[tuple[str, Any], list[str]] = {}
+    for one in r["rows"]:
+        cell = f"{one['exploitability']:.2g} ({one['largest difference of a flow']:.2%})"
+        found.setdefault((one["network"], one["steps per class and round"]), []).append(cell)
+    rows = [(network, "exact" if steps is None else f"{steps:,}", *cells) for (network, steps), cells in found.items()]
+    yield from table(("network", "steps per class and round", *(f"{n} rounds" for n in rounds)), rows)
+    yield ""
+    yield "Exploitability in minutes, and the largest difference of a flow from the exact equilibrium's, over the largest flow."
+
+
+def _population_leading(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (
+            name,
+            f"{one['travel time']:.3f}",
+            "" if one["exploitability"] is None else f"{one['exploitability']:.2g}",
+            one["responses"],
+            f"{one['seconds']:.0f} s",
+        )
+        for name, one in r["leaders"].items()
+    ]
+    header = ("leader", "minutes per driver at the equilibrium", "exploitability of the last response", "responses", "time")
+    yield from table(header, [("no tolls", f"{r['without tolls']:.3f}", "", "", ""), *rows])
+
+
+def _population_ppo(r: dict[str, Any]) -> Iterable[str]:
+    rows = [
+        (one["rounds"], f"{one['steps']:,}", f"{one['exploitability']:.3g}", f"{one['largest difference of a flow']:.1%}")
+        for one in r["rows"]
+    ]
+    yield from table(("rounds", "steps", "exploitability", "largest difference of a flow"), rows)
+
+
 def _road_search(r: dict[str, Any]) -> Iterable[str]:
     columns = ("without tolls", "hypergradient, best", "CMA-ES", "zero-order")
     rows = [
@@ -715,6 +750,9 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "road_tolls_net_benefit": _road_benefit,
     "road_tolls_search": _road_search,
     "income_tax": _income_tax,
+    "population_oracle_learning": _population_learning,
+    "population_oracle_leading": _population_leading,
+    "population_oracle_ppo": _population_ppo,
     "cartpole": _cartpole,
     "cartpole_first_order": _cartpole_first_order,
     "cartpole_first_attempt": _cartpole,
