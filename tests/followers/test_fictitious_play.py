@@ -112,20 +112,22 @@ def test_one_response_serves_all_classes() -> None:
     assert play.response is not again
 
 
-@pytest.mark.parametrize("step", [0.25, lambda k: 2.0 / (k + 2.0)])
+@pytest.mark.parametrize("step", [None, 0.25, lambda k: 2.0 / (k + 2.0)])
 def test_a_schedule_of_steps_is_kept(step: Any) -> None:
-    """Two rounds by hand: what is produced first, then the average of it and of what answers it."""
+    """Three rounds by hand: what is produced first, then averages of what there was and of what answers it."""
     env = roads()
     model, x = bocmdp_gym.configurable(env).population, np.zeros(5)
-    found = played(env, SoftPolicyIteration(LAMBDA), 2, step=step)
+    found = played(env, SoftPolicyIteration(LAMBDA), 3, step=step)
 
     def produced(loads: Any) -> Any:
         policy = model.problem.solve(np.concatenate([x, loads]), LAMBDA).policy
         return model.loads_of(model.visits(x, loads, policy))
 
-    first = produced(np.zeros(5))
-    alpha = step(1) if callable(step) else step
-    np.testing.assert_allclose(found.loads, first + alpha * (produced(first) - first), rtol=1e-7)
+    loads = produced(np.zeros(5))
+    for k in (1, 2):
+        alpha = step(k) if callable(step) else 1.0 / (k + 1.0) if step is None else step
+        loads = loads + alpha * (produced(loads) - loads)
+    np.testing.assert_allclose(found.loads, loads, rtol=1e-7)
 
 
 def test_the_next_response_starts_from_the_last_one() -> None:
@@ -175,7 +177,7 @@ def test_equal_seeds_give_equal_answers_and_states_continue_bit_for_bit() -> Non
     assert oracle.follower.response.loads.tobytes() == other.follower.response.loads.tobytes()
     fresh = TrajectoryOracle(env, FictitiousPlay(learner(500), rounds=2))
     fresh.follower.load_state(other.follower.state())
-    for context in (0, 0, 2):  # the same response, the next, and again the same
+    for context in (0, 1, 2):  # the same response, the next, and again the same
         expected, found = oracle.respond(x, context, rng), fresh.respond(x, context, other_rng)
         assert expected.table is not None
         assert found.table is not None
