@@ -32,7 +32,7 @@ def check_bounded(r: Array, g: Array, succ: npt.NDArray[np.int32], prob: Array, 
     """Check that no policy of one context earns without end.
 
     Args:
-        r, g: rewards and continuation ``(S, A)``; pairs of g = 1 never end the episode.
+        r, g: rewards, -inf for actions that do not exist, and continuation ``(S, A)``; pairs of g = 1 never end the episode.
         succ, prob: stored successors and their probabilities ``(S, M, K)``.
         rows: the stored row of each action ``(A,)``.
         lam: lambda.
@@ -40,7 +40,8 @@ def check_bounded(r: Array, g: Array, succ: npt.NDArray[np.int32], prob: Array, 
     Raises:
         ConvergenceError: the follower's value is infinite, or too near to that to tell.
     """
-    stays = g >= 1.0
+    exists = r > -np.inf
+    stays, r = (g >= 1.0) & exists, np.where(exists, r, 0.0)
     if (_soft_maximum(r, stays, lam) < 0.0).all():
         return
     for states, actions in end_components(stays, succ, prob, rows):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
+from bocmdp_gym.action_mask import ActionMask
 from bocmdp_gym.affine import Affine
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.autodiff import gradients_enabled
@@ -42,7 +43,7 @@ class Solution(Constructed):
 
     Attributes:
         value: V*, ``(..., C, S)``.
-        q: Q*, ``(..., C, S, A)``.
+        q: Q*, ``(..., C, S, A)``; -inf for actions that do not exist.
         policy: pi* = softmax(Q*/lambda), ``(..., C, S, A)``.
         residual: largest |T V - V| over states, contexts and batch.
         iterations: Newton steps of the slowest context.
@@ -74,6 +75,7 @@ class ContextArrays(NamedTuple):
     starts: AliasTables  # for draws from `initial`
     draws: SuccessorTables  # for draws of a successor
     solver: PolicySolver
+    action_mask: npt.NDArray[np.bool_] | None = None  # (S, A): which actions exist; None: all
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -106,6 +108,15 @@ class ContextArrays(NamedTuple):
                 "this model's transitions are factored (FactoredTransitions), and this method reads a list of successors for "
                 "every action; use SoftPolicyIteration with ExactGradient or ZeroOrder, or give the model a SuccessorTransitions."
             )
+
+    @property
+    def available(self) -> npt.NDArray[np.bool_]:
+        """Which actions exist, ``(S, A)``."""
+        return np.ones(self.reward.shape, dtype=np.bool_) if self.action_mask is None else self.action_mask
+
+    def masked(self, q: Array) -> Array:
+        """``q`` (S, A) with -inf where an action does not exist, as a softmax takes it; ``q`` itself where all exist."""
+        return q if self.action_mask is None else np.where(self.action_mask, q, -np.inf)
 
     def expectation(self, v: Array) -> Array:
         """P v, ``(S,) -> (S, A)``."""
@@ -154,6 +165,7 @@ class Problem(Protocol):
     leader_discount: float
     context_probabilities: Array
     moving: Collection[str]
+    mask: ActionMask | None
     constant_arrays: dict[int, ContextArrays]
 
     def jacobians(self, x: Any) -> dict[str, Tensor]:
@@ -249,6 +261,7 @@ class _Contexts(dict[int, ContextArrays]):
             starts=initial_tables(initial),
             draws=SuccessorTables(*stored),
             solver=operator.solver(context),
+            action_mask=None if self._model.mask is None else self._model.mask.of(context),
         )
 
     def _array(self, name: str, context: int) -> Array:
@@ -373,14 +386,15 @@ class ConfiguredMDPs:
         max_iterations = check_count("max_iterations", max_iterations)
         if initial_value is not None:
             initial_value = self._check_value(initial_value)
+        reward = self.reward if self.model.mask is None else self.model.mask.hide(self.reward)
         try:
             value, log_policy, statistics = soft_optimum(
-                self.reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
+                reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
             )
         except ConvergenceError:
             self._explain()
             raise
-        q = self.reward + self.continuation * self.transition.expectation(value)
+        q = reward + self.continuation * self.transition.expectation(value)
         policy = soft_policy(q, log_policy, regularization)
         return Solution(
             value, q, policy, statistics.residual, statistics.iterations, regularization, policy_error=statistics.error

@@ -20,7 +20,7 @@ class ContextSolution(NamedTuple):
     """One context's optimum, as NumPy arrays."""
 
     value: Array  # (S,)
-    q: Array  # (S, A)
+    q: Array  # (S, A), -inf for actions that do not exist
     policy: Array  # (S, A)
     residual: float
     iterations: int
@@ -66,7 +66,7 @@ class WarmSolver:
         if len(v) != len(arrays.reward):
             raise DamagedError(f"the values saved for context {context} are of {len(v)} states; expected {len(arrays.reward)}.")
         found = arrays.solver.policy_iteration(
-            arrays.reward,
+            arrays.masked(arrays.reward),
             arrays.continuation,
             arrays.stored_probabilities,
             regularization,

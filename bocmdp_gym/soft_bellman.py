@@ -89,7 +89,7 @@ def soft_optimum(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
 ) -> SoftOptimum:
-    """Solve every context and batch entry.
+    """Solve every context and batch entry; actions that do not exist have r = -inf.
 
     Raises:
         ConvergenceError: values stopped being finite, or the bound on a policy's error is above ``tolerance`` after
@@ -112,9 +112,10 @@ def soft_policy(q: Tensor, log_policy: Tensor, regularization: float) -> Tensor:
     """softmax(Q / lambda) over actions as a function of Q at the optimum, where it is exp(``log_policy``).
 
     Where values are large beside lambda, Q in double precision says less about the policy than the solver knew: Q enters by its
-    derivative alone.
+    derivative alone, and not at all where the policy is 0, as at actions that do not exist (Q = -inf).
     """
-    policy: Any = _Softmax.apply((q - q.detach()) / regularization + log_policy)
+    change = (q - q.detach()).masked_fill(log_policy == -torch.inf, 0.0)
+    policy: Any = _Softmax.apply(change / regularization + log_policy)
     return policy
 
 
@@ -384,7 +385,7 @@ def _newton_torch(
     """The same for all problems at once, on any device; what rounding leaves uncertain is left to the compiled solvers."""
     identity = torch.eye(r.shape[-2], dtype=r.dtype, device=r.device)
     amplification = 1.0 / (1.0 - g.amax((-2, -1)).clamp_max(1.0))
-    top = r.abs().amax((-2, -1))
+    top = r.masked_fill(r == -torch.inf, 0.0).abs().amax((-2, -1))
     before = torch.full_like(v[..., 0], torch.inf)
     start = v
     for iteration in range(max_iterations + 1):

@@ -25,6 +25,7 @@ from scipy import sparse
 from torch import Tensor
 
 from bocmdp_gym.acting import acting_parts
+from bocmdp_gym.action_mask import ActionMask, as_mask, check_mask
 from bocmdp_gym.affine import Affine, recognised
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, look_at
@@ -74,6 +75,8 @@ class TabularBOCMDP(BOCMDP):
             that need not end lose at every step (a regularised follower then ends: a shortest path problem).
         leader_discount: the leader's gamma_L; the follower's if None.
         leader_dim: dimension d of x.
+        action_mask: which actions exist, ``(S, A)`` or ``(C, S, A)`` booleans; all if None. One that does not has probability 0
+            and adds no entropy, and what the other arrays hold for it is not read (`bocmdp_gym.action_mask`).
         parametrization: what the functions take instead of x, such as ``softmax(x)`` or tax rates ``2 sigmoid(x)``: a
             differentiable function of x, computed once per x.
         leader_space: space of x; all of R^d if None.
@@ -82,11 +85,12 @@ class TabularBOCMDP(BOCMDP):
             structure (see `bocmdp_gym.solvers`).
 
     Raises:
-        ModelError: shapes do not fit, rows of P or mu do not sum to 1, NaN in an array.
+        ModelError: shapes do not fit, rows of P or mu do not sum to 1, NaN in an array, a state without any action.
         DiscountError: a discount outside [0, 1], or 1 where some policy's episodes need not end.
 
     Attributes:
         moving: names of the parts that are functions of x: "reward", "leader_reward", "transition", "initial", "termination".
+        mask: which actions exist; None where all do.
         takes_states: whether `rewards` and the other functions of visited points take state indices (always so here); False
             where they take an environment's observations, as those of a grid that stands for a continuous problem do.
     """
@@ -105,6 +109,7 @@ class TabularBOCMDP(BOCMDP):
         leader_discount: float | None = None,
         context_probabilities: npt.ArrayLike | None = None,
         termination: Function | None = None,
+        action_mask: npt.ArrayLike | None = None,
         parametrization: Callable[[Tensor], Any] | None = None,
         leader_space: gym.spaces.Box | None = None,
         example: npt.ArrayLike | None = None,
@@ -138,6 +143,7 @@ class TabularBOCMDP(BOCMDP):
         self.moving: Collection[str] = tuple(self._functions)
         self._solver = check_choice("solver", solver, METHODS)
         self._template: TransitionOperator | None = None
+        self.mask: ActionMask | None = None
         self._shapes: dict[str, torch.Size] = {}  # full-rank shapes that were checked
         self.constant_arrays: dict[int, ContextArrays] = {}  # per context, where only rewards depend on x
         self._discover_shapes(example, context_probabilities)
@@ -171,12 +177,14 @@ class TabularBOCMDP(BOCMDP):
                 f"the model has {transition.n_contexts} contexts, {self.n_states} states and {self.n_actions} actions; expected "
                 "at least one of each."
             )
-        contexts = [transition.n_contexts]
+        mask = None if self._given["action_mask"] is None else as_mask(self._given["action_mask"])
+        contexts = [transition.n_contexts, 1 if mask is None else len(mask)]
         for name in ("reward", "leader_reward", "initial", "termination"):
             shape = np.shape(raw[name])
             rank = 2 if name == "initial" or (name == "termination" and len(shape) == 2) else 3
             contexts.append(int(shape[0]) if len(shape) == rank else 1)
         self.n_contexts = max(contexts) if context_probabilities is None else len(np.atleast_1d(context_probabilities))
+        self.mask = None if mask is None else check_mask(mask, self.n_contexts, self.n_states, self.n_actions)
         for name in list(self._constants):
             self._constants[name] = self._canonical(name, self._constants[name])
         self.configure(x).validate()
@@ -206,6 +214,7 @@ class TabularBOCMDP(BOCMDP):
                     f"transition is for {operator.n_contexts} contexts, {operator.n_states} states and "
                     f"{operator.n_actions} actions; expected 1 or {c}, {s} and {a}."
                 )
+            operator = operator if self.mask is None else self.mask.fill_transitions(operator)
             if self._template is None:
                 operator = self._template = operator if self._solver == "auto" else operator.with_solver(self._solver)
             elif operator is not self._template:
@@ -236,6 +245,8 @@ class TabularBOCMDP(BOCMDP):
                 f"{name} has shape {tuple(tensor.shape)}; expected {expected}, that is (contexts, states, actions) without "
                 "actions for initial, or sizes 1 that broadcast to it."
             )
+        if self.mask is not None:
+            return tensor if name == "initial" else self.mask.fill(tensor)
         self._shapes[name] = tensor.shape
         return tensor
 

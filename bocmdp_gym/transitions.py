@@ -78,6 +78,14 @@ class TransitionOperator(Constructed, ABC):
         """The same structure around other numbers (used to put P through autograd, vmap and devices)."""
 
     @abstractmethod
+    def with_actions(self, source: Tensor) -> TransitionOperator:
+        """The kernel in which action a of state s moves as action ``source[c, s, a]`` of this one, ``(C or 1, S, A)`` int64.
+
+        Raises:
+            ModelError: actions share rows, the same in every state.
+        """
+
+    @abstractmethod
     def expectation(self, v: Tensor) -> Tensor:
         """P v: values of the next state, ``(..., C, S) -> (..., C, S, A)``."""
 
@@ -154,6 +162,9 @@ class DenseTransitions(TransitionOperator):
         other: DenseTransitions = self._copy(values)
         return other
 
+    def with_actions(self, source: Tensor) -> DenseTransitions:
+        return self.with_values(torch.take_along_dim(self.values, source.unsqueeze(-1), -2))
+
     def expectation(self, v: Tensor) -> Tensor:
         return torch.einsum("...sat,...t->...sa", self.values, v)
 
@@ -204,6 +215,12 @@ class SuccessorTransitions(TransitionOperator):
 
     def with_values(self, values: Tensor) -> SuccessorTransitions:
         other: SuccessorTransitions = self._copy(values)
+        return other
+
+    def with_actions(self, source: Tensor) -> SuccessorTransitions:
+        other = self.with_values(torch.take_along_dim(self.values, source.unsqueeze(-1), -2))
+        other._successors = np.take_along_axis(*_aligned(self._successors, source.numpy()[..., None]), -2)
+        other._solvers, other._indices, other._entries = {}, {}, None
         return other
 
     @classmethod
@@ -389,6 +406,12 @@ class FactoredTransitions(TransitionOperator):
         other._moves = self._moves.to(values.device)
         return other
 
+    def with_actions(self, source: Tensor) -> FactoredTransitions:
+        raise ModelError(
+            "actions share rows here (FactoredTransitions), the same in every state, so that no state can be without one; "
+            "give a model with action_mask a SuccessorTransitions or a full array (C, S, A, S)."
+        )
+
     def _per_move(self, w: Tensor) -> Tensor:
         """Sums over the actions of each move, ``(..., C, S, A) -> (..., C, S, M)``."""
         return w.new_zeros(*w.shape[:-1], self.values.shape[-2]).index_add(-1, self._moves, w)
@@ -407,6 +430,12 @@ class FactoredTransitions(TransitionOperator):
 
     def successors(self) -> npt.NDArray[np.int32]:
         return _every_state(self.n_states, int(self.values.shape[-2]))
+
+
+def _aligned(successors: npt.NDArray[np.int32], source: npt.NDArray[np.int64]) -> tuple[Any, Any]:
+    """Both for the same number of contexts."""
+    contexts = max(len(successors), len(source))
+    return tuple(np.broadcast_to(a, (contexts, *a.shape[1:])) for a in (successors, source))  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=8)

@@ -163,3 +163,40 @@ def overflowing_model(discount: float = 0.9) -> TabularBOCMDP:
         leader_dim=1,
         discount=discount,
     )
+
+
+def random_mask(model: TabularBOCMDP, seed: int = 0, *, per_context: bool = True) -> np.ndarray:
+    """Booleans ``(C, S, A)`` or ``(S, A)`` that allow about half of the actions, and at least one in each state."""
+    rng = np.random.default_rng(seed)
+    shape = (model.n_contexts, model.n_states, model.n_actions)[0 if per_context else 1 :]
+    mask = rng.random(shape) < 0.5
+    np.put_along_axis(mask, rng.integers(model.n_actions, size=(*shape[:-1], 1)), True, -1)
+    return mask
+
+
+def restricted_solution(model: TabularBOCMDP, mask: np.ndarray, x: Tensor, lam: float) -> tuple[np.ndarray, ...]:
+    """V* ``(C, S)``, pi* ``(C, S, A)`` and F ``(C,)`` where ``mask`` allows: by lists of actions, without anything under test.
+
+    ``model`` is the one without the mask.
+    """
+    mdps = model.configure(x)
+    arrays = [mdps.arrays(context) for context in range(model.n_contexts)]
+    values, policies, returns = [], [], []
+    for own, allowed in zip(arrays, np.broadcast_to(mask, (model.n_contexts, model.n_states, model.n_actions)), strict=True):
+        p = np.zeros((model.n_states, model.n_actions, model.n_states))
+        for s, a, k in np.ndindex(*own.probabilities.shape):
+            p[s, a, own.successors[s, a, k]] += own.probabilities[s, a, k]
+        actions = [np.flatnonzero(row) for row in allowed]
+        v, change = np.zeros(model.n_states), np.inf
+        while change > 1e-14 * max(1.0, np.abs(v).max()):
+            q = [own.reward[s, some] + own.continuation[s, some] * (p[s, some] @ v) for s, some in enumerate(actions)]
+            new = np.array([lam * np.logaddexp.reduce(one / lam) for one in q])
+            v, change = new, np.abs(new - v).max()
+        pi = np.zeros((model.n_states, model.n_actions))
+        for s, some in enumerate(actions):
+            pi[s, some] = np.exp((q[s] - v[s]) / lam) / np.exp((q[s] - v[s]) / lam).sum()
+        system = np.eye(model.n_states) - np.einsum("sa,sat->st", pi * own.leader_continuation, p)
+        values.append(v)
+        policies.append(pi)
+        returns.append(own.initial @ np.linalg.solve(system, (pi * own.leader_reward).sum(-1)))
+    return np.array(values), np.array(policies), np.array(returns)

@@ -69,7 +69,7 @@ def softmax_derivative(pi, y, out):
 def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     """One application of the soft Bellman operator to ``v``.
 
-    Fills q = r + g P v, pi = softmax(q / lam), v_new = lam logsumexp(q / lam) and
+    Actions that do not exist have r = -inf. Fills q = r + g P v, pi = softmax(q / lam), v_new = lam logsumexp(q / lam) and
     rhs = sum_a pi r + lam H(pi) (= v_new - sum_a pi g P v). Returns max |v_new - v|, NaN if anything is not finite.
     """
     n_s, n_a, n_k = prob.shape

@@ -76,6 +76,9 @@ def extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, residu
         best = 0
         for a in range(n_a):
             m = rows[a]
+            if r[s, a] == -np.inf:  # no such action
+                high[a], low[a], q[s, a] = -np.inf, 0.0, -np.inf
+                continue
             x, e = _two_product(g[s, a], future[s, m])
             e += g[s, a] * future_low[s, m]
             high[a], low[a] = _add(r[s, a], 0.0, x, e)

@@ -68,6 +68,15 @@ def largest(values):
 
 
 @njit(cache=True)
+def largest_reward(r):
+    """max |r| over the actions that exist; the others have r = -inf."""
+    top = 0.0
+    for value in r.flat:
+        top = max(top, abs(value)) if value > -np.inf else top
+    return top
+
+
+@njit(cache=True)
 def amplification_of(g):
     """1 / (1 - max g), infinite at discount 1."""
     top = largest(g)

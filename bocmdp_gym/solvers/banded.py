@@ -14,6 +14,7 @@ from bocmdp_gym.kernels.newton import (
     ZEAL,
     amplification_of,
     largest,
+    largest_reward,
     nearly_settled,
     policy_error,
     refined,
@@ -191,7 +192,7 @@ def banded_policy_iteration(r, g, succ, prob, lam, position, band, ends, toleran
     v_new = np.empty(n_s)
     step = np.empty(n_s)
     k = np.empty(r.shape)
-    top = largest(r)
+    top = largest_reward(r)
     goal = ZEAL * tolerance * lam / amplification
     before = np.inf
     iteration = 0

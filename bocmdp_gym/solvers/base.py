@@ -25,6 +25,7 @@ from bocmdp_gym.kernels.newton import (
     ZEAL,
     amplification_of,
     largest,
+    largest_reward,
     nearly_settled,
     policy_error,
     refined,
@@ -93,7 +94,8 @@ class PolicySolver(ABC):
         so large beside lambda that the policy would otherwise be uncertain (`bocmdp_gym.kernels.newton` has the rule).
 
         Args:
-            r, g, prob: rewards ``(S, A)``, continuation ``(S, A)`` and probabilities ``(S, M, K)``.
+            r, g, prob: rewards ``(S, A)``, -inf for actions that do not exist, continuation ``(S, A)`` and probabilities
+                ``(S, M, K)``.
             lam: lambda.
             v: where to start ``(S,)``; at discount 1, zeros or the values of a similar problem.
             tolerance: accepted bound on the policy's error, ``Optimum.error``.
@@ -111,7 +113,7 @@ class PolicySolver(ABC):
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, amplification: float, tolerance: float, max_iterations: int
     ) -> Optimum:
         q, pi, rhs, v_new = np.empty_like(r), np.empty_like(r), np.empty_like(v), np.empty_like(v)
-        top, goal, before, iteration = largest(r), ZEAL * tolerance * lam / amplification, np.inf, 0
+        top, goal, before, iteration = largest_reward(r), ZEAL * tolerance * lam / amplification, np.inf, 0
         system: System | None = None
         while True:
             residual = self._backup(r, g, prob, lam, v, q, pi, rhs, v_new)
@@ -190,13 +192,14 @@ class PolicySolver(ABC):
             self._backup(r, g, prob, lam, v, np.empty_like(r), pi, np.empty_like(v), np.empty_like(v))
             if self._ending(pi * g, prob) is not None:
                 return
-        pi = np.full_like(r, 1.0 / r.shape[1])
+        exists = r > -np.inf
+        pi = exists / exists.sum(-1, keepdims=True)
         system = self._ending(pi * g, prob)
         if system is None:
             pi = 0.5 * pi
-            pi[np.arange(len(r)), self._towards_end(g, prob)] += 0.5
+            pi[np.arange(len(r)), self._towards_end(g, prob, exists)] += 0.5
             system = self.factor(pi * g, prob)
-        v[:] = system.solve((pi * r).sum(-1) + lam * entr(pi).sum(-1))
+        v[:] = system.solve((pi * np.where(exists, r, 0.0)).sum(-1) + lam * entr(pi).sum(-1))
 
     def _ending(self, k: Array, prob: Array) -> System | None:
         """The system of weights ``k``; None if its episodes last longer than linear algebra can tell from for ever."""
@@ -207,8 +210,8 @@ class PolicySolver(ABC):
             return None
         return system if bool(((steps > 0.999) & (steps < LONGEST)).all()) else None
 
-    def _towards_end(self, g: Array, prob: Array) -> npt.NDArray[np.int64]:
-        """In each state the action most likely to come nearer to an end, ``(S,)``."""
+    def _towards_end(self, g: Array, prob: Array, exists: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """In each state the action that ``exists`` and is most likely to come nearer to an end, ``(S,)``."""
         may_end = g < 1.0
         distance = np.where(may_end.any(-1), 0.0, np.inf)
         while True:
@@ -218,7 +221,7 @@ class PolicySolver(ABC):
                 break
             distance = shorter
         nearer = (prob * (distance[self.succ] < distance[:, None, None])).sum(-1)[:, self.rows]
-        chosen: npt.NDArray[np.int64] = np.where(may_end, 2.0 - g, nearer).argmax(-1)
+        chosen: npt.NDArray[np.int64] = np.where(exists, np.where(may_end, 2.0 - g, nearer), -1.0).argmax(-1)
         return chosen
 
     def _backup(
