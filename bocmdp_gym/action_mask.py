@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from bocmdp_gym.arguments import Constructed
-from bocmdp_gym.errors import ModelError
+from bocmdp_gym.autodiff import look_at
+from bocmdp_gym.errors import ActionError, ModelError
 from bocmdp_gym.transitions import TransitionOperator
 
 Mask = npt.NDArray[np.bool_]
@@ -43,9 +44,9 @@ class ActionMask(Constructed):
         self.source = torch.from_numpy(np.where(allowed, np.arange(allowed.shape[-1]), first))
         self._absent = torch.from_numpy(~allowed)
 
-    def of(self, context: int) -> Mask:
-        """That of one context, ``(S, A)``."""
-        return self.allowed[0 if len(self.allowed) == 1 else context]
+    def of(self, context: int | npt.NDArray[np.int64]) -> Mask:
+        """That of one context ``(S, A)``, or of each of several ``(N, S, A)``."""
+        return self.allowed[np.minimum(context, len(self.allowed) - 1)]
 
     def fill(self, part: Tensor) -> Tensor:
         """A part ``(C or 1, S or 1, A or 1)`` with the numbers that stand for actions that do not exist."""
@@ -58,9 +59,32 @@ class ActionMask(Constructed):
         """The same for P."""
         return transition.with_actions(self.source)
 
+    def check_policy(self, policy: Tensor) -> None:
+        """Refuse a policy ``(..., C, S, A)`` that takes actions which do not exist.
+
+        Raises:
+            ActionError: naming the first.
+        """
+        look_at(lambda numbers: check_exist(numbers.cpu().numpy(), self.allowed), policy)
+
     def hide(self, q: Tensor) -> Tensor:
-        """``q`` ``(..., C, S, A)`` with -inf where no action exists."""
+        """``q`` ``(..., C, S, A)`` with -inf where an action does not exist."""
         return q.masked_fill(self._absent.to(q.device), -torch.inf)
+
+
+def check_exist(policy: npt.NDArray[Any], allowed: Mask, where: str = "") -> None:
+    """Refuse a policy ``(..., S, A)`` that takes actions which do not exist by ``allowed``, which broadcasts to it.
+
+    Raises:
+        ActionError: naming the first; ``where``: " in context 0", for the message.
+    """
+    wrong = np.argwhere((policy > 0.0) & ~allowed)
+    if len(wrong):
+        *_, state, action = (int(i) for i in wrong[0])
+        raise ActionError(
+            f"the policy takes action {action} in state {state}{where} with probability {policy[tuple(wrong[0])]:.3g}, and that "
+            "does not exist there (action_mask); expected probability 0."
+        )
 
 
 def as_mask(value: Any) -> Mask:

@@ -103,15 +103,23 @@ def _check_reproducible(env: gym.Env[Any, Any], seed: int, steps: int, records: 
 def _watch(layer: Any, seed: int, steps: int) -> list[dict[str, Any]]:
     """Steps of a layer inside with random actions: as `_play`, of an environment that need not be configurable."""
     layer.action_space.seed(seed)
-    observation, _ = layer.reset(seed=seed)
+    observation, info = layer.reset(seed=seed)
     record: list[dict[str, Any]] = [{"observation": owned(observation)}]
     for _ in range(steps):
-        observation, reward, terminated, truncated, _ = layer.step(layer.action_space.sample())
+        observation, reward, terminated, truncated, info = layer.step(_sampled(layer.action_space, info))
         ends = {"terminated": bool(terminated), "truncated": bool(truncated)}
         record.append({"observation": owned(observation), "reward": reward, **ends})
         if terminated or truncated:
-            record.append({"observation": owned(layer.reset()[0])})
+            observation, info = layer.reset()
+            record.append({"observation": owned(observation)})
     return record
+
+
+def _sampled(space: gym.Space[Any], info: dict[str, Any]) -> Any:
+    """A random action; among those that ``info["action_mask"]`` allows, where it tells Gymnasium's mask of a Discrete space."""
+    mask = info.get("action_mask")
+    masked = isinstance(space, gym.spaces.Discrete) and isinstance(mask, np.ndarray) and mask.dtype == np.int8 and mask.any()
+    return space.sample(mask) if masked else space.sample()
 
 
 def _difference(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> str | None:
@@ -155,7 +163,7 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int, context: Any) -> list[d
     _require(_equal(info["context"], context), "set_context must persist through resets")
     record: list[dict[str, Any]] = [{"observation": owned(observation)}]
     for _ in range(steps):
-        action = env.action_space.sample()
+        action = _sampled(env.action_space, info)
         given, before, kept = owned(action), observation, owned(observation)
         observation, reward, terminated, truncated, info = env.step(action)
         _require(

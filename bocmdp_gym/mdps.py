@@ -436,17 +436,28 @@ class ConfiguredMDPs:
             )
 
     def policy_return(self, policy: Tensor) -> Tensor:
-        """The leader's return F_xi of any policy ``(..., C, S, A)``: ``(..., C)``, differentiable in policy and x."""
+        """The leader's return F_xi of any policy ``(..., C, S, A)``: ``(..., C)``, differentiable in policy and x.
+
+        Raises:
+            ActionError: here, and by what follows: it takes actions that do not exist.
+        """
+        self._check_policy(policy)
         return self._discounted(policy * self.leader_continuation, (policy * self.leader_reward).sum(-1))
 
     def follower_return(self, policy: Tensor, regularization: float) -> Tensor:
         """The follower's regularised return J_lambda (paper eq. 1) of any policy ``(..., C, S, A)``: ``(..., C)``."""
+        self._check_policy(policy)
         bonus = regularization * policy_entropy(policy)
         return self._discounted(policy * self.continuation, (policy * self.reward).sum(-1) + bonus)
 
     def discounted_sum(self, policy: Tensor, quantity: Tensor) -> Tensor:
         """E sum gamma^t quantity(s_t, a_t) of any policy ``(..., C, S, A)``; the quantity broadcasts to it. ``(..., C)``."""
+        self._check_policy(policy)
         return self._discounted(policy * self.continuation, (policy * quantity).sum(-1))
+
+    def _check_policy(self, policy: Tensor) -> None:
+        if self.model.mask is not None:
+            self.model.mask.check_policy(policy)
 
     def _discounted(self, k: Tensor, gains: Tensor) -> Tensor:
         """mu^T (I - K_k)^-1 of what is gained per state ``(..., C, S)``: ``(..., C)``."""

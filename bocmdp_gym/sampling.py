@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from bocmdp_gym.action_mask import check_exist
 from bocmdp_gym.errors import OptionError, StateError
 from bocmdp_gym.kernels.alias import AliasTables, move_row, policy_row
 from bocmdp_gym.kernels.random import LOW, ONE, UNIT, fork, next_bits, unit
@@ -76,12 +77,14 @@ def simulate(
 
     Raises:
         OptionError: a budget below 1.
-        StateError: a start outside the model.
+        ActionError: the policy takes actions that do not exist.
+        StateError: a start outside the model, or with an action that does not exist.
     """
     if budget < 1:
         raise OptionError(f"the budget of environment steps is {budget}; expected at least 1.")
     policy = np.array(policy, dtype=np.float64, order="C")  # the one type that the compiled function is made for
-    forced = _NO_STARTS if starts is None else check_starts(starts, policy.shape)
+    _check_exist(arrays, policy)
+    forced = _NO_STARTS if starts is None else check_starts(starts, policy.shape, arrays.action_mask)
     if arrays.moves is None:
         shape, rows, moves = (len(policy), arrays.stored_probabilities[0].size), _NO_ROWS, _NO_MOVES
     else:
@@ -148,6 +151,7 @@ def simulate_paired(
         joined: list[npt.NDArray[Any]] = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
         return Simulation(*joined)
     policy = np.array(policy, dtype=np.float64, order="C")
+    _check_exist(arrays, policy)
     moves = np.arange(policy.shape[1]) if arrays.moves is None else arrays.moves
     capacity = budget + horizon
     run = _space(capacity)
@@ -171,8 +175,15 @@ def simulate_paired(
     return run.first(n_steps, n_episodes)
 
 
-def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Start states and first actions ``(F, 2)`` of a model with ``shape`` (S, A).
+def _check_exist(arrays: ContextArrays, policy: Array) -> None:
+    if arrays.action_mask is not None:
+        check_exist(policy, arrays.action_mask)
+
+
+def check_starts(
+    starts: npt.ArrayLike, shape: tuple[int, ...], mask: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.int64]:
+    """Start states and first actions ``(F, 2)`` of a model with ``shape`` (S, A), of which those of the ``mask`` (S, A) exist.
 
     Raises:
         StateError: another shape, or a start outside the model.
@@ -188,6 +199,12 @@ def check_starts(starts: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[n
     if bad.any():
         s, a = pairs[bad][0]
         raise StateError(f"start (state {s}, action {a}) is outside 0..{n_states - 1} and 0..{n_actions - 1}.")
+    if mask is not None:
+        missing = ~mask[pairs[:, 0], pairs[:, 1]] & (pairs[:, 1] >= 0)
+        if missing.any():
+            s, a = pairs[missing][0]
+            expected = np.flatnonzero(mask[s])
+            raise StateError(f"start (state {s}, action {a}): the action does not exist there; expected {expected}.")
     return pairs
 
 

@@ -190,10 +190,22 @@ class TabularBOCMDP(BOCMDP):
         self.configure(x).validate()
         if self._functions:
             check_leaks(self._named_values, self.example, self.leader_space)
-        affine = {name: recognised(self._functions[name], z, self._shapes[name]) for name in AFFINE if name in self._functions}
+        affine = {name: self._recognised(name, z) for name in AFFINE if name in self._functions}
         self._affine = {name: part for name, part in affine.items() if part is not None}
         self._others = tuple(name for name in self._functions if name not in self._affine)
         self._bound = min((part.bound for part in self._affine.values()), default=0.0)
+
+    def _recognised(self, name: str, z: Any) -> Affine | None:
+        """A part as a matrix, if it is affine in z."""
+        function = self._functions[name]
+        if self.mask is None:
+            return recognised(function, z, self._shapes[name])
+
+        def filled(z: Any) -> Tensor:
+            part: Tensor = self._canonical(name, function(z))
+            return part
+
+        return recognised(filled, z, tuple(filled(z).shape))
 
     def _named_values(self, x: Tensor) -> dict[str, Any]:
         """All that is computed from x, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import index as as_index
 from typing import Any
 
@@ -39,6 +40,11 @@ class TabularEnv(ConfigurableEnv):
     ## Episode start and end
     States are drawn from mu. After acting an episode terminates with the model's probability q(s, a), and is truncated after
     ``horizon`` steps. The context is drawn from P_xi at each reset unless `set_context` fixed it.
+
+    ## Actions that do not exist
+    Where the model has an ``action_mask``, ``info["action_mask"]`` of `reset` and `step` is that of the state arrived in,
+    ``(A,)`` int8 as `gymnasium.spaces.Discrete.sample` takes it, and ``action_masks()`` has it as booleans, as MaskablePPO asks
+    for it. An action that does not exist in a state is an `ActionError`.
 
     ## Arguments
     model: the `TabularBOCMDP`.
@@ -120,6 +126,7 @@ class TabularEnv(ConfigurableEnv):
         self._threshold, self._successor = tables.threshold.reshape(-1), tables.packed.reshape(-1)
         self._n_moves, self._width = arrays.stored_probabilities.shape[1:]
         self._index = None if arrays.moves is None else arrays.moves.tolist()
+        self._mask = arrays.action_mask
         self._n_actions = self.model.n_actions
         self._ready = True
 
@@ -130,13 +137,36 @@ class TabularEnv(ConfigurableEnv):
         else:
             self._state = check_state(state, self.model.n_states)
         self._age = 0
-        return self._observe_one(self._state), {}
+        return self._observe_one(self._state), self._told()
+
+    def _told(self) -> dict[str, Any]:
+        """What info says of the actions that exist in the current state."""
+        mask = self.model.mask
+        return {} if mask is None else {"action_mask": mask.of(self._episode_context)[self._state].astype(np.int8)}
+
+    @property
+    def action_masks(self) -> Callable[[], npt.NDArray[np.bool_]]:
+        """``action_masks()``: which actions exist in the current state, ``(A,)``.
+
+        Raises:
+            AttributeError: all exist everywhere, so that nobody need ask.
+        """
+        if self.model.mask is None:
+            raise AttributeError(f"all actions exist in every state of this {type(self).__name__}: it has no action_masks")
+        return self._masks
+
+    def _masks(self) -> npt.NDArray[np.bool_]:
+        mask, context = self.model.mask, self._episode_context
+        assert mask is not None
+        if context is None:
+            raise ResetError(f"{type(self).__name__}.action_masks was called before reset; call reset() first.")
+        return mask.of(context)[self._state].copy()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act. ``info["leader_reward"]`` is the leader's reward, ``info["context"]`` the context.
 
         Raises:
-            ActionError: an action outside the action space.
+            ActionError: an action outside the action space, or one that does not exist in the state.
             ResetError: no episode was started yet.
         """
         if not self._ready:
@@ -147,6 +177,8 @@ class TabularEnv(ConfigurableEnv):
             raise self._illegal(action) from None
         if not 0 <= action < self._n_actions:
             raise self._illegal(action)
+        if self._mask is not None and not self._mask[self._state, action]:
+            raise missing_action(action, self._state, self._mask[self._state])
         pair = self._state * self._n_actions + action
         random = self.np_random.random
         stop = self._termination.item(pair)
@@ -163,7 +195,7 @@ class TabularEnv(ConfigurableEnv):
             self._reward.item(pair),
             terminated,
             not terminated and self._age == self.horizon,
-            {"leader_reward": self._leader_reward.item(pair), "context": self._episode_context},
+            {"leader_reward": self._leader_reward.item(pair), "context": self._episode_context, **self._told()},
         )
 
     def _illegal(self, action: Any) -> ActionError:
@@ -186,6 +218,12 @@ class TabularVectorEnv(NativeVectorEnv):
         super().__init__(env, num_envs, autoreset_mode)
         self.model = env.model
         self._states, self._final_states = np.zeros((2, self.num_envs), dtype=np.int64)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """As `NativeVectorEnv.call`; "action_masks" is each copy's own."""
+        if name == "action_masks" and self.model.mask is not None:
+            return tuple(self._masks(self._contexts, self._states))
+        return super().call(name, *args, **kwargs)
 
     def _seeded(self) -> None:
         self._rng_state = self.np_random.bit_generator.random_raw(4)
@@ -224,7 +262,25 @@ class TabularVectorEnv(NativeVectorEnv):
         n, n_actions = self.num_envs, self.model.n_actions
         if actions.shape != (n,) or actions.dtype.kind not in "biu" or actions.min() < 0 or actions.max() >= n_actions:
             raise ActionError(f"actions must be {n} integers in 0..{n_actions - 1}; got {actions!r}.")
-        return actions.astype(np.int64, copy=False)
+        chosen = actions.astype(np.int64, copy=False)
+        if self.model.mask is not None:
+            told = self._masks(self._contexts, self._states)
+            wrong = np.flatnonzero(~told[np.arange(n), chosen] & ~(self._needs_reset & (self._mode == 0)))
+            if wrong.size:
+                copy = int(wrong[0])
+                raise missing_action(int(chosen[copy]), int(self._states[copy]), told[copy])
+        return chosen
+
+    def _masks(self, contexts: npt.NDArray[np.int64], states: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which actions exist, ``(N, A)``."""
+        assert self.model.mask is not None
+        return self.model.mask.of(contexts)[np.arange(len(states)), states]
+
+    def _told(self, ended: npt.NDArray[np.bool_] | None = None) -> dict[str, npt.NDArray[Any]]:
+        if self.model.mask is None:
+            return {}
+        contexts, states = (self._contexts, self._states) if ended is None else (self._final_contexts, self._final_states)
+        return {"action_mask": self._masks(contexts, states).astype(np.int8)}
 
     def _advance(self, actions: npt.NDArray[np.int64], taken: Taken) -> None:
         vector_step(
@@ -251,6 +307,14 @@ class TabularVectorEnv(NativeVectorEnv):
 
     def _final_observations(self, ended: npt.NDArray[np.bool_]) -> Any:
         return self.env.observe(self._final_states[ended])
+
+
+def missing_action(action: int, state: int, mask: npt.NDArray[np.bool_]) -> ActionError:
+    """Of an action that does not exist in a state; ``mask``: those that do, ``(A,)``."""
+    return ActionError(
+        f"action {action} does not exist in state {state}; expected one of {np.flatnonzero(mask).tolist()}, as "
+        "info['action_mask'] says."
+    )
 
 
 def check_state(state: Any, n_states: int) -> int:

@@ -128,7 +128,8 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
         self._place(mask, options.get("state"))
         self._ages[mask] = 0
         self._needs_reset[mask] = False
-        return self._observations(), {"context": self._contexts.copy(), "_context": mask}
+        infos = {"context": self._contexts.copy(), "_context": mask}
+        return self._observations(), infos | _keyed(self._told(), mask)
 
     def _draw_contexts(self, n: int) -> npt.NDArray[np.int64]:
         assert self.context_probabilities is not None
@@ -166,7 +167,7 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
         rewards, leader_rewards, terminations, truncations = taken
         all_copies = np.ones(n, dtype=np.bool_)
         acted = all_copies if resetting is None else ~resetting
-        infos: dict[str, Any] = {"context": self._contexts.copy(), "_context": all_copies}
+        infos: dict[str, Any] = {"context": self._contexts.copy(), "_context": all_copies, **_keyed(self._told(), all_copies)}
         ended = terminations | truncations
         if self._mode == 1 and ended.any():
             # as Gymnasium: the last step of an ended copy is in final_info, the outer info is that of its reset
@@ -182,6 +183,7 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
                     "_leader_reward": ended,
                     "context": np.where(ended, self._final_contexts, 0),
                     "_context": ended,
+                    **_keyed(self._told(ended), ended),
                 },
                 "_final_info": ended,
             }
@@ -199,6 +201,11 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
 
     def _seeded(self) -> None:
         """Hook: ``np_random`` is a new generator."""
+
+    def _told(self, ended: npt.NDArray[np.bool_] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Hook: what else infos say of the copies' states, of copies that ``ended`` in the last step: of their last states."""
+        del ended
+        return {}
 
     def _truncate_and_restart(self, acts: npt.NDArray[np.bool_], taken: Taken) -> None:
         """Where episodes end by their horizon alone: the ages after a step of the copies in ``acts``, and what is reset by it."""
@@ -252,6 +259,11 @@ class NativeVectorEnv(_Configuration, Constructed, gym.vector.VectorEnv[Any, Any
     @abstractmethod
     def _final_observations(self, ended: npt.NDArray[np.bool_]) -> Any:
         """The last observations of the copies that ``ended`` in the last step."""
+
+
+def _keyed(told: dict[str, npt.NDArray[Any]], copies: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[Any]]:
+    """Infos of these copies, with their ``_key`` masks."""
+    return told | {f"_{name}": copies for name in told}
 
 
 def _joint_seed(seed: int | list[int | None] | None, n: int) -> int | None:

@@ -30,7 +30,7 @@ def soft_q_learning(
     behaviour_threshold,  # (S, A): tables of the fixed part of the behaviour policy
     behaviour_packed,
     fixed,  # probability of drawing the action from that part, rather than from the softmax of the current q
-    pairs,  # True: state-action pairs are drawn uniformly, no trajectory is followed
+    pairs,  # (P,): of which one, s A + a, is drawn uniformly at each step; empty: a trajectory is followed
     gamma,
     lam,
     scale,  # step sizes scale / (n + offset), constant where offset is negative
@@ -59,13 +59,15 @@ def soft_q_learning(
     inverse = 1.0 / lam
     constant = offset < 0.0
     bad = np.int64(-1)
+    n_pairs = np.uint64(pairs.shape[0])
+    drawn = pairs.shape[0] > 0
     is_open = cursor[0] >= 0
     s = np.uint64(max(cursor[0], 0))
     for t in range(clock, clock + steps):
         bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
         u = unit(bits)
-        if pairs:
-            sa = np.uint64(u * (n_s * n_a))
+        if drawn:
+            sa = np.uint64(pairs[np.uint64(u * n_pairs)])
             s = sa // n_a
         else:
             if not is_open:
@@ -126,5 +128,5 @@ def soft_q_learning(
         is_open = not ended
         s = following
     rng[0], rng[1], rng[2], rng[3] = s0, s1, s2, s3
-    cursor[0] = np.int64(s) if is_open and not pairs else -1
+    cursor[0] = np.int64(s) if is_open and not drawn else -1
     return bad

@@ -37,7 +37,8 @@ def sweep(r, g, succ, prob, lam, v, q, pi, residuals, goal, max_iterations):
         for s in range(n_s):  # the level of `followers.evaluation.rounding`
             level = abs(v[s])
             for a in range(n_a):
-                level += pi[s, a] * (abs(r[s, a]) + abs(q[s, a] - r[s, a]))
+                if pi[s, a] > 0.0:  # elsewhere, r = -inf may say that there is no such action
+                    level += pi[s, a] * (abs(r[s, a]) + abs(q[s, a] - r[s, a]))
             settled = settled and residuals[s] <= max(goal, 4.0 * EPSILON * level)
         if settled:
             return iteration, residual

@@ -5,6 +5,7 @@ Beside the parameters q (S, A) stand unnormalised weights at temperature lam:
     weight(s, a) = exp((q(s, a) - top(s)) / lam)      total(s) = sum_a weight(s, a)      value(s) = top(s) + lam log total(s)
 
 ``top(s)`` is any number that keeps the weights in range, so changing one q(s, a) costs one exponential and one logarithm.
+Actions that do not exist have q = -inf, and so weight 0.
 """
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
@@ -51,6 +52,8 @@ def draw(weight, s, u):
     while a < last and u >= weight[s, a]:
         u -= weight[s, a]
         a += 1
+    while weight[s, a] == 0.0 and a > 0:  # rounding went past the last action that exists
+        a -= 1
     return a
 
 

@@ -233,7 +233,7 @@ def _check_return(
 
     lam = _HARD if follower.regularization is None else follower.regularization
     best = plain(WarmSolver().solve(oracle.configure(policy.leader), policy.context, lam).policy)
-    uniform = plain(np.full(arrays.reward.shape, 1.0 / arrays.reward.shape[1]))
+    uniform = plain(arrays.available / arrays.available.sum(-1, keepdims=True))
     if table is not None:
         reached, error = plain(table.table), 0.0
     else:

@@ -52,7 +52,7 @@ def rounding(arrays: ContextArrays, policy: Array, value: Array) -> Array:
 def largest_gap(arrays: ContextArrays, value: Array, gaps: Array) -> Array:
     """The largest |gap| of a state's Q ``(S, A)``, but for what rounding leaves uncertain of each action's, ``(S,)``."""
     level = 4.0 * EPSILON * (np.abs(arrays.reward) + arrays.continuation * arrays.expectation(np.abs(value)))
-    largest: Array = np.maximum(np.abs(gaps) - level, 0.0).max(-1)
+    largest: Array = np.maximum(np.where(arrays.available, np.abs(gaps) - level, 0.0), 0.0).max(-1)
     return largest
 
 

@@ -90,10 +90,10 @@ class LinearProgramming(Follower):
             raise DamagedError(
                 f"the actions saved for context {context} are no policy of {n_states} states and {n_actions} actions."
             )
-        everything = np.ones(arrays.reward.shape, dtype=np.bool_)
-        actions, value, q = program.solve(arrays.reward, arrays.continuation, everything, start)
+        available = arrays.available
+        actions, value, q = program.solve(arrays.reward, arrays.continuation, available, start)
         slack = program.slack(arrays.reward, arrays.continuation, actions, value)
-        face = q >= (value - slack)[:, None]
+        face = available & (q >= (value - slack)[:, None])
         if (face.sum(-1) > 1).any():
             actions, _, _ = program.solve(arrays.leader_reward, arrays.leader_continuation, face, start)
         if self.warm_start:

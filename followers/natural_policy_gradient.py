@@ -101,15 +101,14 @@ class NaturalPolicyGradientSolve(Solve):
 
     def __init__(self, task: Task, settings: NaturalPolicyGradient, state: Array | None):
         super().__init__(task, settings.regularization)
-        shape = self.arrays.reward.shape
         self._rule = settings.step_size
-        self._softmax = SoftmaxState.begin(np.zeros(shape) if state is None else state.copy(), self.regularization)
+        self._softmax = SoftmaxState.begin(self.arrays, state, self.regularization)
         self._theta, self._pi = self._softmax.q, self._softmax.table()
         self._evaluated: PolicyValues | None = None
 
     @property
     def state(self) -> Any:
-        return self._theta
+        return self._softmax.kept()
 
     @property
     def values(self) -> PolicyValues:
@@ -126,9 +125,14 @@ class NaturalPolicyGradientSolve(Solve):
 
     def _advance(self, iterations: int, tolerance: float | None) -> int:
         del tolerance
+        mask = self.arrays.action_mask
         for done in range(iterations):
             c = self._rule.at(self.iterations + done)
-            self._theta += c * (self._estimate() - self._theta)
+            estimate = self._estimate()
+            if mask is None:
+                self._theta += c * (estimate - self._theta)
+            else:
+                self._theta[mask] += c * (estimate[mask] - self._theta[mask])
             self._softmax.refresh(self.regularization)
             self._pi, self._evaluated = self._softmax.table(), None
         return iterations

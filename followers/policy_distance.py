@@ -26,6 +26,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP
+from bocmdp_gym.action_mask import check_exist
 from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import ContextError, ConvergenceError, LeaderParameterError, ModelError
 from bocmdp_gym.mdps import ConfiguredMDPs
@@ -154,7 +155,10 @@ def _measure(mdps: ConfiguredMDPs, context: int, table: Array, lam: float, solve
     optimum = solver.solve(mdps, context, lam)
     difference = np.abs(table - optimum.policy)
     own, optimal = entropy(table), entropy(optimum.policy)
-    divergence = optimum.value - (table * optimum.q).sum(-1) - lam * own  # lambda KL(pi, pi*), without dividing by pi*
+    if arrays.action_mask is not None:
+        check_exist(table, arrays.action_mask, f" in context {context}")
+    q = np.where(table > 0.0, optimum.q, 0.0)
+    divergence = optimum.value - (table * q).sum(-1) - lam * own  # lambda KL(pi, pi*), without dividing by pi*
     visits, optimal_visits = visitation(arrays, table), visitation(arrays, optimum.policy)
     return (
         float(difference.max()),

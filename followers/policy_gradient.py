@@ -102,15 +102,15 @@ class VanillaPolicyGradientSolve(Solve):
         self._moves = self.arrays.draws.tables
         self._baseline = np.zeros(shape[0])
         self._visits: npt.NDArray[np.int64] = np.zeros(shape[0] if settings.baseline else 0, dtype=np.int64)
-        self._softmax = SoftmaxState.begin(np.zeros(shape) if state is None else state.copy(), 1.0)
+        self._softmax = SoftmaxState.begin(self.arrays, state, 1.0)
 
     @property
     def state(self) -> Any:
-        return self._softmax.q
+        return self._softmax.kept()
 
     @property
     def logits(self) -> Array:
-        """theta ``(S, A)`` (a copy)."""
+        """theta ``(S, A)`` (a copy), -inf for actions that do not exist."""
         return self._softmax.q.copy()
 
     def _advance(self, iterations: int, tolerance: float | None) -> int:
@@ -139,7 +139,7 @@ class VanillaPolicyGradientSolve(Solve):
 
     def _assess(self) -> tuple[Array, Array]:
         value, q = policy_values(self.arrays, self._table(), self.regularization)
-        optimal = soft_value(q, self.regularization)
+        optimal = soft_value(self.arrays.masked(q), self.regularization)
         return value, np.abs(optimal - value)
 
     def _table(self) -> Array:

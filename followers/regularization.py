@@ -87,7 +87,8 @@ def estimate_regularization(
     batch = _sample(oracle, policy, env_steps, rng)
     n_states, n_actions = arrays.reward.shape
     seen = empirical_policy(batch, n_states, n_actions).table
-    table = np.where(np.isnan(seen), 1.0 / n_actions, seen) if tabulated is None else tabulated.table
+    uniform = arrays.available / arrays.available.sum(-1, keepdims=True)
+    table = np.where(np.isnan(seen), uniform, seen) if tabulated is None else tabulated.table
     assert batch.states is not None  # counted above
     episodes = np.repeat(np.arange(batch.n_episodes), batch.lengths)
     pairs = batch.states.astype(np.int64) * n_actions + np.asarray(batch.actions, dtype=np.int64)
@@ -154,7 +155,7 @@ def _fit(
         steps: of sampled steps the pair, s A + a, and the episode, ``(N,)`` each; episodes are the clusters then, else states.
     """
     q = evaluate(arrays, table, arrays.reward, arrays.continuation).q
-    later = evaluate(arrays, table, np.zeros_like(q), arrays.continuation, 1.0).q
+    later = arrays.masked(evaluate(arrays, table, np.zeros_like(q), arrays.continuation, 1.0).q)
     q = q - q.mean(-1, keepdims=True)
 
     def gaps(beta: float) -> Array:
@@ -187,4 +188,5 @@ def _misfit(n: Array, logits: Array) -> float:
     shares = np.divide(n, rows, out=np.zeros_like(n), where=rows > 0.0)
     shifted = logits - logits.max(-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return float((rows * (xlogy(shares, shares) - shares * log_p)).sum() / n.sum())
+    told = np.where(shares > 0.0, log_p, 0.0)  # which is -inf at actions that do not exist
+    return float((rows * (xlogy(shares, shares) - shares * told)).sum() / n.sum())

@@ -117,7 +117,7 @@ def play(
     """
     configure(env, core, policy.leader, policy.context)
     tabular, keeps_outcomes = isinstance(core, TabularEnv), _keeps_outcomes(core)
-    starts = None if start is None else _start_pairs(start, core)
+    starts = None if start is None else _start_pairs(start, core, policy.context)
     at_once = policy.batched and not paired and copies > 1 and env_steps > 1 and can_be_copied(env)
     limit = min((steps for steps in (horizon, core.horizon) if steps is not None), default=None)
     schedule = Schedule(env_steps, copies if at_once else 1, limit, None if starts is None else len(starts))
@@ -270,7 +270,8 @@ def play_copies(
     finals: list[Any] = [None] * n
     actions: list[Any] = [None] * n
     actor = policy.begin(envs)
-    remembers = actor is not policy  # what copies are about: then all of them are shown, always
+    # what copies are about, or which actions they have: then all of them are shown, always
+    remembers = actor is not policy or (isinstance(core, TabularEnv) and core.model.mask is not None)
     while any(running):
         asked = [i for i in range(n) if remembers or (running[i] is not None and not resetting[i])]
         if asked:
@@ -364,11 +365,13 @@ def _check_fresh(final: Any, earlier: Any) -> None:
         )
 
 
-def _start_pairs(start: Any, core: Any) -> list[tuple[Any, Any]]:
+def _start_pairs(start: Any, core: Any, context: Any) -> list[tuple[Any, Any]]:
     """Start states and first actions (None: the policy's)."""
     pairs: list[Any]
     if isinstance(core, TabularEnv):
-        pairs = check_starts(np.atleast_2d(np.asarray(start)), (core.model.n_states, core.model.n_actions)).tolist()
+        model = core.model
+        mask = None if model.mask is None else model.mask.of(context)
+        pairs = check_starts(np.atleast_2d(np.asarray(start)), (model.n_states, model.n_actions), mask).tolist()
     else:
         listed = list(start) if isinstance(start, Iterable) and not isinstance(start, np.ndarray) else as_list(start) or []
         pairs = [as_list(pair) or [] for pair in listed]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.action_mask import check_exist
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
 from bocmdp_gym.kernels.alias import alias_tables
 from bocmdp_gym.options import as_array, check_choice, check_count, check_number
@@ -20,6 +21,7 @@ from followers.step_sizes import StepSize, check_step_size
 
 BEHAVIOURS = ("softmax", "uniform")
 SAMPLINGS = ("trajectory", "pairs")
+_NO_PAIRS = np.empty(0, dtype=np.int64)
 
 
 class SoftQLearning(IterativeFollower):
@@ -99,21 +101,21 @@ class SoftQLearningSolve(Solve):
         self.stride = settings.check_every
         shape = self.arrays.reward.shape
         self._step_size = settings.step_size or _default_step_size(task.discount)
-        self._pairs = settings.sampling == "pairs"
-        self._behaviour = _behaviour_tables(settings, shape, task.context)
+        self._pairs = np.flatnonzero(self.arrays.available) if settings.sampling == "pairs" else _NO_PAIRS
+        self._behaviour = _behaviour_tables(settings, self.arrays.available, task.context)
         self._successors = self.arrays.draws.tables
-        self._softmax = SoftmaxState.begin(np.zeros(shape) if state is None else state.copy(), self.regularization)
+        self._softmax = SoftmaxState.begin(self.arrays, state, self.regularization)
         self._counts: npt.NDArray[np.int64] = np.zeros(shape, dtype=np.int64)
         self._cursor = np.array([-1])
         self._rng = rng_state
 
     @property
     def state(self) -> Any:
-        return self._softmax.q
+        return self._softmax.kept()
 
     @property
     def q(self) -> Array:
-        """The current Q ``(S, A)`` (a copy)."""
+        """The current Q ``(S, A)`` (a copy), -inf for actions that do not exist."""
         return self._softmax.q.copy()
 
     @property
@@ -186,9 +188,9 @@ def _default_step_size(discount: float) -> StepSize:
     return StepSize.visits(2.0 / (1.0 - discount))
 
 
-def _behaviour_tables(settings: SoftQLearning, shape: tuple[int, ...], context: int) -> _Behaviour:
-    n_actions = shape[-1]
-    uniform = np.full(shape, 1.0 / n_actions)
+def _behaviour_tables(settings: SoftQLearning, available: npt.NDArray[np.bool_], context: int) -> _Behaviour:
+    shape = available.shape
+    uniform = available / available.sum(-1, keepdims=True)
     table, fixed = uniform, 1.0
     if isinstance(settings.behaviour, str):
         if settings.behaviour == "softmax":
@@ -200,6 +202,7 @@ def _behaviour_tables(settings: SoftQLearning, shape: tuple[int, ...], context: 
                 f"the behaviour policy has shape {given.shape}; expected {shape}, or one such table for each context."
             )
         table = given if given.ndim == 2 else given[context]
+        check_exist(table, available, f" in context {context}")
         table = settings.exploration * uniform + (1.0 - settings.exploration) * table
-    actions = np.broadcast_to(np.arange(n_actions, dtype=np.int32), shape)
+    actions = np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
     return _Behaviour(*alias_tables(table, actions), fixed)

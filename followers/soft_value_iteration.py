@@ -63,7 +63,8 @@ class SoftValueIterationSolve(Solve):
         super().__init__(task, regularization)
         self._v = np.zeros(len(self.arrays.reward)) if state is None else state.copy()
         self._q = np.zeros_like(self.arrays.reward)
-        self._pi = np.full_like(self._q, 1.0 / self._q.shape[1])
+        self._reward = self.arrays.masked(self.arrays.reward)
+        self._pi = self.arrays.available / self.arrays.available.sum(-1, keepdims=True)
         self._residuals = np.full_like(self._v, np.inf)
 
     @property
@@ -75,7 +76,7 @@ class SoftValueIterationSolve(Solve):
         if self.arrays.moves is not None:
             return self._sweep_factored(iterations, goal)
         done, residual = sweep(
-            self.arrays.reward,
+            self._reward,
             self.arrays.continuation,
             self.arrays.successors,
             self.arrays.probabilities,

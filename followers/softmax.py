@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from bocmdp_gym.mdps import ContextArrays
 from followers._softmax_kernels import fill, normalise
 from followers.policies import Array
 
@@ -24,15 +25,23 @@ class SoftmaxState(NamedTuple):
     value: Array  # (S,)
 
     @classmethod
-    def begin(cls, q: Array, temperature: float) -> SoftmaxState:
-        """The state that belongs to ``q`` (kept, not copied)."""
-        state = cls(q, np.empty_like(q), *np.empty((3, len(q))))
+    def begin(cls, arrays: ContextArrays, q: Array | None, temperature: float) -> SoftmaxState:
+        """The state that belongs to a copy of ``q``, zeros if None; actions that do not exist in ``arrays`` have q = -inf."""
+        own = np.zeros(arrays.reward.shape) if q is None else q.copy()
+        if arrays.action_mask is not None:
+            own[~arrays.action_mask] = -np.inf
+        state = cls(own, np.empty_like(own), *np.empty((3, len(own))))
         state.refresh(temperature)
         return state
 
     def refresh(self, temperature: float) -> None:
         """Bring everything up to date after ``q`` changed."""
         fill(self.q, temperature, self.weight, self.top, self.total, self.value)
+
+    def kept(self) -> Array:
+        """q for another to begin from: itself, with 0 where an action does not exist."""
+        missing = self.q == -np.inf
+        return np.where(missing, 0.0, self.q) if missing.any() else self.q
 
     def table(self) -> Array:
         """The policy's probabilities ``(S, A)``, a fresh array."""

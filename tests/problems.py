@@ -200,3 +200,32 @@ def restricted_solution(model: TabularBOCMDP, mask: np.ndarray, x: Tensor, lam: 
         policies.append(pi)
         returns.append(own.initial @ np.linalg.solve(system, (pi * own.leader_reward).sum(-1)))
     return np.array(values), np.array(policies), np.array(returns)
+
+
+def corridor(states: int = 5, **changes: Any) -> TabularBOCMDP:
+    """A corridor whose ends have no way out: action 0 goes left, 1 stays, 2 goes right; x pays for staying, per state.
+
+    The right end pays the follower 1 and half of the episodes end there; the leader is paid in the middle. Two contexts: in the
+    second nobody stays in the middle.
+    """
+    p = np.zeros((states, 3, states))
+    mask = np.ones((2, states, 3), dtype=np.bool_)
+    mask[:, 0, 0] = mask[:, -1, 2] = mask[1, states // 2, 1] = False
+    for s in range(states):
+        for a in range(3):
+            p[s, a, min(max(s + a - 1, 0), states - 1)] += 0.9
+            p[s, a, s] += 0.1
+    goal, middle = np.eye(states)[-1], np.eye(states)[states // 2]
+    stay = torch.tensor([0.0, 1.0, 0.0], dtype=F64)
+    arguments: dict[str, Any] = {
+        "reward": lambda x: (torch.tensor(goal)[:, None] + torch.tanh(x)[:, None] * stay)[None],
+        "leader_reward": np.broadcast_to(middle[:, None], (1, states, 3)),
+        "transition": p[None],
+        "initial": np.eye(states)[0],
+        "termination": 0.5 * goal[None],
+        "context_probabilities": np.array([0.5, 0.5]),
+        "leader_dim": states,
+        "discount": 0.8,
+        "action_mask": mask,
+    }
+    return TabularBOCMDP(**{**arguments, **changes})

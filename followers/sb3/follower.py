@@ -29,6 +29,7 @@ from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
 from followers.generators import isolated_generators
+from followers.policies import Policy
 from followers.sb3.algorithms import (
     compares_returns,
     default_of,
@@ -46,9 +47,9 @@ from followers.sb3.algorithms import (
 from followers.sb3.envs import DiscountedReturns, Watched, training_envs
 from followers.sb3.episodes import MaskedSB3Policy, RecurrentSB3Policy
 from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, set_progress
-from followers.sb3.masks import check_masked
+from followers.sb3.masks import check_masked, check_unmasked, masks_of_states
 from followers.sb3.normalization import Normalized, Statistics, check_normalize, normalizer_of, normalizing
-from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, reader
+from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, masked_table, reader
 from followers.sb3.replay import check_relabelling
 from followers.sb3.state import check_state, restore, state_of, statistics_in
 from followers.sb3.views import View, check_observation_space, view_of
@@ -70,7 +71,8 @@ class SB3Follower(Follower):
     further whenever their context comes up again (``warm_start``). Each answer is a snapshot: later training leaves it alone.
 
     RecurrentPPO remembers the episode, and MaskablePPO asks the environment's ``action_masks()`` what it may do: their policies
-    act along an episode (`Policy.begin`), and tell no probabilities. ARS adds up what an episode pays, so that is discounted.
+    act along an episode (`Policy.begin`), and tell no probabilities; but for MaskablePPO where masks belong to the states of a
+    tabular model (``action_mask``), which answers with a table. ARS adds up what an episode pays, so that is discounted.
 
     Schedules (``learning_rate``, ``clip_range``, the exploration of DQN) run over each response: from their beginning to their
     end in ``total_timesteps``, then from the beginning again. Or over a whole run (``schedule_timesteps``).
@@ -156,6 +158,7 @@ class SB3Follower(Follower):
         self.anneals = self.regularization is not None
         self._normalize = check_normalize(normalize, self.regularization, compares_returns(self.algorithm))
         self.markov = not (remembers(self.algorithm) or takes_masks(self.algorithm))
+        self._masks_of_states = False
         self.greedy = deterministic(self.algorithm) and self._temperature is None
         self._envs: VecEnv | None = None
         self._logs: dict[str, ContinuousLog] = {}
@@ -210,13 +213,17 @@ class SB3Follower(Follower):
         """Refuse what cannot work, before anything runs (see the class)."""
         super().bind(env, core)
         one, core = make_single(env)
+        layers = inspect_layers(env, core, one)
+        if takes_masks(self.algorithm):
+            check_masked(one, self.algorithm.__name__)
+            self.markov = self._masks_of_states = masks_of_states(one, core) and layers.showing is not None
+        else:
+            check_unmasked(core, layers, self.algorithm.__name__)
         discrete = isinstance(one.action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete))
         unreadable = isinstance(self._policy, type) and decides_itself(self._policy) and self._temperature is None
         readable = discrete and not unreadable and self.markov
         self.exposes_probabilities = type(self).exposes_probabilities if readable else False
         finite = isinstance(core.context_space, gym.spaces.Discrete)
-        if takes_masks(self.algorithm):
-            check_masked(one, self.algorithm.__name__)
         if self.shared and not context_observed(one):
             per_context = "one learner per context (shared=False)" if finite else "a new learner each time (warm_start=False)"
             raise UnsupportedError(
@@ -230,7 +237,7 @@ class SB3Follower(Follower):
             )
         if self.replay == "relabel" and issubclass(self.algorithm, OffPolicyAlgorithm):
             check_relabelling(core)
-            if not inspect_layers(env, core, one).plain:
+            if not layers.plain:
                 raise UnsupportedError(
                     "wrappers change what the environment shows or pays, so its model cannot relabel rewards; use replay='drop'."
                 )
@@ -289,7 +296,7 @@ class SB3Follower(Follower):
     # ----------------------------------------------------------------------------------------------------- responses
 
     @with_gradients  # agents learn, also for callers that have no use for gradients
-    def respond(self, task: Task, rng: np.random.Generator) -> SB3Policy:
+    def respond(self, task: Task, rng: np.random.Generator) -> Policy:
         """Train on the task and answer; ``metrics``: training steps so far.
 
         Raises:
@@ -312,6 +319,9 @@ class SB3Follower(Follower):
             network, view = learner.model.policy, self._view.frozen(self._normalizer)
             if remembers(self.algorithm):
                 return RecurrentSB3Policy(network, task.leader, task.context, metrics, view)
+            if self._masks_of_states:
+                table = masked_table(network, view, task.observations, task.arrays.available)
+                return task.tabular_policy(table, None, **metrics)
             if takes_masks(self.algorithm):
                 return MaskedSB3Policy(network, task.leader, task.context, metrics, view)
             read = reader(network, self._temperature)

@@ -7,7 +7,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from bocmdp_gym import TabularEnv
 from bocmdp_gym.errors import ActionError, UnsupportedError
+from followers.environments import Layers
 
 
 def check_masked(env: gym.Env[Any, Any], name: str) -> None:
@@ -26,6 +28,35 @@ def check_masked(env: gym.Env[Any, Any], name: str) -> None:
             "action_masks(); give it one, wrap it in bocmdp_gym.wrappers.ActionMasks where its info holds an 'action_mask', or "
             "use PPO."
         )
+
+
+def check_unmasked(core: Any, layers: Layers, name: str) -> None:
+    """Refuse an environment in which some actions do not exist, for an algorithm that would take them.
+
+    Args:
+        core, layers: the configurable layer, and those around it.
+        name: of the algorithm.
+
+    Raises:
+        UnsupportedError: the environment's model has an ``action_mask``, and no layer may make something else of actions.
+    """
+    if isinstance(core, TabularEnv) and core.model.mask is not None and layers.changing is None:
+        raise UnsupportedError(
+            f"the model of {type(core).__name__} has an action_mask, and {name} would take actions that do not exist; use "
+            "MaskablePPO, or a follower that plans."
+        )
+
+
+def masks_of_states(env: gym.Env[Any, Any], core: Any) -> bool:
+    """Whether the masks of an environment are those of its tabular model: functions of the state and the context alone.
+
+    Args:
+        env: one copy.
+        core: its configurable layer.
+    """
+    if not (isinstance(core, TabularEnv) and core.model.mask is not None):
+        return False
+    return getattr(env.get_wrapper_attr("action_masks"), "__self__", None) is core
 
 
 def check_masks(masks: Any, space: gym.Space[Any]) -> None:

@@ -8,6 +8,7 @@
 | best action | ARS | 1 for the action it chooses |
 | continuous actions | SAC, TD3, DDPG, TQC, CrossQ, and PPO, A2C, TRPO, ARS there | none: actions only |
 | along an episode | RecurrentPPO, MaskablePPO (`followers.sb3.episodes`) | none: they depend on more than the observation |
+| masks of states | MaskablePPO where a tabular model has an ``action_mask`` | `masked_table` |
 | one of your own that overrides ``predict`` or ``_predict`` | any | none, unless it has ``action_logits(obs)``, ``(N, A)`` |
 
 Where a Discrete space starts at k, the first probability is that of action k; MultiDiscrete spaces likewise.
@@ -23,6 +24,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor
@@ -67,6 +69,15 @@ def _categorical(policy: Any, observations: Any) -> list[Array]:
     distribution = policy.get_distribution(observations).distribution
     factors = distribution if isinstance(distribution, list) else [distribution]
     return [_softmax(factor.logits) for factor in factors]
+
+
+def masked_table(policy: Any, view: View, observations: Any, masks: npt.NDArray[np.bool_]) -> Array:
+    """Probabilities ``(S, A)`` of a network that takes masks ``(S, A)``, shown ``observations`` ``(S, ...)`` of the states."""
+    policy.set_training_mode(False)
+    with torch.no_grad():
+        seen, _ = policy.obs_to_tensor(view.observe(observations))
+        logits = policy.get_distribution(seen).distribution.logits.double()
+    return _softmax(logits.masked_fill(torch.from_numpy(~masks).to(logits.device), -torch.inf))
 
 
 def _own_logits(policy: Any, observations: Any) -> list[Array]:

@@ -159,10 +159,11 @@ class AdaptiveModelDesignEstimator(Estimator):
 
             rows, share = kernels.merged_transitions(arrays.successors, arrays.probabilities, arrays.termination)
             discounts = (model.discount, model.leader_discount)
+            reward, q = arrays.masked(arrays.reward), arrays.masked(state.q)
             for sweeps in split(self.sweeps, -(-self.sweeps * shape[0] * shape[1] // _PATH_NUMBERS)):
                 path = _path(sweeps, shape)
                 residual = kernels.sweep_values(
-                    arrays.reward, arrays.leader_reward, rows, share, *discounts, self._lambda, state.q, state.leader_q, *path
+                    reward, arrays.leader_reward, rows, share, *discounts, self._lambda, q, state.leader_q, *path
                 )
                 kernels.sweep_derivatives(
                     arrays.successors,
@@ -179,6 +180,8 @@ class AdaptiveModelDesignEstimator(Estimator):
                     state.dq,
                     state.v_tilde,
                 )
+            if arrays.action_mask is not None:  # what is carried is finite
+                state.q[arrays.action_mask] = q[arrays.action_mask]
             leader_value = path.leader_value[-1]
             gradient = arrays.initial @ state.v_tilde
             if "initial" in derivatives:

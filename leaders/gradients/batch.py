@@ -132,6 +132,8 @@ class CompiledBatch(BatchEstimator):
     def _slot(self, mdps: ConfiguredMDPs, contexts: npt.NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
         """One estimate per run, in one context each."""
         reward, leader_reward = mdps.batch_rows("reward", contexts), mdps.batch_rows("leader_reward", contexts)
+        if self.model.mask is not None:  # as the follower's solver takes actions that do not exist
+            reward[~self.model.mask.of(contexts)] = -np.inf
         self._prepare(rngs)
         self._call(contexts, reward, leader_reward)
         self._check(mdps, contexts)

@@ -10,11 +10,13 @@ import torch
 from sb3_contrib.common.wrappers import ActionMasker
 
 import leaders
-from bocmdp_gym import errors
+from bocmdp_gym import TabularEnv, errors
+from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.wrappers import ActionMasks, LeaderReward
 from followers import CallableFollower, SB3Follower, TrajectoryOracle
 from tests.followers.problems import X, bandit
 from tests.followers.sb3.quick import rng
+from tests.problems import corridor
 
 RECURRENT: dict[str, Any] = {
     "total_timesteps": 64,
@@ -250,3 +252,55 @@ def test_hypergradients_refuse_and_comparisons_take_what_is_no_markov_policy(kin
             leaders.optimize(env, leaders.HPGD(estimator=estimator, regularization=0.1), kind(), 1)
     for leader in (leaders.FirstOrder(0.1, env_steps=20), leaders.ZeroOrder(0.1, env_steps=20)):
         assert np.isfinite(leaders.optimize(env, leader, kind(), 1, seed=0).x.numpy()).all()
+
+
+# ------------------------------------------------------------------------------------ masks of the states of a tabular model
+
+
+def test_masks_of_states_make_a_table() -> None:
+    """They are functions of the state, so the policy is Markov, tells its probabilities, and a hypergradient can weigh it."""
+    env = TabularEnv(corridor(), horizon=20)
+    follower = masked(learning_rate=1e-2, total_timesteps=256)
+    oracle = TrajectoryOracle(env, follower)
+    assert (follower.markov, follower.exposes_probabilities) == (True, None)
+    for context in range(2):
+        policy = oracle.respond(np.zeros(5), context, rng(0))
+        assert policy.table is not None
+        np.testing.assert_array_equal(policy.table > 0.0, env.model.mask.of(context))  # type: ignore[union-attr]
+        np.testing.assert_allclose(policy.table.sum(-1), 1.0)
+        assert oracle.compiled
+        interpreted = TrajectoryOracle(env, CallableFollower(still), compiled=False)
+        for sampler in (oracle, interpreted):
+            batch = sampler.sample(policy, 200, rng(1))
+            assert policy.table[batch.states, batch.actions].all()
+    leader = leaders.HPGD(estimator="critic", regularization=0.1, env_steps=200)
+    assert np.isfinite(leaders.optimize(env, leader, masked(), 1, seed=0).x.numpy()).all()
+
+
+def test_the_table_is_the_networks_own_masked_distribution() -> None:
+    env = TabularEnv(corridor(), horizon=20)
+    follower = masked()
+    policy = TrajectoryOracle(env, follower).respond(np.zeros(5), 1, rng(0))
+    network: Any = next(iter(follower._learners.values())).model.policy
+    seen, _ = network.obs_to_tensor(np.arange(5))
+    with torch.no_grad():
+        told = network.get_distribution(seen, action_masks=env.model.mask.of(1)).distribution.probs  # type: ignore[union-attr]
+    np.testing.assert_allclose(policy.table, told.numpy(), atol=1e-6)
+
+
+def test_masked_tables_are_trained_on_in_copies() -> None:
+    env = TabularEnv(corridor(), horizon=20)
+    follower = masked(n_envs=2)
+    TrajectoryOracle(env, follower).respond(np.zeros(5), 0, rng(0))
+    native = TabularVectorEnv(env, 2, "SameStep")
+    oracle = TrajectoryOracle(native, masked())
+    policy = oracle.respond(np.zeros(5), 0, rng(0))
+    copies = TrajectoryOracle(native, CallableFollower(still), compiled=False)
+    assert policy.table is not None
+    assert copies.sample(policy, 100, rng(0)).n_steps >= 100  # copies that wait do nothing that does not exist
+
+
+def test_algorithms_without_masks_are_refused() -> None:
+    for name in ("PPO", "DQN"):
+        with pytest.raises(errors.UnsupportedError, match=f"{name} would take actions that do not exist; use MaskablePPO"):
+            TrajectoryOracle(TabularEnv(corridor(), horizon=20), SB3Follower(name, total_timesteps=2_000))
