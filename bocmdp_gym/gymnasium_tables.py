@@ -114,6 +114,27 @@ def gymnasium_tables(
     )
 
 
+def masks_of_states(env: gym.Env[Any, Any], n_states: int, n_actions: int) -> npt.NDArray[np.bool_]:
+    """``env.unwrapped.action_mask(state)`` of every state, ``(S, A)``, as Taxi has it.
+
+    Raises:
+        UnsupportedError: the environment has no such method.
+        ModelError: it returns something else than a mask of its actions.
+    """
+    base: Any = env.unwrapped
+    method = getattr(base, "action_mask", None)
+    if not callable(method):
+        raise UnsupportedError(
+            f"action_mask is True, and {type(base).__name__} has no method action_mask(state) as Taxi has; leave action_mask "
+            "out, or give the mask itself, (S, A) booleans."
+        )
+    masks = [np.asarray(method(state)) for state in range(n_states)]
+    for state, mask in enumerate(masks):
+        if mask.shape != (n_actions,) or mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
+            raise ModelError(f"action_mask({state}) of {type(base).__name__} is {mask}; expected {n_actions} entries, 0 or 1.")
+    return np.array(masks, dtype=np.bool_)
+
+
 def _refuse_layers(env: gym.Env[Any, Any]) -> None:
     for layer in layers_of(env):
         if isinstance(layer, gym.Wrapper) and not is_transparent(layer):

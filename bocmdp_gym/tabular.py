@@ -30,7 +30,7 @@ from bocmdp_gym.affine import Affine, recognised
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
-from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables
+from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables, masks_of_states
 from bocmdp_gym.kernels.bounds import all_within
 from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, refuse_misuse, tensors_in
@@ -537,6 +537,7 @@ class TabularBOCMDP(BOCMDP):
         leader_reward: Function | None = None,
         leader_dim: int | None = None,
         discount: float = 0.99,
+        action_mask: npt.ArrayLike | bool | None = None,
         check_samples: int = CHECK_SAMPLES,
         **options: Any,
     ) -> TabularBOCMDP:
@@ -549,11 +550,14 @@ class TabularBOCMDP(BOCMDP):
             reward: the follower's reward ``(C, S, A)`` or a function of x; the environment's own if None.
             leader_reward: the leader's; the environment's own reward if None.
             leader_dim: as for the constructor; if None, that of ``leader_space`` or ``example`` where given, else 1.
+            action_mask: as for the constructor; True: the environment's own, ``env.unwrapped.action_mask(state)``, which leaves
+                out what Taxi would do in vain. None: every action, as the environment takes them all.
             check_samples: seeded steps of a copy of the environment that its tables are held against; 0: none.
             discount, options: as for the constructor.
 
         Raises:
-            UnsupportedError: the environment publishes no tables, or has a wrapper around it that changes the problem.
+            UnsupportedError: the environment publishes no tables, or no masks that were asked for, or has a wrapper around it
+                that changes the problem.
             ModelError: tables that are malformed, or not what the environment plays.
             ModelError: a function fails at the x of dimension 1 that was assumed without ``leader_dim``.
         """
@@ -566,6 +570,7 @@ class TabularBOCMDP(BOCMDP):
             "initial": tables.initial,
             "termination": tables.termination,
             "discount": discount,
+            "action_mask": masks_of_states(env, *tables.reward.shape[1:]) if action_mask is True else action_mask,
             **options,
         }
         if leader_dim is not None:

@@ -1,7 +1,8 @@
 """How a learner sees an environment: spaces counted from 0, joint actions, observations normalised. A policy acts through it too.
 
-Stable-Baselines3 counts the elements of Discrete and MultiDiscrete spaces from 0, whatever their ``start``; its Q-learners take
-Discrete actions alone, so combinations of a MultiDiscrete space are numbered for them, the last factor fastest; and where
+Stable-Baselines3 counts the elements of Discrete and MultiDiscrete spaces from 0, whatever their ``start``, and takes
+MultiDiscrete and MultiBinary spaces of one axis alone, so those of several are laid out in one row, the last axis fastest; its
+Q-learners take Discrete actions alone, so combinations of a MultiDiscrete space are numbered for them, the last fastest; and where
 training copies are wrapped in `VecNormalize`, its networks have only ever seen normalised observations.
 """
 
@@ -40,11 +41,13 @@ def check_observation_space(space: gym.Space[Any], name: str) -> None:
 
 
 def counted_from_zero(space: gym.Space[Any]) -> gym.Space[Any]:
-    """The same space with Discrete and MultiDiscrete parts that start at 0; itself where they do."""
+    """The same space with parts that start at 0 and have one axis, where they are discrete; itself where they do."""
     if isinstance(space, gym.spaces.Discrete) and space.start != 0:
         return gym.spaces.Discrete(int(space.n))
-    if isinstance(space, gym.spaces.MultiDiscrete) and space.start.any():
-        return gym.spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
+    if isinstance(space, gym.spaces.MultiDiscrete) and (space.start.any() or _has_axes(space)):
+        return gym.spaces.MultiDiscrete(space.nvec.reshape(-1), dtype=space.dtype.type)
+    if isinstance(space, gym.spaces.MultiBinary) and _has_axes(space):
+        return gym.spaces.MultiBinary(prod(space.shape))
     if isinstance(space, gym.spaces.Dict):
         parts = {name: counted_from_zero(part) for name, part in space.spaces.items()}
         if any(parts[name] is not part for name, part in space.spaces.items()):
@@ -52,23 +55,38 @@ def counted_from_zero(space: gym.Space[Any]) -> gym.Space[Any]:
     return space
 
 
+def _has_axes(space: gym.spaces.MultiDiscrete | gym.spaces.MultiBinary) -> bool:
+    """Whether its elements have several axes, or one that Stable-Baselines3 would not take for one: ``MultiBinary([4])``."""
+    return len(space.shape) > 1 or (isinstance(space, gym.spaces.MultiBinary) and not isinstance(space.n, int))
+
+
 def to_zero(space: gym.Space[Any], value: Any) -> Any:
     """Elements of ``space``, one or several, as those of `counted_from_zero`."""
+    if isinstance(space, gym.spaces.Dict):
+        return {name: to_zero(part, value[name]) for name, part in space.spaces.items()}
+    if isinstance(space, (gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)) and _has_axes(space):
+        several = np.asarray(value)
+        value = several.reshape(*several.shape[: several.ndim - len(space.shape)], -1)
     return _moved(space, value, -1)
 
 
 def from_zero(space: gym.Space[Any], value: Any) -> Any:
     """The inverse of `to_zero`."""
-    return _moved(space, value, 1)
+    if isinstance(space, gym.spaces.Dict):
+        return {name: from_zero(part, value[name]) for name, part in space.spaces.items()}
+    moved = _moved(space, value, 1)
+    if isinstance(space, (gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)) and _has_axes(space):
+        moved = np.asarray(moved)
+        return moved.reshape(*moved.shape[:-1], *space.shape)
+    return moved
 
 
 def _moved(space: gym.Space[Any], value: Any, sign: int) -> Any:
+    """Elements in one row, moved by the start of their space."""
     if isinstance(space, gym.spaces.Discrete) and space.start != 0:
         return value + sign * space.start
     if isinstance(space, gym.spaces.MultiDiscrete) and space.start.any():
-        return np.asarray(value) + sign * space.start
-    if isinstance(space, gym.spaces.Dict):
-        return {name: _moved(part, value[name], sign) for name, part in space.spaces.items()}
+        return np.asarray(value) + sign * space.start.reshape(-1)
     return value
 
 
@@ -130,7 +148,7 @@ class View(NamedTuple):
     def factors(self) -> tuple[int, ...]:
         """How many choices each factor of a discrete action has."""
         space = self.action_space
-        return (int(space.n),) if isinstance(space, gym.spaces.Discrete) else tuple(int(n) for n in space.nvec)  # type: ignore[attr-defined]
+        return (int(space.n),) if isinstance(space, gym.spaces.Discrete) else tuple(int(n) for n in space.nvec.reshape(-1))  # type: ignore[attr-defined]
 
     def frozen(self, normalizer: VecNormalize | None) -> View:
         """The same with the statistics as they are now."""
@@ -166,9 +184,7 @@ def view_of(env: AnyEnv, needs_discrete: bool = False) -> View:
         view = View(env.single_observation_space, env.single_action_space)
     else:
         view = View(env.observation_space, env.action_space)
-    factors = view.action_space
-    joint = needs_discrete and isinstance(factors, gym.spaces.MultiDiscrete) and factors.nvec.ndim == 1
-    return view._replace(joint=joint)
+    return view._replace(joint=needs_discrete and isinstance(view.action_space, gym.spaces.MultiDiscrete))
 
 
 class Viewed(gym.Wrapper[Any, Any, Any, Any]):

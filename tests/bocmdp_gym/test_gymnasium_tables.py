@@ -10,7 +10,7 @@ from gymnasium import wrappers
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 
 import bocmdp_gym
-from bocmdp_gym import TabularBOCMDP, errors
+from bocmdp_gym import TabularBOCMDP, TabularEnv, errors
 
 
 def test_frozen_lake_ends_on_arrival() -> None:
@@ -288,3 +288,33 @@ def test_wrappers_that_watch_are_let_through() -> None:
     env: Any = wrappers.RecordEpisodeStatistics(wrappers.TimeLimit(gym.make("FrozenLake-v1"), 7))
     for watched in (env, Named(env), Watching(env)):
         TabularBOCMDP.from_gymnasium(watched)
+
+
+def test_the_environments_own_mask_is_read_where_asked_for() -> None:
+    env = gym.make("Taxi-v4")
+    model = TabularBOCMDP.from_gymnasium(env, action_mask=True, discount=0.9)
+    assert TabularBOCMDP.from_gymnasium(env, discount=0.9).mask is None
+    _, info = env.reset(seed=3)
+    played = TabularEnv(model)
+    for _ in range(40):
+        state = env.unwrapped.s  # type: ignore[attr-defined]
+        _, told = played.reset(options={"state": state})
+        np.testing.assert_array_equal(told["action_mask"], info["action_mask"])
+        *_, info = env.step(env.action_space.sample(info["action_mask"]))
+    policy = model.solve([0.0], 0.1).policy[0].numpy()
+    assert (policy[~model.mask.of(0)] == 0.0).all()  # type: ignore[union-attr]
+
+
+def test_masks_that_are_none_are_refused() -> None:
+    with pytest.raises(errors.UnsupportedError, match=r"FrozenLakeEnv has no method action_mask\(state\)"):
+        TabularBOCMDP.from_gymnasium(gym.make("FrozenLake-v1"), action_mask=True)
+
+    class Odd(TaxiEnv):
+        def action_mask(self, state: int) -> Any:
+            return np.full(6, 0.5)
+
+    with pytest.raises(errors.ModelError, match=r"action_mask\(0\) of Odd"):
+        TabularBOCMDP.from_gymnasium(Odd(), action_mask=True)
+    mask = np.ones((16, 4), dtype=np.bool_)
+    mask[:, 0] = False
+    assert TabularBOCMDP.from_gymnasium(gym.make("FrozenLake-v1"), action_mask=mask).mask is not None

@@ -160,6 +160,11 @@ SPACES: dict[str, Any] = {
     "discrete": (gym.spaces.Discrete(2, start=1), lambda place: np.int64(place + 1)),
     "negative": (gym.spaces.Discrete(2, start=-7), lambda place: np.int64(place - 7)),
     "multi": (gym.spaces.MultiDiscrete([2, 3], start=[5, -1]), lambda place: np.array([place + 5, place])),
+    "rows": (
+        gym.spaces.MultiDiscrete([[2, 3], [3, 2]], start=[[5, -1], [0, 2]]),
+        lambda place: np.array([[place + 5, place], [1, 3 - place]]),
+    ),
+    "bits": (gym.spaces.MultiBinary((2, 2)), lambda place: np.array([[place, 1 - place], [1, 0]], np.int8)),
     "dict": (
         gym.spaces.Dict({"where": gym.spaces.Discrete(2, start=3), "what": gym.spaces.Box(-1, 1, (1,), np.float32)}),
         lambda place: {"where": np.int64(place + 3), "what": np.zeros(1, np.float32)},
@@ -171,6 +176,8 @@ TWINS: dict[str, Any] = {  # the same spaces, counted from 0
     "discrete": (gym.spaces.Discrete(2), np.int64),
     "negative": (gym.spaces.Discrete(2), np.int64),
     "multi": (gym.spaces.MultiDiscrete([2, 3]), lambda place: np.array([place, place + 1])),
+    "rows": (gym.spaces.MultiDiscrete([2, 3, 3, 2]), lambda place: np.array([place, place + 1, 1, 1 - place])),
+    "bits": (gym.spaces.MultiBinary(4), lambda place: np.array([place, 1 - place, 1, 0], np.int8)),
     "dict": (
         gym.spaces.Dict({"where": gym.spaces.Discrete(2), "what": gym.spaces.Box(-1, 1, (1,), np.float32)}),
         lambda place: {"where": np.int64(place), "what": np.zeros(1, np.float32)},
@@ -216,6 +223,38 @@ def test_factors_of_actions_may_start_anywhere(algorithm: str, n_envs: int) -> N
     np.testing.assert_array_equal(*[p.probabilities(place) for p in policies])
     np.testing.assert_array_equal(batches[0].actions, batches[1].actions + np.array([4, -2]))
     np.testing.assert_array_equal(batches[0].rewards, batches[1].rewards)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+def test_factors_of_actions_may_have_axes(algorithm: str, n_envs: int) -> None:
+    """They are those of one row, the last axis fastest."""
+    policies, batches = [], []
+    for shape in ((2, 2), (4,)):
+        actions = gym.spaces.MultiDiscrete(np.array([2, 3, 2, 2]).reshape(shape))
+        show = lambda p: np.full(1, p, np.float32)  # noqa: E731
+        paying = lambda p, shape=shape: np.array([p, 1, 0, 1]).reshape(shape)  # noqa: E731
+        oracle = TrajectoryOracle(
+            with_leader(Places(actions=actions, show=show, paying=paying)), quick(algorithm, n_envs=n_envs, total_timesteps=300)
+        )
+        policies.append(oracle.respond([0.0], 0, rng(0)))
+        batches.append(oracle.sample(policies[-1], 100, rng(1)))
+    np.testing.assert_array_equal(*[p.probabilities(np.zeros(1, np.float32)) for p in policies])
+    assert batches[0].actions.shape == (batches[0].n_steps, 2, 2)
+    np.testing.assert_array_equal(*[batch.actions.reshape(batch.n_steps, -1) for batch in batches])
+    np.testing.assert_array_equal(batches[0].rewards, batches[1].rewards)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_bits_of_actions_may_have_axes(n_envs: int) -> None:
+    batches = []
+    for shape in ((2, 2), (4,)):
+        paying = lambda p, shape=shape: np.array([p, 1, 0, 1]).reshape(shape)  # noqa: E731
+        show = lambda p: np.full(1, p, np.float32)  # noqa: E731
+        env = with_leader(Places(actions=gym.spaces.MultiBinary(list(shape)), show=show, paying=paying))
+        oracle = TrajectoryOracle(env, quick("PPO", n_envs=n_envs, total_timesteps=300))
+        batches.append(oracle.sample(oracle.respond([0.0], 0, rng(0)), 100, rng(1)))
+    np.testing.assert_array_equal(*[batch.actions.reshape(batch.n_steps, -1) for batch in batches])
 
 
 @pytest.mark.parametrize(
