@@ -2,8 +2,8 @@
 
 Stable-Baselines3 counts the elements of Discrete and MultiDiscrete spaces from 0, whatever their ``start``, and takes
 MultiDiscrete and MultiBinary spaces of one axis alone, so those of several are laid out in one row, the last axis fastest; its
-Q-learners take Discrete actions alone, so combinations of a MultiDiscrete space are numbered for them, the last fastest; and where
-training copies are wrapped in `VecNormalize`, its networks have only ever seen normalised observations.
+Q-learners take Discrete actions alone, so combinations of a MultiDiscrete space are numbered for them, the last fastest;
+and where training copies are wrapped in `VecNormalize`, its networks have only ever seen normalised observations.
 """
 
 from __future__ import annotations
