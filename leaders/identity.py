@@ -178,6 +178,8 @@ def _model(model: TabularBOCMDP) -> dict[str, Any]:
             continue
         parts = {name: getattr(mdps, name) for name in ("reward", "leader_reward", "initial", "termination")}
         parts |= {"transition": mdps.transition.values, "successors": mdps.transition.successors()}
+        if model.mask is not None:
+            parts["action_mask"] = model.mask.allowed
         for name, part in parts.items():
             array = part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
             digests[f"{name} at x{number}"] = [*map(str, array.shape), *_projection(array)]

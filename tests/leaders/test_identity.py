@@ -20,7 +20,7 @@ from bocmdp_gym.wrappers import LeaderReward
 from leaders.checkpoints import Checkpoints
 from leaders.identity import describe, differences
 from leaders.updates import project_to_simplex
-from tests.problems import four_rooms, random_model
+from tests.problems import four_rooms, random_model, small_model
 
 
 class Scaled(gym.RewardWrapper):  # type: ignore[type-arg]
@@ -96,6 +96,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "discount": (_rooms(), _rooms(discount=0.9), "discount"),
     "rewards": ({}, {"env": lambda: random_model(1, states=4, strength=0.4)}, "environment"),
     "one number": ({}, {"env": lambda: random_model(1, states=4, moving=("leader_reward", "transition", "initial"))}, "reward"),
+    "actions that exist": (  # all of them being alike
+        {"env": small_model, "x0": np.zeros(2)},
+        {"env": lambda: small_model(action_mask=np.array([[True, False]] * 3)), "x0": np.zeros(2)},
+        "environment",
+    ),
     "model's discount": ({}, {"env": lambda: random_model(1, states=4, discount=0.8)}, "discount was 0.9, is 0.8"),
     "horizon": (
         {"env": lambda: TabularEnv(random_model(1, states=4))},
