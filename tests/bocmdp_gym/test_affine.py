@@ -114,6 +114,16 @@ def test_a_parametrization_of_any_kind() -> None:
     assert not model_of(lambda z: BASE + z[0][1], lambda x: (x, x)).configure_with_graph(np.ones(D)).reward.isnan().any()
 
 
+@pytest.mark.parametrize("name", ["products", "by state"])
+def test_actions_that_do_not_exist(name: str) -> None:
+    """What stands at a missing action is another action's number, in the matrix too."""
+    mask = np.random.default_rng(5).random((C, S, A)) < 0.6
+    mask[..., 1] = True
+    model = model_of(AFFINE[name]).replace(action_mask=mask)
+    assert set(model._affine) == {"reward"}
+    check_equal(model, np.random.default_rng(6))
+
+
 def test_beside_parts_that_are_not_affine() -> None:
     """Weights on both: one reverse pass by the matrix, one by the graph."""
     rng = np.random.default_rng(3)
