@@ -11,6 +11,8 @@ from bocmdp_gym.env import Configurable, ConfigurableEnv, configurable
 from bocmdp_gym.equilibrium import Equilibrium
 from bocmdp_gym.gymnasium_tables import gymnasium_tables
 from bocmdp_gym.hooks import Hooks
+from bocmdp_gym.linear_quadratic import LinearQuadraticBOCMDP, LinearQuadraticSolution
+from bocmdp_gym.linear_quadratic_env import LinearQuadraticEnv, LinearQuadraticVectorEnv
 from bocmdp_gym.mdps import ConfiguredMDPs, Solution, Weights
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.parametrizations import Identity, Parametrization, Sigmoid, Softmax
@@ -38,6 +40,10 @@ __all__ = [
     "FactoredTransitions",
     "Hooks",
     "Identity",
+    "LinearQuadraticBOCMDP",
+    "LinearQuadraticEnv",
+    "LinearQuadraticSolution",
+    "LinearQuadraticVectorEnv",
     "Parametrization",
     "PopulationBOCMDP",
     "Sigmoid",

@@ -36,6 +36,7 @@ class BOCMDP(Constructed, ABC):
         pays_on_arrival: whether the state that a step leads to decides what it pays and whether it ends the episode, as in
             simulators that are known from outside alone: log P then counts at every step, ends included, and for its reward too.
         pathwise_only: whether x moves next states that `draw_transitions` draws and `log_transitions` knows nothing of.
+        exact_returns: whether `context_return` answers: the model solves the follower's problem exactly.
         frozen: entries of x, as messages call them, that also move what the model does not know how to differentiate. It holds
             them fixed, so that derivatives in them are 0, and leaders that use these say so when they are bound.
     """
@@ -47,6 +48,7 @@ class BOCMDP(Constructed, ABC):
     outcomes: tuple[str, ...] = ()
     pays_on_arrival: bool = False
     pathwise_only: bool = False
+    exact_returns: bool = False
     frozen: tuple[str, ...] = ()
 
     @abstractmethod
@@ -78,6 +80,22 @@ class BOCMDP(Constructed, ABC):
         """log mu_{x, xi}(s), or None if the initial distribution does not depend on x."""
         del x, observations, context
         return None
+
+    def context_return(self, x: Any, regularization: float, context: int, *, leader_share: float = 0.0) -> Tensor:
+        """F_xi(x) under the follower's regularised optimum: a scalar, or ``(...,)`` for batched x, differentiable in x once.
+
+        Where a model has this (``exact_returns`` is True), it has finitely many contexts, and leaders and evaluators use it.
+
+        Args:
+            x: ``(..., d)``.
+            regularization: lambda > 0.
+            context: xi.
+            leader_share: what the follower is paid per unit of the leader's reward, besides its own.
+
+        Raises:
+            UnsupportedError: the model has no exact solutions.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no exact solutions; give it exact_returns and context_return.")
 
 
 #: What a model declares of itself, beside its functions.

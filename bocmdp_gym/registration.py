@@ -71,6 +71,11 @@ ENVIRONMENTS = (
         "bocmdp_gym.envs.battery:Battery",
         "bocmdp_gym.envs.storage_vector:battery_vector",
     ),
+    Entry(
+        "bocmdp/BuildingControl-v0",
+        "bocmdp_gym.envs.building_control:BuildingControl",
+        "bocmdp_gym.envs.building_control:building_control_vector",
+    ),
 )
 
 

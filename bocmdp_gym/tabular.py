@@ -95,7 +95,7 @@ class TabularBOCMDP(BOCMDP):
             where they take an environment's observations, as those of a grid that stands for a continuous problem do.
     """
 
-    takes_states = True
+    takes_states = exact_returns = True
 
     def __init__(
         self,
@@ -452,6 +452,12 @@ class TabularBOCMDP(BOCMDP):
         solution = mdps.solve(regularization, **options)
         returns = mdps.policy_return(solution.policy)
         return returns if per_context else self._mean(returns)
+
+    def context_return(self, x: Any, regularization: float, context: int, *, leader_share: float = 0.0) -> Tensor:
+        """F_xi(x) of one context, as in `leader_return`."""
+        mdps = self.configure(x)
+        mdps = mdps.with_leader_share(leader_share) if leader_share else mdps
+        return mdps.policy_return(mdps.solve(regularization).policy)[..., context]
 
     @known_options(onto=solve)
     def loss(self, x: Any, f: Loss, *, regularization: float, **options: Any) -> Tensor:

@@ -14,6 +14,7 @@ from followers.empirical import EmpiricalPolicy, empirical_policy
 from followers.fictitious_play import FictitiousPlay, PopulationResponse
 from followers.iterative import IterativeFollower, Solve
 from followers.linear_programming import LinearProgramming
+from followers.linear_quadratic import LinearGaussianPolicy, LinearQuadratic
 from followers.natural_policy_gradient import NaturalPolicyGradient
 from followers.oracle import TrajectoryOracle
 from followers.policies import InterpolatedPolicy, Policy, TabularPolicy
@@ -49,7 +50,9 @@ __all__ = [
     "Follower",
     "InterpolatedPolicy",
     "IterativeFollower",
+    "LinearGaussianPolicy",
     "LinearProgramming",
+    "LinearQuadratic",
     "NaturalPolicyGradient",
     "Policy",
     "PopulationOracle",

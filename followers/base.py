@@ -68,6 +68,11 @@ class Task:
         states = {row.tobytes(): state for state, row in enumerate(rows)}
         return lambda observation: states[np.asarray(observation, dtype=rows.dtype).tobytes()]
 
+    @property
+    def read(self) -> Callable[[Any], Any] | None:
+        """Reads the core's own observations in those seen, where outer layers only add to them; None where they are the same."""
+        return self._layers.own if self._layers.showing else None
+
     @cached_property
     def mdps(self) -> ConfiguredMDPs:
         """The model's arrays at x: what a planning follower solves.
@@ -103,8 +108,8 @@ class Task:
                     f"the model of {type(self.core).__name__} is a grid of its own observations, and outer layers change them; "
                     "unwrap the environment, or use a learning follower."
                 )
-            read = self._layers.own if self._layers.showing else None
-            return InterpolatedPolicy(table, self.leader, self.context, core=self.core, read=read, value=value, metrics=metrics)
+            options: Any = {"core": self.core, "read": self.read, "value": value, "metrics": metrics}
+            return InterpolatedPolicy(table, self.leader, self.context, **options)
         return TabularPolicy(
             table,
             self.leader,

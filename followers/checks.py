@@ -22,7 +22,7 @@ from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.options import check_count, check_number
 from followers.adapters import as_policy, can_act
 from followers.base import Follower, check_follower_type
-from followers.environments import check_action
+from followers.environments import check_action, configure
 from followers.evaluation import policy_values
 from followers.iterative import IterativeFollower
 from followers.oracle import TrajectoryOracle
@@ -354,6 +354,8 @@ def _observations(oracle: TrajectoryOracle) -> Any:
     """All of a table's, else some of the first that are seen."""
     if isinstance(oracle.model, TabularBOCMDP) and oracle.exposes_states:
         return oracle.core.observe(np.arange(oracle.core.model.n_states))
+    x = oracle.core.initial_leader(np.random.default_rng(0))  # the same whatever the oracle did before: starts may depend on it
+    configure(oracle.env, oracle.core, x, _contexts(oracle)[0])
     return [owned(oracle.env.reset(seed=seed)[0]) for seed in range(_STARTS)]
 
 

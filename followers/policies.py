@@ -91,6 +91,14 @@ class Policy(Constructed, ABC):
         """
         return np.stack([np.asarray(self.probabilities(row), dtype=np.float64) for row in rows(observations)])
 
+    def entropies(self, observations: Any) -> Array | None:
+        """Entropies of the actions ``(N,)`` in several observations, differential ones where actions are real numbers.
+
+        None where they are not known, or follow from probabilities.
+        """
+        del observations
+        return None
+
 
 @dataclass(eq=False, repr=False)
 class TabularPolicy(Policy):

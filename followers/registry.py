@@ -139,6 +139,7 @@ register(
 )
 register("vanilla-policy-gradient", "followers:VanillaPolicyGradient", budget="iterations", default_budget=20_000)
 register("linear-programming", "followers:LinearProgramming")
+register("linear-quadratic", "followers:LinearQuadratic")
 _SB3: dict[str, Any] = {"budget": "total_timesteps", "default_budget": 5_000}
 register("soft-dqn", "followers:SoftDQNFollower", **_SB3, options=["normalize"])
 register("ppo", "followers:SB3Follower", **_SB3, options=["normalize"], algorithm="PPO")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.losses import evaluate_loss
 from bocmdp_gym.optimum import WarmSolver
 from followers import Policy, TrajectoryOracle, suboptimality
@@ -28,7 +29,7 @@ class Evaluator:
     The same optimum says how far the follower's own policy is from it.
 
     Args:
-        oracle: of a tabular problem.
+        oracle: of a problem with exact returns (`bocmdp_gym.BOCMDP.exact_returns`).
         regularization: lambda.
         loss: a function f(x, policy (S, A), context); None: the leader's return.
         coupling: the objective of the contexts' returns; None: their mean.
@@ -45,6 +46,16 @@ class Evaluator:
 
     def values(self, x: Tensor) -> Array:
         """The leader's return (or minus the loss) in every context ``(C,)``."""
+        model = self._oracle.model
+        if not isinstance(model, TabularBOCMDP):
+            assert model is not None
+            share = self._oracle.layers.share
+            return np.array(
+                [
+                    float(model.context_return(x.detach(), self._regularization, context, leader_share=share))
+                    for context in range(len(self._oracle.core.context_probabilities))
+                ]
+            )
         mdps = self._oracle.configure(x)
         values = np.empty(mdps.model.n_contexts)
         for context in range(len(values)):
@@ -60,7 +71,7 @@ class Evaluator:
         if self._coupling is not None:
             return self._coupling.value(self._coupling.possible(values))
         total = 0.0
-        for probability, value in zip(self._oracle.core.model.context_probabilities, values, strict=True):
+        for probability, value in zip(self._oracle.core.context_probabilities, values, strict=True):
             total += probability * value
         return total
 
@@ -84,8 +95,8 @@ class Evaluator:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        model: Any = self._oracle.model
-        self._solver.load_state(state, model.n_states)
+        model = self._oracle.model
+        self._solver.load_state(state, model.n_states if isinstance(model, TabularBOCMDP) else -1)
 
 
 def evaluator(

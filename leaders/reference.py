@@ -22,7 +22,7 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.losses import Loss, evaluate_loss
 from followers import Follower, Policy, TrajectoryOracle
 from leaders.gradients.estimate import WeightedContexts
-from leaders.gradients.exact import policy_return
+from leaders.gradients.exact import response_return, values_responses
 
 #: h where returns are exact, and where they are sampled.
 _FINE, _COARSE = 1e-4, 0.1
@@ -89,8 +89,8 @@ class _Returns:
     ):
         self.oracle = TrajectoryOracle(env, follower)
         self._contexts, self._env_steps, self._loss = contexts, env_steps, loss
-        unchanged = isinstance(self.oracle.model, TabularBOCMDP) and self.oracle.layers.changing is None
-        self.is_exact = loss is not None or unchanged
+        known = isinstance(self.oracle.model, TabularBOCMDP) or values_responses(self.oracle)
+        self.is_exact = loss is not None or (known and self.oracle.layers.changing is None)
 
     def __call__(self, x: Tensor, seeds: list[int]) -> float:
         total, follower = 0.0, self.oracle.follower
@@ -103,10 +103,11 @@ class _Returns:
         return total
 
     def _value(self, x: Tensor, context: Any, policy: Policy, rng: np.random.Generator) -> float:
-        table = self.oracle.tabulate(policy) if self.is_exact else None
-        if table is None:
+        table = None if self._loss is None else self.oracle.tabulate(policy)
+        if self._loss is not None and table is not None:
+            return -float(evaluate_loss(self._loss, x.detach(), torch.from_numpy(table.table), context))
+        value = response_return(self.oracle, x, context, policy) if self.is_exact else None
+        if value is None:
             batch = self.oracle.sample(policy, self._env_steps, rng)
             return float(batch.discounted_returns(self.oracle.core.leader_discount, leader=True).mean())
-        if self._loss is not None:
-            return -float(evaluate_loss(self._loss, x.detach(), torch.from_numpy(table.table), context))
-        return policy_return(self.oracle.configure_for(policy).arrays(context), table.table)
+        return value

@@ -119,7 +119,8 @@ class LeaderRun:
         regularization = leader.estimator.regularization
         self.constrained: AugmentedLagrangian | None = None
         self.sampled: SampledLagrangian | None = None
-        if isinstance(self.oracle.model, TabularBOCMDP) and regularization is not None:
+        model = self.oracle.model
+        if model is not None and model.exact_returns and regularization is not None:
             self.evaluator = evaluator(self.oracle, regularization, loss, self.coupling)
         penalty = options["constraint_penalty"]
         check_names(constraints)

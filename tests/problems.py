@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import bocmdp_gym
-from bocmdp_gym import SuccessorTransitions, TabularBOCMDP
+from bocmdp_gym import LinearQuadraticBOCMDP, SuccessorTransitions, TabularBOCMDP
 
 F64 = torch.float64
 
@@ -229,3 +229,39 @@ def corridor(states: int = 5, **changes: Any) -> TabularBOCMDP:
         "action_mask": mask,
     }
     return TabularBOCMDP(**{**arguments, **changes})
+
+
+def linear_quadratic(moving: tuple[str, ...] | None = None, **options: Any) -> LinearQuadraticBOCMDP:
+    """Three states, two actions, two contexts, x in R^2, costs of states and actions together; ``moving``: parts that x moves.
+
+    None: all of them.
+    """
+    rng = np.random.default_rng(3)
+    n, m, d = 3, 2, 2
+
+    def definite(size: int, *lead: int) -> Any:
+        factor = rng.standard_normal((*lead, size, size))
+        return factor @ factor.swapaxes(-1, -2) / size + 0.3 * np.eye(size)
+
+    leader_cost = rng.standard_normal((n + m, n + m))
+    parts = {
+        "state_matrix": 0.5 * rng.standard_normal((2, n, n)),
+        "input_matrix": rng.standard_normal((n, m)),
+        "noise_covariance": 0.2 * definite(n),
+        "cost": definite(n + m, 2),
+        "leader_cost": leader_cost,
+        "leader_bonus": np.array([0.5, -1.0]),
+        "initial_mean": rng.standard_normal(n),
+        "initial_covariance": definite(n),
+    }
+    given: dict[str, Any] = {}
+    for number, (name, part) in enumerate(parts.items()):
+        base, slope = torch.tensor(part), 0.3 * torch.tensor(rng.standard_normal((d,)))
+
+        def part_of(x: Tensor, base: Tensor = base, slope: Tensor = slope, number: int = number) -> Tensor:
+            scale = torch.exp(slope @ x)
+            return base * scale if number != 6 else base + x[0]
+
+        given[name] = part_of if moving is None or name in moving else base
+    settings: dict[str, Any] = {"leader_dim": d, "discount": 0.8, "leader_discount": 0.7, "context_probabilities": [0.25, 0.75]}
+    return LinearQuadraticBOCMDP(**given, **(settings | options))

@@ -26,7 +26,7 @@ import leaders
 from bocmdp_gym import errors, wrappers
 from leaders import gradients, objectives, updates
 from leaders.gradients.registry import ESTIMATORS
-from tests.problems import random_model
+from tests.problems import linear_quadratic, random_model
 from tests.registries import restored
 
 #: In the place of any argument.
@@ -46,6 +46,7 @@ RESULTS = {
     "ConfiguredMDPs", "Solution", "Weights", "Trajectories", "Benchmark", "Task", "Suboptimality", "EmpiricalPolicy", "Result",
     "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "PolicyEvaluation", "Estimate",
     "RewardModel", "Equilibrium", "PopulationResponse",
+    "RewardModel", "Equilibrium", "LinearQuadraticSolution", "LinearGaussianPolicy",
 }  # fmt: skip
 #: Bases to derive from, protocols, and types.
 BASES = {
@@ -64,6 +65,11 @@ class Case(NamedTuple):
     call: Callable[..., Any]
     valid: Callable[[], dict[str, Any]]
     only: tuple[str, ...] | None = None
+
+
+@functools.cache
+def linear() -> bocmdp_gym.LinearQuadraticBOCMDP:
+    return linear_quadratic()
 
 
 @functools.cache
@@ -188,6 +194,43 @@ CASES: dict[str, Case] = {
     ),
     "PopulationBOCMDP.loads_of": Case(population().loads_of, lambda: {"visits": np.full((1, 1, 2), 0.5)}),
     "PopulationBOCMDP.at": Case(population().at, lambda: dict(LAMBDA)),
+    "LinearQuadraticBOCMDP": Case(
+        bocmdp_gym.LinearQuadraticBOCMDP,
+        lambda: {
+            "state_matrix": lambda x: torch.exp(-x).reshape(1, 1),
+            "input_matrix": np.ones((1, 1)),
+            "noise_covariance": np.eye(1),
+            "cost": np.eye(2),
+            "leader_cost": np.eye(2),
+            "initial_covariance": np.eye(1),
+            "leader_dim": 1,
+            "discount": 0.5,
+            "leader_bonus": 0.5,
+            "initial_mean": [0.5],
+            "leader_discount": 0.4,
+            "context_probabilities": [1.0],
+            "example": [0.0],
+        },
+    ),
+    "LinearQuadraticBOCMDP.solve": Case(linear().solve, lambda: {"x": np.zeros(2), **LAMBDA}),
+    "LinearQuadraticBOCMDP.parts": Case(linear().parts, lambda: {"x": np.zeros(2), "context": 0}),
+    "LinearQuadraticBOCMDP.best_response": Case(
+        linear().best_response, lambda: {"x": np.zeros(2), **LAMBDA, "context": 0, "leader_share": 0.1}
+    ),
+    "LinearQuadraticBOCMDP.policy_return": Case(
+        linear().policy_return,
+        lambda: {"x": np.zeros(2), "gain": np.zeros((2, 3)), "covariance": np.eye(2), "context": 0},
+    ),
+    "LinearQuadraticBOCMDP.context_return": Case(
+        linear().context_return, lambda: {"x": np.zeros(2), **LAMBDA, "context": 0, "leader_share": 0.1}
+    ),
+    "LinearQuadraticBOCMDP.leader_return": Case(
+        linear().leader_return, lambda: {"x": np.zeros(2), **LAMBDA, "per_context": True}
+    ),
+    "LinearQuadraticEnv": Case(bocmdp_gym.LinearQuadraticEnv, lambda: {"model": linear(), "horizon": 5, "clip": 5.0}),
+    "LinearQuadraticVectorEnv": Case(
+        bocmdp_gym.LinearQuadraticVectorEnv, lambda: {"env": bocmdp_gym.LinearQuadraticEnv(linear()), "num_envs": 2}
+    ),
     "TabularEnv": Case(bocmdp_gym.TabularEnv, lambda: {"model": model(), "horizon": 5}),
     "TabularEnv.set_leader": Case(env().set_leader, lambda: {"x": np.zeros(2)}),
     "TabularEnv.set_context": Case(env().set_context, lambda: {"context": 0}),
@@ -225,6 +268,7 @@ CASES: dict[str, Case] = {
     "VanillaPolicyGradient": Case(followers.VanillaPolicyGradient, lambda: {**LAMBDA, "iterations": 5}),
     "NaturalPolicyGradient": Case(followers.NaturalPolicyGradient, lambda: LAMBDA),
     "LinearProgramming": Case(followers.LinearProgramming, dict),
+    "LinearQuadratic": Case(followers.LinearQuadratic, lambda: LAMBDA),
     "CallableFollower": Case(followers.CallableFollower, lambda: {"agent": greedy}),
     "SB3Follower": Case(followers.SB3Follower, lambda: {"algorithm": "PPO", "total_timesteps": 64, "n_steps": 64}),
     "SoftDQN": Case(followers.SoftDQN, lambda: {"policy": "MlpPolicy", "env": cart(), **LAMBDA}, ("regularization",)),

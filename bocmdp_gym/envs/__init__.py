@@ -1,6 +1,7 @@
 """The environments, one per file; `bocmdp_gym.registration` gives them their ids."""
 
 from bocmdp_gym.envs.battery import Battery
+from bocmdp_gym.envs.building_control import BuildingControl
 from bocmdp_gym.envs.dynamic_mechanism import DynamicMechanism
 from bocmdp_gym.envs.four_rooms import FourRooms
 from bocmdp_gym.envs.income_tax import IncomeTax
@@ -14,6 +15,7 @@ from bocmdp_gym.envs.tax_design import TaxDesign
 
 __all__ = [
     "Battery",
+    "BuildingControl",
     "DynamicMechanism",
     "FourRooms",
     "IncomeTax",

@@ -9,6 +9,9 @@ The mathematics, per context, with pi = pi*, M = I - K_{pi g} and M_L = I - K_{p
     W_q = -gamma W_r P V - gamma_L W_rbar P Vbar
 
 For a general loss f(x, pi) only w changes: w = pi/lambda (df/dpi - sum_b pi df/dpi), and df/dx at fixed pi is added.
+
+A model that is no table but solves itself (`bocmdp_gym.BOCMDP.exact_returns`, a linear-quadratic one for example) differentiates
+its F_xi itself.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
+from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.kernels.bellman import softmax_derivative
 from bocmdp_gym.losses import Loss, evaluate_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
@@ -29,7 +33,7 @@ from bocmdp_gym.optimum import ContextSolution, WarmSolver
 from bocmdp_gym.options import check_count, check_number
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from bocmdp_gym.solvers import System
-from followers import TrajectoryOracle
+from followers import Policy, TrajectoryOracle
 from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
 from leaders.gradients.base import Array, Estimator, interchangeable
 from leaders.gradients.batch import BatchEstimator, compiled_model
@@ -97,6 +101,29 @@ def _adjoint_weights(
     return weights
 
 
+def response_return(oracle: TrajectoryOracle, x: Tensor, context: Any, policy: Policy) -> float | None:
+    """F_xi of a follower's response, from the model: its table's, or that of the optimum where an exact follower answered.
+
+    None: neither is known.
+    """
+    model, follower = oracle.model, oracle.follower
+    if isinstance(model, TabularBOCMDP):
+        table = oracle.tabulate(policy)
+        return None if table is None else policy_return(oracle.configure_for(policy).arrays(context), table.table)
+    if not values_responses(oracle):
+        return None
+    assert model is not None
+    assert follower.regularization is not None
+    return float(model.context_return(x.detach(), follower.regularization, context, leader_share=oracle.layers.share))
+
+
+def values_responses(oracle: TrajectoryOracle) -> bool:
+    """Whether a model that is no table can tell `response_return`."""
+    model, follower = oracle.model, oracle.follower
+    solves = model is not None and model.exact_returns and not isinstance(model, TabularBOCMDP)
+    return solves and follower.exact and follower.regularization is not None
+
+
 def exact_weights(
     mdps: ConfiguredMDPs, context: int, solution: ContextSolution, regularization: float
 ) -> tuple[Weights, LeaderValues]:
@@ -160,7 +187,7 @@ class ExactEstimator(Estimator):
         solver: solves it, warm-started per context.
     """
 
-    needs_model = True
+    needs_exact_returns = True
     needs_equilibrium = False  # it computes it
     accepts_loss = True
 
@@ -176,6 +203,11 @@ class ExactEstimator(Estimator):
     def bind(self, oracle: TrajectoryOracle, loss: Loss | None = None) -> None:
         super().bind(oracle, loss)
         if loss is not None:
+            if not isinstance(oracle.model, TabularBOCMDP):
+                raise UnsupportedError(
+                    f"a loss f(x, policy, context) reads the policy as a table, and the model of {type(oracle.core).__name__} is "
+                    "none; maximise the leader's return, into which the loss may be written as the leader's reward."
+                )
             check_loss_leaks(loss, oracle)
         self.solver.reset()
 
@@ -185,12 +217,11 @@ class ExactEstimator(Estimator):
     ) -> BatchEstimator | None:
         """As `Estimator.batched`: on a device of torch, or compiled where `compiled_model` serves the problem."""
         first, model = estimators[0], oracle.model
-        if not interchangeable(ExactEstimator, estimators):
+        if not interchangeable(ExactEstimator, estimators) or not isinstance(model, TabularBOCMDP):
             return super().batched(oracle, estimators, device)
         assert isinstance(first, ExactEstimator)
         options = (first._lambda, first.solver.tolerance, first.solver.max_iterations, len(estimators))
         if device is not None:
-            assert isinstance(model, TabularBOCMDP)
             return DeviceBatch(model, *options, device)
         compiled = compiled_model(oracle, len(estimators))
         return None if compiled is None else ExactBatch(compiled, *options)
@@ -204,6 +235,12 @@ class ExactEstimator(Estimator):
     @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
         del rng
+        model = oracle.model
+        if not isinstance(model, TabularBOCMDP):
+            assert model is not None
+            point = x.detach().clone().requires_grad_()
+            exact = model.context_return(point, self._lambda, context, leader_share=oracle.layers.share)
+            return Estimate(torch.autograd.grad(exact, point)[0], float(exact.detach()))
         mdps = oracle.configure(x)
         solution = self.solver.solve(mdps, context, self._lambda)
         metrics = {"follower_iterations": solution.iterations, "follower_residual": solution.residual}

@@ -365,6 +365,9 @@ def _entropies(oracle: TrajectoryOracle, policy: Policy, batch: Trajectories) ->
     if tabulated is not None and batch.states is not None:
         rows: Array = entr(tabulated.table).sum(-1)[batch.states]
         return rows
+    own = policy.entropies(batch.observations)
+    if own is not None:
+        return own
     if not policy.exposes_probabilities:
         raise UnsupportedError(
             f"where more than rewards depends on x, the follower's entropy is needed, and {type(policy).__name__} exposes no "

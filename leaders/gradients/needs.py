@@ -34,6 +34,7 @@ class Needs:
         needs_equilibrium: a response is taken for one to the model at x, where in a population the others are at equilibrium: not
             for followers who make the loads themselves (`followers.FictitiousPlay`).
         needs_model: a tabular model is read: its arrays, and their derivatives in x.
+        needs_exact_returns: the model's own exact leader return is read, and its derivative (`bocmdp_gym.BOCMDP.exact_returns`).
         needs_rewards: a model of any kind is read: rewards as differentiable functions of x.
         needs_successors: every action of the tabular model has a list of successors of its own: no factored transitions.
         needs_fixed: parts of a tabular model ("transition", "initial", "termination") that must not depend on x.
@@ -54,6 +55,7 @@ class Needs:
     needs_regularization: bool = True
     needs_equilibrium: bool = True
     needs_model: bool = False
+    needs_exact_returns: bool = False
     needs_rewards: bool = False
     needs_successors: bool = False
     needs_fixed: frozenset[str] = frozenset()
@@ -190,7 +192,12 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
             f"{name} needs a tabular model, and {core} has none; use an environment whose .model is a TabularBOCMDP, "
             'HPGD(estimator="critic") where .model is another BOCMDP, or ZeroOrder.'
         )
-    if needs.needs_model or needs.needs_rewards:
+    if needs.needs_exact_returns and (model is None or not model.exact_returns):
+        raise UnsupportedError(
+            f"{name} needs exact solutions, and {core} has none; use an environment whose .model is a TabularBOCMDP or a "
+            'LinearQuadraticBOCMDP, HPGD(estimator="critic") where .model is another BOCMDP, or ZeroOrder.'
+        )
+    if needs.needs_model or needs.needs_exact_returns or needs.needs_rewards:
         assert model is not None
         _check_frozen(name, model)
         if model.pathwise_only and not needs.takes_draws:

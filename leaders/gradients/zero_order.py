@@ -36,7 +36,7 @@ from followers.environments import check_unchanged
 from leaders.branches import branching
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, WeightedContexts, combine_groups
-from leaders.gradients.exact import policy_return
+from leaders.gradients.exact import policy_return, response_return, values_responses
 
 
 class ZeroOrderEstimator(Estimator):
@@ -48,8 +48,8 @@ class ZeroOrderEstimator(Estimator):
         directions: directions averaged per estimate; with two or more, a standard error over them is reported.
         two_sided: differences F(x + u z) - F(x - u z) instead of F(x + u z) - F(x): two responses per direction instead of
             one, plus one; even orders of the expansion in u cancel.
-        exact: returns from the model's arrays (needs a tabular model and action probabilities) instead of ``env_steps``
-            sampled steps each; None: where the model is tabular and the follower plans with it.
+        exact: returns from the model's arrays (needs a tabular model and action probabilities; or another that solves itself, and
+            an exact follower) instead of ``env_steps`` sampled steps each; None: where the follower plans with such a model.
         env_steps: steps per sampled return.
         common_random_numbers: all responses and returns of an estimate draw the same random numbers, episode by episode.
         regularization: lambda, for evaluation only; the follower's if None.
@@ -93,9 +93,9 @@ class ZeroOrderEstimator(Estimator):
         tabular = isinstance(oracle.model, TabularBOCMDP)
         exact = self.exact
         if exact is None:
-            exact = loss is not None or (tabular and oracle.follower.plans)
-        if exact and not tabular:
-            wanted = "a loss f(x, policy, context) reads the policy as a table" if loss else "exact returns read its arrays"
+            exact = loss is not None or (tabular and oracle.follower.plans) or values_responses(oracle)
+        if exact and not tabular and (loss is not None or not values_responses(oracle)):
+            wanted = "a loss f(x, policy, context) reads the policy as a table" if loss else "exact returns are a model's own"
             raise UnsupportedError(
                 f"{wanted}, and {type(oracle.core).__name__} has no tabular model; use sampled returns of the leader's reward, "
                 "ZeroOrder(exact=False) without a loss."
@@ -192,6 +192,10 @@ class ZeroOrderEstimator(Estimator):
         return evaluate
 
     def _exact_return(self, oracle: TrajectoryOracle, x: Tensor, context: int, policy: Policy) -> float:
+        if not isinstance(oracle.model, TabularBOCMDP):
+            value = response_return(oracle, x, context, policy)
+            assert value is not None
+            return value
         table: Array = policy_table(oracle, policy, "ZeroOrder(exact=True)")
         if self.loss is not None:
             return -float(evaluate_loss(self.loss, x.detach(), torch.from_numpy(table), context))

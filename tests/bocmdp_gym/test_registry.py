@@ -47,12 +47,17 @@ def _no_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ----------------------------------------------------------------------------------------------------- the checkers
 
+#: Continuous actions may be in the units of their problem: exact solutions and publications are.
+_IN_OWN_UNITS = pytest.mark.filterwarnings("ignore:.*symmetric and normalized:UserWarning")
 
+
+@_IN_OWN_UNITS
 @pytest.mark.parametrize("env_id", IDS)
 def test_gymnasium_checker(env_id: str) -> None:
     check_env(_make(env_id).unwrapped)
 
 
+@_IN_OWN_UNITS
 @pytest.mark.parametrize("env_id", IDS)
 def test_stable_baselines3_checker(env_id: str) -> None:
     sb3_check_env(_make(env_id, render_mode="rgb_array"), warn=True)
