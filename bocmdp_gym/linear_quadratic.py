@@ -366,6 +366,11 @@ class LinearQuadraticBOCMDP(BOCMDP):
         normal = torch.special.ndtri(noise.clamp(_SMALLEST, 1.0 - _SMALLEST))
         return _mean(parts, observations, actions) + normal @ torch.linalg.cholesky(parts.noise_covariance).T
 
+    def value_features(self, vectors: Tensor) -> Tensor:
+        """1, s and the products s_i s_j: values of policies that are linear in s, with noise of any kind, are linear in these."""
+        i, j = torch.triu_indices(self.n_states, self.n_states)
+        return torch.cat([torch.ones_like(vectors[..., :1]), vectors, vectors[..., i] * vectors[..., j]], -1)
+
     def log_initials(self, x: Tensor, observations: Any, context: Any) -> Tensor | None:
         """The log density of N(m, S_0); None where x moves neither."""
         if {"initial_mean", "initial_covariance"}.isdisjoint(self.moving):

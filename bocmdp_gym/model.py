@@ -81,6 +81,14 @@ class BOCMDP(Constructed, ABC):
         del x, observations, context
         return None
 
+    def value_features(self, vectors: Tensor) -> Tensor | None:
+        """Features ``(N, K)`` that values are linear in, of observations as vectors ``(N, n)``, differentiable in them.
+
+        None: none are known, and critics learn features of their own. A constant is among them.
+        """
+        del vectors
+        return None
+
     def context_return(self, x: Any, regularization: float, context: int, *, leader_share: float = 0.0) -> Tensor:
         """F_xi(x) under the follower's regularised optimum: a scalar, or ``(...,)`` for batched x, differentiable in x once.
 
@@ -137,3 +145,6 @@ class ModelLayer(BOCMDP):
 
     def log_initials(self, x: Tensor, observations: Any, context: Any) -> Tensor | None:
         return self.model.log_initials(x, observations, context)
+
+    def value_features(self, vectors: Tensor) -> Tensor | None:
+        return self.model.value_features(vectors)

@@ -19,7 +19,7 @@ from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
 from leaders.branches import branching
 from leaders.coupling import coupling
-from leaders.gradients.exact import policy_return
+from leaders.gradients.exact import response_return, values_responses
 from leaders.objectives import Objective, as_objective
 
 Array = npt.NDArray[np.float64]
@@ -91,9 +91,11 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
             )
         self.mode, self.step_size = check_choice("mode", mode, MODES), check_number("step_size", step_size, above=0.0)
         self.horizon, self.env_steps = check_count("horizon", horizon), check_count("env_steps", env_steps)
-        if check_choice("value", value, ("exact", "sampled")) == "exact" and not isinstance(self.oracle.model, TabularBOCMDP):
+        known = isinstance(self.oracle.model, TabularBOCMDP) or values_responses(self.oracle)
+        if check_choice("value", value, ("exact", "sampled")) == "exact" and not known:
             raise UnsupportedError(
-                f"exact values need a tabular model, and {type(self.oracle.core).__name__} has none; use value='sampled'."
+                f"exact values need a tabular model (or another with exact solutions, and an exact follower), and "
+                f"{type(self.oracle.core).__name__} has none; use value='sampled'."
             )
         self._is_exact = value == "exact"
         if self._is_exact:
@@ -148,16 +150,16 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
         """E_xi of the leader's return of the follower's responses, or the objective of these returns."""
         if self.oracle.follower.exact:
             self.oracle.follower.reset()
-        probabilities, values = self.oracle.core.model.context_probabilities, []
+        probabilities, values = self.oracle.core.context_probabilities, []
         for context in range(len(probabilities)):
             policy = self.oracle.respond(x, context, self.np_random)
             self.follower_solves += 1
-            tabulated = self.oracle.tabulate(policy)
-            if tabulated is None:
+            value = response_return(self.oracle, x, context, policy)
+            if value is None:
                 raise UnsupportedError(
                     f"exact values need action probabilities, and {type(policy).__name__} has none; use value='sampled'."
                 )
-            values.append(policy_return(self.oracle.configure_for(policy).arrays(context), tabulated.table))
+            values.append(value)
         if self._coupling is not None:
             return self._coupling.value(self._coupling.possible(np.array(values)))
         total = 0.0

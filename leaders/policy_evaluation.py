@@ -27,7 +27,7 @@ from bocmdp_gym.validation import check_leader
 from followers import Follower, TrajectoryOracle
 from followers.evaluation import policy_values
 from leaders.contexts import every_context
-from leaders.gradients.exact import policy_return
+from leaders.gradients.exact import policy_return, response_return, values_responses
 from leaders.objectives import EqualityTimesProductivity, Mean, Min, Objective, as_objective
 from leaders.run_arguments import generator
 
@@ -87,7 +87,7 @@ class PolicyEvaluation(Constructed):
         contexts: per context.
         sampled: whether contexts were drawn, as where there are infinitely many; else all of them were taken.
         leader_return: mean over contexts, with its interval (module docstring).
-        exact_leader_return: F(x), None without a tabular model.
+        exact_leader_return: F(x), None without a tabular model (or another with exact solutions, and an exact follower).
         follower_value: mean over contexts, exact where it is known in each.
         gini: Gini coefficient of follower values across contexts; None where a value is negative.
         objectives: of the contexts' returns (exact where they are known), by name; empty where contexts are drawn.
@@ -237,6 +237,8 @@ def _report(
     unchanged = oracle.layers.changing is None  # else the model is that of another problem
     if isinstance(oracle.model, TabularBOCMDP) and table is not None and unchanged:
         exact, value = _exact_values(oracle, x, context, table, oracle.follower.regularization or 0.0)
+    elif values_responses(oracle) and unchanged:
+        exact = response_return(oracle, x, context, policy)
     return ContextReport(
         context=np.asarray(context).tolist(),
         probability=probability,

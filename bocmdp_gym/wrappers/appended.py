@@ -47,6 +47,10 @@ class Appended:
         parts: list[Any] = [flatten(self.observations, observation), flatten(self.contexts, context)]
         return np.concatenate(parts).astype(self.space.dtype)
 
+    def own(self, vectors: Tensor) -> Tensor:
+        """The part of vectors ``(..., n)`` that stands for the observations."""
+        return vectors[..., : self._size]
+
     def split(self, vectors: Any) -> Any:
         """The observations in vectors ``(..., n)``, as arrays with the same leading axes."""
         flat, space = np.asarray(vectors)[..., : self._size], self.observations
@@ -91,6 +95,10 @@ class AppendedModel(ModelLayer):
 
     def log_initials(self, x: Tensor, observations: Any, context: Any) -> Tensor | None:
         return super().log_initials(x, self._appended.split(observations), context)
+
+    def value_features(self, vectors: Tensor) -> Tensor | None:
+        own = isinstance(self._appended.observations, gym.spaces.Box)
+        return super().value_features(self._appended.own(vectors)) if own else None
 
     def _split(self, outcomes: dict[str, Any]) -> dict[str, Any]:
         if "next_observations" not in outcomes:

@@ -31,6 +31,7 @@ from leaders.gradients._adjoint_steps import (
 from leaders.gradients._adjoint_tables import relative_error
 from leaders.gradients._features import (
     LinearFeatures,
+    ModelFeatures,
     NetworkFeatures,
     no_probabilities,
     policy_probabilities,
@@ -62,6 +63,7 @@ class Settings(NamedTuple):
     regularization: float
     trace: float
     widths: tuple[int, ...]
+    known: bool
     epochs: int
     learning_rate: float
     batch_size: int
@@ -140,7 +142,7 @@ class StepCritic:
             )
         points = None if own.draws else Points(model, x, batch, every)
         needs_follower = moves_draws(model, x, batch) if points is None else points.needs_follower
-        values: Any = LinearFeatures()
+        values: Any = ModelFeatures(model) if own.known else LinearFeatures()
         is_new, bonus = False, np.zeros(batch.n_steps)
         if own.widths:
             values, is_new = self._network("values", inputs.shape[-1], 1 + needs_follower)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from bocmdp_gym import BOCMDP
 from bocmdp_gym.errors import DamagedError, OptionError, UnsupportedError
 from bocmdp_gym.options import as_list, check_count
 from bocmdp_gym.saved_state import check_like
@@ -96,6 +97,22 @@ class LinearFeatures:
 
     def fit(self, inputs: Tensor, targets: Tensor, rounds: int) -> None:
         """Nothing to fit."""
+
+
+class ModelFeatures(LinearFeatures):
+    """What a model says that values are linear in.
+
+    Args:
+        model: has `bocmdp_gym.BOCMDP.value_features`.
+    """
+
+    def __init__(self, model: BOCMDP):
+        self._model = model
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        features = self._model.value_features(inputs.double())
+        assert features is not None
+        return features
 
 
 class NetworkFeatures:

@@ -26,9 +26,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from torch import Tensor
 
-from bocmdp_gym import TabularBOCMDP, TabularEnv, Trajectories, Weights
+from bocmdp_gym import BOCMDP, TabularBOCMDP, TabularEnv, Trajectories, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import CriticWarning, OptionError, UnsupportedError
 from bocmdp_gym.kernels.returns import returns_to_go
@@ -55,7 +56,7 @@ class CriticEstimator(PolicyEstimator):
     """dF_xi/dx from ``env_steps`` steps of any environment whose core has a model, with adjoint weights.
 
     On tables, where trajectories carry states, features are one-hot and everything is an average by state; elsewhere they are
-    a constant, the observation and the last hidden layer of a network fitted to the values, or linear.
+    a constant, the observation and the last hidden layer of a network fitted to the values, or linear, or the model's own.
 
     Args:
         env_steps: steps per estimate; the last episode is finished and its steps are counted too.
@@ -64,7 +65,8 @@ class CriticEstimator(PolicyEstimator):
         horizon: steps after which episodes are stopped and continued by the values; None: the effective horizon, at which
             max(gamma, gamma_L)^t is 0.01 (none at discount 1).
         hidden: widths of the networks' hidden layers; () for linear features. None: by state on tables, linear where
-            observations are Discrete, two layers of 64 elsewhere.
+            observations are Discrete, in what the model says that values are linear in (`bocmdp_gym.BOCMDP.value_features`) where
+            it draws next states and knows such features, two layers of 64 elsewhere.
         epochs: rounds of regression per estimate; networks continue from the context's last estimate.
         learning_rate: of Adam.
         batch_size: points per Adam step.
@@ -116,6 +118,7 @@ class CriticEstimator(PolicyEstimator):
         self.error_groups = check_groups(error_groups, "env_steps", self.env_steps)
         self.learning_rate = check_number("learning_rate", learning_rate, above=0.0)
         self._widths: tuple[int, ...] = ()
+        self._known = False  # whether the model says what values are linear in
         self._by_state = self._draws = False
         self._is_warned = False
         self._critics: dict[Any, StepCritic] = {}  # per context; None: contexts that do not recur
@@ -143,7 +146,9 @@ class CriticEstimator(PolicyEstimator):
                 f"{type(self).__name__} differentiates next states that are vectors of numbers, and observations are {seen}; "
                 "give the wrapper log_transitions=, or use ZeroOrder."
             )
-        self._widths = self.hidden if self.hidden is not None else () if isinstance(seen, gym.spaces.Discrete) else (64, 64)
+        self._known = self.hidden is None and self._draws and _has_features(points, seen)
+        linear = self._known or isinstance(seen, gym.spaces.Discrete)
+        self._widths = self.hidden if self.hidden is not None else () if linear else (64, 64)
 
     @with_gradients
     def estimate_policy(
@@ -185,6 +190,7 @@ class CriticEstimator(PolicyEstimator):
             self._lambda,
             self.trace,
             self._widths,
+            self._known,
             self.epochs,
             self.learning_rate,
             self.batch_size,
@@ -262,6 +268,12 @@ class CriticEstimator(PolicyEstimator):
         metrics = {"critic_error": leader_error} | ({"follower_critic_error": follower_error} if knows else {})
         tails = np.where(batch.terminated, 0.0, fit.leader[batch.final_states])
         return Parts(gradients, tails, metrics)
+
+
+def _has_features(model: BOCMDP | None, seen: gym.Space[Any]) -> bool:
+    """Whether a model has features of what is seen."""
+    size = gym.spaces.flatdim(seen)
+    return model is not None and model.value_features(torch.zeros(1, size, dtype=torch.float64)) is not None
 
 
 def _sum(parts: list[Weights]) -> Weights:

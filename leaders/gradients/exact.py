@@ -101,7 +101,7 @@ def _adjoint_weights(
     return weights
 
 
-def response_return(oracle: TrajectoryOracle, x: Tensor, context: Any, policy: Policy) -> float | None:
+def response_return(oracle: TrajectoryOracle, x: Any, context: Any, policy: Policy) -> float | None:
     """F_xi of a follower's response, from the model: its table's, or that of the optimum where an exact follower answered.
 
     None: neither is known.
@@ -114,7 +114,8 @@ def response_return(oracle: TrajectoryOracle, x: Tensor, context: Any, policy: P
         return None
     assert model is not None
     assert follower.regularization is not None
-    return float(model.context_return(x.detach(), follower.regularization, context, leader_share=oracle.layers.share))
+    with torch.no_grad():
+        return float(model.context_return(x, follower.regularization, context, leader_share=oracle.layers.share))
 
 
 def values_responses(oracle: TrajectoryOracle) -> bool:

@@ -43,6 +43,17 @@ _STORAGE = Defaults(
 )
 DEFAULTS: dict[str, Defaults] = {
     "bocmdp/Battery-v0": _STORAGE,
+    "bocmdp/BuildingControl-v0": Defaults(
+        {
+            "leader": "exact",
+            "follower": "linear-quadratic",
+            "regularization": 0.1,
+            "learning_rate": 0.3,
+            "optimizer": "Adam",
+            "iterations": 200,
+        },
+        note="States are real numbers, so hpgd needs --estimator critic here.",
+    ),
     "bocmdp/DynamicMechanism-v0": Defaults(
         {
             "leader": "exact",

@@ -127,7 +127,7 @@ def test_what_is_declared_is_checked_before_anything_runs(kind: type[Estimator])
         with pytest.raises(errors.RegularizationError, match="regularization=1e-3"):
             estimator.bind(oracle)
     estimator.requested_regularization = 1.0
-    if kind.needs_model or kind.needs_rewards or kind.needs_iterative:
+    if kind.needs_model or kind.needs_exact_returns or kind.needs_rewards or kind.needs_iterative:
         with pytest.raises(errors.UnsupportedError, match=r"[Uu]se |ZeroOrder"):
             estimator.bind(oracle)
     else:
