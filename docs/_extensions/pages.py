@@ -64,6 +64,7 @@ OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     "bocmdp/Inventory-v0": [({}, {"regularization": lam}) for lam in (0.05, 0.1, 0.2)],
     "bocmdp/Battery-v0": [({}, {"regularization": lam}) for lam in (0.05, 0.1, 0.2)],
+    "bocmdp/BuildingControl-v0": [({}, {})],
 }
 #: Random steps before the picture is taken, and how far x is from the environment's usual start.
 PICTURES: dict[str, tuple[int, float]] = {
@@ -72,6 +73,7 @@ PICTURES: dict[str, tuple[int, float]] = {
     "bocmdp/TaxDesign-v0": (60, 0.0),
     "bocmdp/Inventory-v0": (30, 0.0),
     "bocmdp/Battery-v0": (30, 0.0),
+    "bocmdp/BuildingControl-v0": (60, 1.5),
 }
 
 #: Keywords that make a leader's run short; it is only asked what it logs.

@@ -395,6 +395,36 @@ def _continuous_leaders(r: dict[str, Any]) -> Iterable[str]:
     yield from table(head, rows)
 
 
+def _building_control(r: dict[str, Any]) -> Iterable[str]:
+    best = r["optimum"]
+    rows = [
+        ("x = 0", f"{r['start']:.1f}", "", ""),
+        *((f"{name}, published", f"{value:.1f}", "20,000,000", "") for name, value in reversed(r["published"].items())),
+        *(
+            (
+                f"{o['leader']}, {o['seeds']} seeds",
+                f"{o['leader_return']:.2f} ± {o['standard_error']:.2f}",
+                f"{o['env_steps']:,.0f}",
+                f"{o['cpu_seconds']:.0f}",
+            )
+            for o in r["rows"]
+        ),
+        (f"best of {best['starts']} exact ascents (the least: {best['least']:.3f})", f"{best['best']:.3f}", "", ""),
+    ]
+    yield from table(("leader", "F", "environment steps", "CPU s"), rows)
+    yield ""
+    answers = [
+        (
+            o["follower"],
+            f"{o['training_steps']:,}",
+            f"{o['follower_return']:.0f} ± {o['follower_return_error']:.0f}",
+            f"{o['leader_return']:.0f} ± {o['leader_return_error']:.0f}",
+        )
+        for o in r["answers"]
+    ]
+    yield from table(("follower at x = 0", "training steps", "its return", "leader's return"), answers)
+
+
 def _adjoint_tables(r: dict[str, Any]) -> Iterable[str]:
     rows = [
         (
@@ -744,6 +774,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "td_escapes": _td_escapes,
     "tax_design_learner": _tax_learner,
     "continuous_leaders": _continuous_leaders,
+    "building_control": _building_control,
     "adjoint_tables": _adjoint_tables,
     "road_tolls_limits": _road_limits,
     "road_tolls_cost": _road_cost,

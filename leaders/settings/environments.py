@@ -44,15 +44,8 @@ _STORAGE = Defaults(
 DEFAULTS: dict[str, Defaults] = {
     "bocmdp/Battery-v0": _STORAGE,
     "bocmdp/BuildingControl-v0": Defaults(
-        {
-            "leader": "exact",
-            "follower": "linear-quadratic",
-            "regularization": 0.1,
-            "learning_rate": 0.3,
-            "optimizer": "Adam",
-            "iterations": 200,
-        },
-        note="States are real numbers, so hpgd needs --estimator critic here.",
+        {"leader": "exact", "regularization": 0.1, "learning_rate": 0.3, "optimizer": "Adam", "iterations": 200},
+        note="Other leaders than exact need --follower linear-quadratic here (or ppo, sac, ...), and hpgd --estimator critic.",
     ),
     "bocmdp/DynamicMechanism-v0": Defaults(
         {

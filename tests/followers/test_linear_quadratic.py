@@ -73,3 +73,15 @@ def test_refuses_what_is_not_linear_quadratic() -> None:
         TrajectoryOracle(LinearQuadraticEnv(linear_quadratic()), LinearQuadratic(discount=0.5))
     with pytest.raises(errors.RegularizationError):
         LinearQuadratic(0.0)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_learners_of_stable_baselines3_follow(algorithm: str) -> None:
+    """They train on it, act within bounds, and are led by what compares returns; nothing is learnt in so few steps."""
+    options: dict[str, Any] = {"n_steps": 32, "batch_size": 32} if algorithm == "PPO" else {"learning_starts": 16}
+    env = LinearQuadraticEnv(linear_quadratic(), horizon=10, action_bound=2.0)
+    oracle = TrajectoryOracle(env, followers.SB3Follower(algorithm, 32, **options))
+    rng = np.random.default_rng(0)
+    batch = oracle.sample(oracle.respond(X, 1, rng), 40, rng)
+    assert np.abs(batch.actions).max() <= 2.0
+    assert batch.n_episodes == 4

@@ -108,7 +108,7 @@ def test_exact_gradient_is_refused_without_exact_returns() -> None:
 
 
 def test_runs_are_evaluated_exactly_and_searched_from_many_starts() -> None:
-    """Building control: the best of four starts comes within a thousandth of the best known, of which the search knows nothing."""
+    """Building control: the best of four starts comes within a thousandth of the best known, of which nothing is told."""
     env = gym.make("bocmdp/BuildingControl-v0")
     leader = leaders.ExactGradient(0.5, optimizer="Adam", max_gradient_norm=None)
     found = leaders.multistart(env, leader, LinearQuadratic(), 50, starts=4, rounds=2, progress=False)
