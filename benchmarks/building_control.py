@@ -2,8 +2,8 @@ r"""BuildingControl: the best known x, and leaders from trajectories beside the 
 
 HPGD with the critic meets the exact linear-quadratic follower. Values are linear in 1, s and the products of s, which the model
 says (`bocmdp_gym.BOCMDP.value_features`); a second row has networks of two layers of 64 in their place. `STEPS` steps in an
-iteration, from 50 copies of the environment; Adam, at a rate that falls to 0 on a cosine, from x = 0. The rate was looked for among
-0.3 and 0.5 with seed 100, which is not reported.
+iteration, from 50 copies of the environment; Adam, at a rate that falls to 0 on a cosine, from x = 0. The rate was looked for
+among 0.3 and 0.5 with seed 100, which is not reported.
 
 F is exact: the model's, without the bound on states and the horizon. Published (BC-HG, 2025; 2,000 iterations of 10,000 steps,
 means over their seeds): BC-HG -196.7, a naive gradient -211.7, HPGD with TD -237.8, HPGD with Monte-Carlo -261.8.
