@@ -17,6 +17,8 @@ ascent finds from 30 starts, and nothing else.
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from time import process_time
 from typing import Any
 
@@ -34,17 +36,10 @@ LAMBDA = 0.1
 SEEDS, FEWER = (1, 2, 3), (1, 2)
 ITERATIONS, STEPS, RATE = 100, 2_000, 0.5
 PUBLISHED = {"BC-HG": -196.7, "naive": -211.7, "HPGD (TD)": -237.8, "HPGD (Monte-Carlo)": -261.8}
+WORKERS = 3
 TRAINING = {"PPO": 100_000}
 LEARNERS: dict[str, dict[str, Any]] = {
     "PPO": {"n_steps": 200, "batch_size": 400, "learning_rate": 1e-3, "ent_coef": 0.0, "normalize": "both"},
-    "SAC": {
-        "learning_rate": 1e-3,
-        "train_freq": 1,
-        "gradient_steps": 20,
-        "batch_size": 128,
-        "ent_coef": "auto",
-        "normalize": "both",
-    },
 }
 
 
@@ -122,20 +117,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optima", action="store_true", help="print the optima, and nothing else")
     args = parser.parse_args(arguments)
-    best = optima()
     if args.optima:
-        print(best)
+        print(optima())
         return
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("fork")) as pool:
+        best = pool.submit(optima)
+        model = [pool.submit(lead, seed) for seed in SEEDS]
+        networks = [pool.submit(lead, seed, hidden=(64, 64)) for seed in FEWER]
+        learners = {name: followers.SB3Follower(name, TRAINING[name], **options) for name, options in LEARNERS.items()}
+        answered = [pool.submit(answer, name, one) for name, one in learners.items()]
+        answered.insert(0, pool.submit(answer, "exact", followers.LinearQuadratic(LAMBDA)))
     runs = {
-        "HPGD, the model's features": [lead(seed) for seed in SEEDS],
-        "HPGD, networks": [lead(seed, hidden=(64, 64)) for seed in FEWER],
+        "HPGD, the model's features": [one.result() for one in model],
+        "HPGD, networks": [one.result() for one in networks],
     }
-    answers = [answer("exact", followers.LinearQuadratic(LAMBDA))]
-    answers += [answer(name, followers.SB3Follower(name, TRAINING[name], **options)) for name, options in LEARNERS.items()]
     start = float(BuildingControl().model.leader_return(np.zeros(8), LAMBDA))
     rows = [row(name, own) for name, own in runs.items()]
     settings = {"lambda": LAMBDA, "iterations": ITERATIONS, "env_steps": STEPS, "learning_rate": RATE, "learners": LEARNERS}
-    found = {"start": start, "optimum": best, "rows": rows, "answers": answers, "published": PUBLISHED}
+    found = {
+        "start": start,
+        "optimum": best.result(),
+        "rows": rows,
+        "answers": [one.result() for one in answered],
+        "published": PUBLISHED,
+    }
     store("building_control", {"settings": settings, **found, "runs": runs})
 
 

@@ -101,7 +101,7 @@ def test_exact_gradient_is_refused_without_exact_returns() -> None:
 
     env = LinearQuadraticEnv(linear_quadratic())
     env.model = Plain()  # type: ignore[assignment]
-    with pytest.raises(errors.UnsupportedError, match="needs exact solutions"):
+    with pytest.raises(errors.UnsupportedError, match="another with exact solutions"):
         ExactEstimator(0.1).bind(TrajectoryOracle(env, followers.CallableFollower(lambda seen: np.zeros(2))))
     with pytest.raises(errors.UnsupportedError, match="give it exact_returns"):
         Plain().context_return(X, 0.1, 0)
