@@ -195,7 +195,7 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
     if needs.needs_exact_returns and (model is None or not model.exact_returns):
         raise UnsupportedError(
             f"{name} needs a tabular model or another with exact solutions, and {core} has none; use an environment whose "
-            '.model is a TabularBOCMDP or a LinearQuadraticBOCMDP, HPGD(estimator="critic") where it is another BOCMDP, or ZeroOrder.'
+            '.model is a TabularBOCMDP or a LinearQuadraticBOCMDP, HPGD(estimator="critic") for others, or ZeroOrder.'
         )
     if needs.needs_model or needs.needs_exact_returns or needs.needs_rewards:
         assert model is not None
