@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ModelError
 from bocmdp_gym.kernels import affine as kernels
 from bocmdp_gym.kernels.bounds import LARGEST
@@ -35,7 +36,7 @@ _ENTRIES, _NONZEROS = 4_000_000, 200_000
 _ROUNDING = 1e-13
 
 
-class Affine:
+class Affine(Constructed):
     """base + M z, for ``reward`` and ``leader_reward`` of a `TabularBOCMDP`.
 
     Args:
@@ -53,9 +54,11 @@ class Affine:
         array = as_array(base)
         if array is None or array.ndim != 3 or not array.size or not np.isfinite(array).all():
             raise ModelError(f"base of an Affine is {base!r}; expected finite numbers that broadcast to (C, S, A).")
-        rows = sparse.csr_array(matrix, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[0] != array.size:
-            raise ModelError(f"matrix has shape {rows.shape}; expected ({array.size}, n): a row for each entry of base.")
+        given = matrix if sparse.issparse(matrix) else as_array(matrix)
+        if given is None or given.shape[:1] != (array.size,) or given.ndim != 2 or given.dtype.kind not in "biuf":
+            what = f"{matrix!r}" if given is None else f"of shape {given.shape} and type {given.dtype}"
+            raise ModelError(f"matrix is {what}; expected real numbers ({array.size}, n): a row for each entry of base.")
+        rows = sparse.csr_array(given, dtype=np.float64)
         if not np.isfinite(rows.data).all():
             raise ModelError("matrix of an Affine has entries that are not finite.")
         rows.sum_duplicates()

@@ -18,7 +18,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
 from bocmdp_gym.action_mask import ActionMask
-from bocmdp_gym.affine import Affine
+from bocmdp_gym.affine_parts import AffineParts
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.autodiff import gradients_enabled
 from bocmdp_gym.errors import ConvergenceError, LeaderParameterError, ModelError, OptionError, UnsupportedError
@@ -26,7 +26,6 @@ from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.alias import AliasTables, SuccessorTables, initial_tables
 from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.options import as_array, check_count, check_number, check_regularization
-from bocmdp_gym.parametrizations import Parametrization
 from bocmdp_gym.parts import check_part
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE, policy_entropy, policy_solve, soft_optimum, soft_policy
 from bocmdp_gym.solvers import PolicySolver
@@ -196,31 +195,6 @@ class LazyParts(dict[str, Any]):
         missing = [name for name in self._model.moving if name not in self]
         with gradients_enabled():
             self.update(self._model.evaluate(self._x, missing))
-
-
-class AffineParts(NamedTuple):
-    """Those parts of a problem at one x that are affine in z = parametrization(x), and the reverse pass through them."""
-
-    parts: Mapping[str, Affine]
-    z: Array  # (n,), or (B, n)
-    closed: Parametrization | None  # whose reverse pass is known
-    graph: Tensor | None  # z with its graph, where it is not
-
-    def values(self, name: str, context: int, out: Array, entry: int | None = None) -> Array:
-        """One context of a part ``(S, A)``, of one entry of a batch, written into ``out``."""
-        return self.parts[name].values(self.z if entry is None else self.z[entry], context, out)
-
-    def pull(self, weights: Mapping[str, Array], context: int | npt.NDArray[np.int64]) -> Array:
-        """Weights ``(S, A)`` on one context's parts, or ``(B, S, A)`` in contexts ``(B,)``, as weights on z."""
-        pulled = np.zeros_like(self.z)
-        for name, weight in weights.items():
-            part = self.parts[name]
-            if pulled.ndim == 1:
-                part.pull(np.ascontiguousarray(weight), int(context), pulled)
-                continue
-            for b, own in enumerate(np.broadcast_to(context, len(pulled)).tolist()):
-                part.pull(weight[b], own, pulled[b])
-        return pulled
 
 
 class _Contexts(dict[int, ContextArrays]):

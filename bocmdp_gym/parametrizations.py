@@ -14,6 +14,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
+from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError
 from bocmdp_gym.kernels import affine as kernels
 from bocmdp_gym.options import as_array
@@ -21,7 +22,7 @@ from bocmdp_gym.options import as_array
 Array = npt.NDArray[np.float64]
 
 
-class Parametrization(ABC):
+class Parametrization(WithArguments, ABC):
     """z(x) with a reverse pass of its own."""
 
     @abstractmethod
@@ -81,8 +82,9 @@ class Sigmoid(Parametrization):
 
     def __init__(self, low: npt.ArrayLike = 0.0, high: npt.ArrayLike = 1.0):
         self.low, self.high = _bounds("low", low), _bounds("high", high)
-        if not (self.low < self.high).all():
-            raise OptionError(f"low is {low!r} and high {high!r}; expected low < high.")
+        fits = self.low.ndim == 0 or self.high.ndim == 0 or self.low.shape == self.high.shape
+        if not fits or not self.low.size or not self.high.size or not (self.low < self.high).all():
+            raise OptionError(f"low is {low!r} and high {high!r}; expected low < high, numbers or one for each entry of x.")
         self._width = np.asarray(self.high - self.low)
 
     def __call__(self, x: Tensor) -> Tensor:

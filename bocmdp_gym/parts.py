@@ -1,19 +1,65 @@
-"""The numbers of a model's parts: checked at every x, inside torch.func too."""
+"""A model's parts as they are given, and their numbers: checked at every x, inside torch.func too."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from bocmdp_gym.autodiff import look_at
 from bocmdp_gym.errors import ModelError
 from bocmdp_gym.kernels.bounds import LARGEST, all_within
-from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, TransitionOperator
+from bocmdp_gym.memory import owned
+from bocmdp_gym.options import as_array
+from bocmdp_gym.transitions import PROBABILITY_TOLERANCE, TransitionOperator, as_transitions
 
 Array = npt.NDArray[np.float64]
+
+
+def is_function(part: Any) -> bool:
+    """Whether a part is a function of x."""
+    return callable(part) and not isinstance(part, Tensor)
+
+
+def owned_part(name: str, part: Any) -> Any:
+    """A part that its giver cannot change later: functions as they are, everything else copied."""
+    if part is None or is_function(part):
+        return part
+    if name == "transition":
+        return as_transitions(part)  # which owns its numbers
+    return part.copy() if sparse.issparse(part) else owned(part)
+
+
+def dense(name: str, value: Any) -> Tensor:
+    """A part other than P as a dense tensor; a scipy.sparse matrix ``(S, A)`` is that of every context.
+
+    Raises:
+        ModelError: these are no real numbers.
+    """
+    if isinstance(value, Tensor):
+        value = value if value.layout == torch.strided else value.to_dense()
+        if value.is_complex():
+            raise ModelError(f"{name} is a tensor of type {value.dtype}; expected real numbers.")
+        return value
+    if sparse.issparse(value):
+        value = value.toarray() if name == "initial" else value.toarray()[None]
+    if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
+        raise ModelError(f"{name} has masked entries; expected a number at each, such as value.filled(0.0).")
+    try:
+        given = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists, and tensors that NumPy refuses
+        given = np.array(None)
+    array = given if given.dtype.kind in "biuf" else as_array(value)
+    if array is None or array.size == 0 or value is None:
+        raise ModelError(
+            f"{name} is {value!r}; expected an array of real numbers, or a function of x that returns a tensor of them."
+        )
+    return torch.as_tensor(array)
 
 
 def check_part(name: str, part: Tensor | TransitionOperator) -> Array | None:

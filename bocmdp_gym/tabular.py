@@ -21,26 +21,24 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from bocmdp_gym.acting import acting_parts
 from bocmdp_gym.action_mask import ActionMask, as_mask, check_mask
 from bocmdp_gym.affine import Affine, recognised
+from bocmdp_gym.affine_parts import AffineFunctions, AffineParts
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
 from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables, masks_of_states
-from bocmdp_gym.kernels.bounds import all_within
 from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, refuse_misuse, tensors_in
 from bocmdp_gym.losses import Loss, check_loss
-from bocmdp_gym.mdps import AffineParts, ConfiguredMDPs, ContextArrays, LazyParts, Solution
+from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, LazyParts, Solution
 from bocmdp_gym.memory import owned
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_function, check_instance
-from bocmdp_gym.parametrizations import Identity, Parametrization
-from bocmdp_gym.parts import check_part
+from bocmdp_gym.parts import check_part, dense, is_function, owned_part
 from bocmdp_gym.proper import check_proper
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from bocmdp_gym.solvers.choice import METHODS
@@ -116,7 +114,7 @@ class TabularBOCMDP(BOCMDP):
         solver: str = "auto",
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self._given = {name: _owned_part(name, value) if name in _PARTS else owned(value) for name, value in arguments.items()}
+        self._given = {name: owned_part(name, value) if name in _PARTS else owned(value) for name, value in arguments.items()}
         self.leader_dim = check_count("leader_dim", leader_dim)
         if leader_space is not None:
             check_instance("leader_space", leader_space, gym.spaces.Box)
@@ -128,15 +126,12 @@ class TabularBOCMDP(BOCMDP):
         self.leader_discount = self.discount if leader_discount is None else check_discount(leader_discount, "leader_")
         self._functions: dict[str, Callable[[Any], Any]] = {}
         self._parametrization = None if parametrization is None else check_function("parametrization", parametrization, "x")
-        self._closed: Parametrization | None = Identity() if parametrization is None else None
-        if isinstance(parametrization, Parametrization):
-            self._closed = parametrization
-        self._affine: dict[str, Affine] = {}
+        self._affine = AffineFunctions({}, parametrization, self._parameters)
         self._others: tuple[str, ...] = ()  # the functions that are not affine
         self._constants: dict[str, Any] = {}
         for name in _PARTS:
             part = self._given[name]
-            if _is_function(part):
+            if is_function(part):
                 self._functions[name] = check_function(name, part, "x")
             else:
                 self._constants[name] = 0.0 if part is None and name == "termination" else part
@@ -191,9 +186,9 @@ class TabularBOCMDP(BOCMDP):
         if self._functions:
             check_leaks(self._named_values, self.example, self.leader_space)
         affine = {name: self._recognised(name, z) for name in AFFINE if name in self._functions}
-        self._affine = {name: part for name, part in affine.items() if part is not None}
-        self._others = tuple(name for name in self._functions if name not in self._affine)
-        self._bound = min((part.bound for part in self._affine.values()), default=0.0)
+        known = {name: part for name, part in affine.items() if part is not None}
+        self._affine = AffineFunctions(known, self._parametrization, self._parameters)
+        self._others = tuple(name for name in self._functions if name not in known)
 
     def _recognised(self, name: str, z: Any) -> Affine | None:
         """A part as a matrix, if it is affine in z."""
@@ -237,7 +232,7 @@ class TabularBOCMDP(BOCMDP):
                     )
                 operator = self._template.with_values(operator.values)  # keeps orderings and factorisation workspaces
             return operator
-        tensor = _dense(name, value)
+        tensor = dense(name, value)
         if tensor.dtype != torch.float64:
             tensor = as_probabilities(tensor) if name == "initial" else tensor.to(torch.float64)
         if self._shapes.get(name) == tensor.shape:
@@ -317,20 +312,13 @@ class TabularBOCMDP(BOCMDP):
 
     def _configure_with_graph(self, leader: Array) -> ConfiguredMDPs:
         x = torch.from_numpy(leader.copy()).requires_grad_()
-        rest = self._others
-        if not self._affine or (rest and x.ndim > 1):
-            return self.configure_checked(x)
-        if self._closed is not None:
-            z, graph = self._closed.value(x.detach().numpy()), None
-        else:
-            graph = self._parameters(x) if x.ndim == 1 else torch.func.vmap(self._parameters)(x)
-            z = np.ascontiguousarray(graph.detach().numpy().reshape(*x.shape[:-1], -1))
-        if not all_within(z.reshape(-1), -self._bound, self._bound):
+        affine = None if self._others and x.ndim > 1 else self._affine.at(x)
+        if affine is None:
             return self.configure_checked(x)
         parts = LazyParts(self, x, self._constants)
-        if rest:
-            parts.update(self.evaluate(x, rest, graph))
-        return self._configured(x, parts, AffineParts(self._affine, z, self._closed, graph))
+        if self._others:
+            parts.update(self.evaluate(x, self._others, affine.graph))
+        return self._configured(x, parts, affine)
 
     def _configured(self, x: Tensor, parts: dict[str, Any], affine: AffineParts | None = None) -> ConfiguredMDPs:
         """The MDPs that parts make, those looked at that are there."""
@@ -595,19 +583,6 @@ class TabularBOCMDP(BOCMDP):
             ) from error
 
 
-def _is_function(part: Any) -> bool:
-    return callable(part) and not isinstance(part, Tensor)
-
-
-def _owned_part(name: str, part: Any) -> Any:
-    """A part that its giver cannot change later: functions as they are, everything else copied."""
-    if part is None or _is_function(part):
-        return part
-    if name == "transition":
-        return as_transitions(part)  # which owns its numbers
-    return part.copy() if sparse.issparse(part) else owned(part)
-
-
 def _check_finite(x: Tensor) -> None:
     if not bool(torch.isfinite(x).all()):
         raise LeaderParameterError(
@@ -619,30 +594,3 @@ def _check_finite(x: Tensor) -> None:
 def _check_losses(values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ModelError(f"f(x, policy) is {values.tolist()} in the contexts; expected finite numbers. Check it at this x.")
-
-
-def _dense(name: str, value: Any) -> Tensor:
-    """A part other than P as a dense tensor; a scipy.sparse matrix ``(S, A)`` is that of every context.
-
-    Raises:
-        ModelError: these are no real numbers.
-    """
-    if isinstance(value, Tensor):
-        value = value if value.layout == torch.strided else value.to_dense()
-        if value.is_complex():
-            raise ModelError(f"{name} is a tensor of type {value.dtype}; expected real numbers.")
-        return value
-    if sparse.issparse(value):
-        value = value.toarray() if name == "initial" else value.toarray()[None]
-    if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
-        raise ModelError(f"{name} has masked entries; expected a number at each, such as value.filled(0.0).")
-    try:
-        given = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # ragged lists, and tensors that NumPy refuses
-        given = np.array(None)
-    array = given if given.dtype.kind in "biuf" else as_array(value)
-    if array is None or array.size == 0 or value is None:
-        raise ModelError(
-            f"{name} is {value!r}; expected an array of real numbers, or a function of x that returns a tensor of them."
-        )
-    return torch.as_tensor(array)

@@ -46,12 +46,12 @@ RESULTS = {
     "ConfiguredMDPs", "Solution", "Weights", "Trajectories", "Benchmark", "Task", "Suboptimality", "EmpiricalPolicy", "Result",
     "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "PolicyEvaluation", "Estimate",
     "RewardModel", "Equilibrium", "PopulationResponse",
-    "RewardModel", "Equilibrium", "LinearQuadraticSolution", "LinearGaussianPolicy",
+    "LinearQuadraticSolution", "LinearGaussianPolicy",
 }  # fmt: skip
 #: Bases to derive from, protocols, and types.
 BASES = {
     "BOCMDP", "Configurable", "ConfigurableEnv", "ConfigurableWrapper", "Hooks", "TransitionOperator", "Follower",
-    "IterativeFollower", "Policy", "Solve", "Estimator", "PolicyEstimator", "Loss", "Objective",
+    "IterativeFollower", "Policy", "Solve", "Estimator", "PolicyEstimator", "Loss", "Objective", "Parametrization",
 }  # fmt: skip
 #: No callables.
 OTHERS = {"__version__", "errors", "objectives", "ESTIMATORS"}
@@ -235,6 +235,10 @@ CASES: dict[str, Case] = {
     "TabularEnv.set_leader": Case(env().set_leader, lambda: {"x": np.zeros(2)}),
     "TabularEnv.set_context": Case(env().set_context, lambda: {"context": 0}),
     "TabularVectorEnv": Case(bocmdp_gym.TabularVectorEnv, lambda: {"env": env(), "num_envs": 2}),
+    "Affine": Case(bocmdp_gym.Affine, lambda: {"base": np.zeros((1, 2, 2)), "matrix": np.zeros((4, 3))}),
+    "Identity": Case(bocmdp_gym.Identity, dict),
+    "Softmax": Case(bocmdp_gym.Softmax, dict),
+    "Sigmoid": Case(bocmdp_gym.Sigmoid, lambda: {"low": [-1.0, 0.0], "high": [1.0, 2.0]}),
     "DenseTransitions": Case(bocmdp_gym.DenseTransitions, lambda: {"values": torch.full((1, 2, 2, 2), 0.5)}),
     "SuccessorTransitions": Case(
         bocmdp_gym.SuccessorTransitions, lambda: {"successors": np.zeros((2, 2, 1), dtype=int), "values": torch.ones(2, 2, 1)}
