@@ -133,17 +133,10 @@ class Checkpoints(WithArguments):
             CheckpointError: the newest is damaged, or of a run with other settings. It is never skipped silently.
         """
         remove_scratch(self.folder)
-        paths = self._paths()
-        if not paths:
+        newest = self._newest()
+        if newest is None:
             return None
-        self.last = paths[-1]
-        try:
-            content = read_state(self.last)
-            with loading(str(self.last)):
-                fingerprint, identity = entry(content, "fingerprint", dict), entry(content, "identity", dict)
-                state, written = entry(content, "state", dict), _Written.of(entry(content, "history", dict))
-        except CheckpointError as error:
-            raise type(error)(f"{error} To mend it, {_FIX}.") from error
+        fingerprint, identity, state, written = newest
         different = differences(fingerprint, self.fingerprint) or differences(identity, self.identity)
         if different:
             raise CheckpointError(
@@ -152,6 +145,32 @@ class Checkpoints(WithArguments):
         history = self._read(written)
         self._written = written
         return {**state, "history": history} if len(history) > 0 else state
+
+    def peek(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Fingerprint and state of the newest checkpoint, of whatever run; nothing is written, so that run may be at work.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        newest = self._newest()
+        if newest is None:
+            return None
+        fingerprint, _, state, written = newest
+        return fingerprint, {**state, "history": self._read(written)}
+
+    def _newest(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], _Written] | None:
+        """The newest checkpoint: fingerprint, identity, state, and how much of the history it belongs to."""
+        paths = self._paths()
+        if not paths:
+            return None
+        self.last = paths[-1]
+        try:
+            content = read_state(self.last)
+            with loading(str(self.last)):
+                fingerprint, identity = entry(content, "fingerprint", dict), entry(content, "identity", dict)
+                return fingerprint, identity, entry(content, "state", dict), _Written.of(entry(content, "history", dict))
+        except CheckpointError as error:
+            raise type(error)(f"{error} To mend it, {_FIX}.") from error
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("iteration-*.safetensors"))

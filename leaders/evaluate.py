@@ -8,6 +8,9 @@ follower's lambda was misjudged.
 
 Intervals are those of `leaders.policy_evaluation`; differences are paired by context. In Python, `leaders.evaluate_policy` does
 the same for any environment and follower, without a run folder.
+
+The run's report is written again, with what was found. ``--video`` and ``--before`` record the follower at the x found and at the
+first one, for the report and beside it.
 """
 
 from __future__ import annotations
@@ -16,15 +19,15 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
 import tyro
 
-from bocmdp_gym.errors import BOCMDPError, OptionError
+from bocmdp_gym.errors import BOCMDPError
 from bocmdp_gym.files import write_atomically
-from bocmdp_gym.options import as_array, check_count
+from bocmdp_gym.options import check_count
 from followers import Follower, TrajectoryOracle
 from leaders.plots import save
 from leaders.policy_evaluation import (
@@ -37,10 +40,13 @@ from leaders.policy_evaluation import (
     pooled,
     spread,
 )
+from leaders.report import write_run_report
+from leaders.report.run_record import points_of, read_run, read_summary
 from leaders.run_arguments import generator
-from leaders.run_folder import SUMMARY
+from leaders.run_folder import EVALUATION, EVALUATION_PICTURE, SUMMARY, VIDEO, VIDEO_BEFORE
 from leaders.settings import RunSettings, settings_from_summary
 from leaders.settings.command_line import read
+from leaders.video import film, pictured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -204,6 +210,10 @@ class EvaluateSettings:
     """Contexts to draw where they are continuous; finitely many are all taken."""
     seed: int = 1_000_003
     """Seed of fresh contexts and episodes; keep it different from the run's."""
+    video: bool = False
+    """Record the follower at the x found, one episode per context, as follower.gif; needs the render mode rgb_array."""
+    before: bool = False
+    """Record it at the first x, as follower_before.gif."""
     module: str | None = None
     """The module of yours that the run needs; one that the run's summary alone names is never imported."""
 
@@ -212,36 +222,23 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 for a run that cannot be evaluated or files that cannot be written."""
     chosen = read(EvaluateSettings, "leaders.evaluate", __doc__, arguments)
     try:
-        path = chosen.run / SUMMARY
-        summary = _read(path)
+        summary = read_summary(chosen.run)
         settings = settings_from_summary(summary, chosen.module)
-        x, x0 = as_array(summary["x"]), as_array(summary["x0"])
-        if x is None or x0 is None:
-            raise OptionError(f"{path}: x or x0 is not a list of numbers; run the training again.")
+        x, x0 = points_of(summary, chosen.run / SUMMARY)
+        films = [(x, VIDEO)] * chosen.video + [(x0, VIDEO_BEFORE)] * chosen.before
+        if films:
+            pictured(settings).close()  # refused before the long work
         evaluation = evaluate(settings, x, x0, env_steps=chosen.env_steps, contexts=chosen.contexts, seed=chosen.seed)
         print(report(evaluation))
-        write_atomically(chosen.run / "evaluation.json", json.dumps(asdict(evaluation), indent=2) + "\n")
-        save(picture(evaluation), chosen.run / "evaluation.png")
+        write_atomically(chosen.run / EVALUATION, json.dumps({"x": x.tolist(), **asdict(evaluation)}, indent=2) + "\n")
+        save(picture(evaluation), chosen.run / EVALUATION_PICTURE)
+        for point, name in films:
+            film(settings, point, chosen.run / name, chosen.seed)
+        write_run_report(read_run(chosen.run, chosen.module))
     except (BOCMDPError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _read(path: Path) -> Any:
-    """A summary, as JSON.
-
-    Raises:
-        OptionError: there is none, or it is damaged.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise OptionError(f"{path} does not exist; expected the folder of a finished run.") from None
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror or error}; expected the folder of a finished run.") from error
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f"{path} is damaged ({error}); run the training again.") from error
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def learning_curve(history: History, title: str = "") -> Figure:
         known = np.isfinite(exact)
         top.plot(iterations[known], exact[known], color="#2668be", linewidth=2, label="exact, mean over contexts")
     top.set(ylabel="leader's return F(x)", title=title)
-    top.legend(loc="best", frameon=False)
+    top.legend(loc="best", framealpha=0.85, edgecolor="none")
     top.grid(alpha=0.25)
     bottom.semilogy(iterations, np.maximum(history["gradient_norm"], 1e-300), color="#8a8f99", linewidth=0.6)
     bottom.set(ylabel="gradient norm", xlabel="outer iteration")

@@ -5,6 +5,7 @@ progress.csv          one row per evaluation; its columns are explained in `lead
 events.out.tfevents.* the same for TensorBoard
 history.npz           one entry per column of the history, one number per iteration
 learning_curve.png    the leader's return over iterations
+report.html           all of it on one page, to be opened or sent (`leaders.report`)
 and a picture of the result, where the environment has one (Four-Rooms: penalty_map.png)
 """
 
@@ -33,10 +34,14 @@ from leaders.settings import RunSettings
 if TYPE_CHECKING:  # Stable-Baselines3 takes seconds to import: only runs that are logged do
     from stable_baselines3.common.logger import Logger
 
-SUMMARY, HISTORY = "summary.json", "history.npz"
+SUMMARY, HISTORY, REPORT = "summary.json", "history.npz", "report.html"
+#: What ``leaders.evaluate`` measured, and its picture.
+EVALUATION, EVALUATION_PICTURE = "evaluation.json", "evaluation.png"
+#: The follower at the last x and at the first, where ``leaders.evaluate`` was asked to record it.
+VIDEO, VIDEO_BEFORE = "follower.gif", "follower_before.gif"
 #: From one print of a record to the next.
 _PRINT_SECONDS = 10.0
-_OURS = (SUMMARY, "progress.csv", HISTORY, "learning_curve.png", "checkpoints")
+_OURS = (SUMMARY, "progress.csv", HISTORY, "learning_curve.png", REPORT, EVALUATION, "checkpoints")
 
 
 class RunFolder:
@@ -83,7 +88,7 @@ class RunFolder:
         with writing(self.path):
             for entry in [*self.path.iterdir(), *self.checkpoints.folder.glob("*")]:
                 checkpoint = entry.parent == self.checkpoints.folder and entry.name != LOCK  # the lock is ours
-                if checkpoint or entry.name.startswith(EVENTS) or entry.suffix == ".png" or entry.name in _OURS[:-1]:
+                if checkpoint or entry.name.startswith(EVENTS) or entry.suffix in (".png", ".gif") or entry.name in _OURS[:-1]:
                     entry.unlink()
 
     def log(self, record: dict[str, Any], history: History) -> None:

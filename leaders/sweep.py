@@ -35,6 +35,8 @@ import tyro
 from bocmdp_gym.errors import BOCMDPError, OptionError, RunInterruptedError, suggest
 from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.options import check_count
+from leaders.report import write_sweep_report
+from leaders.run_folder import REPORT
 from leaders.settings import RunSettings, settings_from_values
 from leaders.settings.command_line import read
 from leaders.settings.values import module_of, refuse_unnamed_modules
@@ -126,6 +128,8 @@ def sweep(
 ) -> Outcomes:
     """Run a plan, and write its tables to ``out``: results.csv and results.md (a row per setting), runs.csv (a row per run).
 
+    report.html there shows them with the learning curves, and links the runs' reports (`leaders.report`).
+
     Args:
         plan: what to run.
         out: the sweep's folder; each run has one in it.
@@ -143,9 +147,10 @@ def sweep(
 
 
 def _finish(outcomes: Outcomes, tasks: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    for name in TABLES:
+    for name in (*TABLES, REPORT):
         remove_scratch(folder, name)
     write_tables(tasks, outcomes, folder)
+    write_sweep_report(folder)
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -287,7 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
     print((chosen.out / "results.md").read_text(), end="")
     finished, ran = len(outcomes.results), len(outcomes.ran)
     total = finished + len(outcomes.failures)
-    print(f"\n{finished} of {total} runs finished, {total - ran} of them before this start; see {chosen.out}/")
+    print(f"\n{finished} of {total} runs finished, {total - ran} of them before this start; see {chosen.out / REPORT}")
     return 1 if outcomes.failures else 0
 
 

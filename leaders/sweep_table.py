@@ -15,7 +15,8 @@ from bocmdp_gym.files import write_atomically
 from leaders.tasks import Outcomes
 
 #: The files.
-TABLES = ("results.csv", "results.md", "runs.csv")
+RUNS = "runs.csv"
+TABLES = ("results.csv", "results.md", RUNS)
 #: What a run reports, and its heading.
 _MEASURED = {
     "leader_return": "leader's return",
@@ -65,7 +66,7 @@ def write_tables(tasks: Mapping[str, Mapping[str, Any]], outcomes: Outcomes, fol
         result = outcomes.results.get(key, {})
         named = {name: _text(task.get(name)) for name in (*varied, *_REPEATED)}
         runs.append(named | {name: result.get(name) for name in _MEASURED} | {"folder": key})
-    write_atomically(folder / "runs.csv", _csv(runs))
+    write_atomically(folder / RUNS, _csv(runs))
 
 
 def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:

@@ -11,8 +11,10 @@ from bocmdp_gym.errors import BOCMDPError, RunInterruptedError
 from leaders.constraints import Constraint
 from leaders.loop import optimize
 from leaders.plots import learning_curve, save
+from leaders.report import write_run_report
+from leaders.report.run_record import read_run
 from leaders.result import Result
-from leaders.run_folder import RunFolder
+from leaders.run_folder import REPORT, RunFolder
 from leaders.settings import RunSettings, commands, import_module, settings_from_values
 from leaders.settings.command_line import choose
 
@@ -68,8 +70,9 @@ def train(settings: RunSettings) -> Result:
                 "seconds": result.seconds,
             }
         )
+        write_run_report(read_run(run.path, settings.module), result.oracle)
     env.close()
-    print(f"{_returns(result)}{result.iterations:,} iterations in {result.seconds:.1f} s; see {run.path}/")
+    print(f"{_returns(result)}{result.iterations:,} iterations in {result.seconds:.1f} s; see {run.path / REPORT}")
     print(f"gradients are from {result.estimator}")
     return result
 

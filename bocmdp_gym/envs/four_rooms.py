@@ -291,7 +291,8 @@ class FourRooms(PicturedEnv):
         image = np.full((self.grid.height, self.grid.width), np.nan)
         image[tuple(self.grid.coordinates.T)] = penalties
         ax.set_facecolor("#3a3e48")
-        shown = ax.imshow(image, cmap="Reds", vmin=0.0, vmax=max(penalties.max(), 1e-12))
+        uniform = 4.0 * self.penalty_budget / len(self.grid)  # a budget spread evenly is pale, as in `picture`
+        shown = ax.imshow(image, cmap="Reds", vmin=0.0, vmax=max(penalties.max(), uniform))
         for state, mark in self._marks(contexts[0] if len(contexts) == 1 else None).items():
             row, column = self.grid.cells[state]
             ax.text(column, row, mark, ha="center", va="center", color="#0b5d33", fontsize=15, fontweight="bold")

@@ -105,14 +105,14 @@ class RunSettings:
         """Keywords of ``gym.make``."""
         return self._arguments("environment") | {name: getattr(self, setting) for name, setting in self.same.items()}
 
-    def make_env(self) -> gym.Env[Any, Any]:
-        """The environment.
+    def make_env(self, **further: Any) -> gym.Env[Any, Any]:
+        """The environment; ``further`` keywords of ``gym.make`` come on top.
 
         Raises:
             OptionError: an id or keyword Gymnasium refuses.
         """
         try:
-            return gym.make(self.env_id, **self.env_options())
+            return gym.make(self.env_id, **self.env_options(), **further)
         except gym.error.UnregisteredEnv as error:
             raise OptionError(f"{error} Name the module that registers it with --module.") from error
         except (gym.error.Error, TypeError) as error:
