@@ -64,17 +64,34 @@ def frames(
     Raises:
         UnsupportedError: what it renders is no picture.
     """
+    for _ in _played(env, x, context, policy, rng, steps):
+        yield _frame(env)
+
+
+def snapshot(
+    env: gym.Env[Any, Any], x: Any, context: Any, policy: Policy | None, rng: np.random.Generator, steps: int = MOST_STEPS
+) -> Frame:
+    """The last of `frames`."""
+    for _ in _played(env, x, context, policy, rng, steps):
+        pass
+    return _frame(env)
+
+
+def _played(
+    env: gym.Env[Any, Any], x: Any, context: Any, policy: Policy | None, rng: np.random.Generator, steps: int
+) -> Iterator[None]:
+    """Play an episode, with a pause at its start and after each step."""
     core = configurable(env)
     core.set_leader(x)
     core.set_context(context)
     observation, _ = env.reset(seed=int(rng.integers(2**31)))
-    yield _frame(env)
+    yield
     if policy is None:
         return
     acting = policy.begin(env)
     for _ in range(steps):
         observation, _, terminated, truncated, _ = env.step(acting.act(observation, rng))
-        yield _frame(env)
+        yield
         if terminated or truncated:
             return
 

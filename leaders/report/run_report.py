@@ -27,7 +27,7 @@ from leaders.run_folder import EVALUATION_PICTURE, REPORT, VIDEO, VIDEO_BEFORE
 from leaders.settings import RunSettings
 from leaders.settings.run import hyphenated
 from leaders.settings.spelled import command_of
-from leaders.video import frames, pictured
+from leaders.video import pictured, snapshot
 
 #: Components of x that are listed, at most.
 _LISTED = 24
@@ -119,8 +119,7 @@ def _rendered(record: RunRecord, oracle: TrajectoryOracle) -> Pictures:
         context = oracle.core.sample_context(generator(0)) if every is None else every[0][0]
         for x in (record.x0, record.x):
             policy = oracle.respond(x, context, generator(0)) if planner else None
-            *_, last = frames(env, x, context, policy, generator(0), _STEPS)
-            taken.append(array_png(last))
+            taken.append(array_png(snapshot(env, x, context, policy, generator(0), _STEPS)))
     seen = f"after {_STEPS} steps of the follower at most" if planner else "at the start of an episode"
     before, after = taken
     return Pictures(before, after, f"Context {np.asarray(context).tolist()}, {seen}.")

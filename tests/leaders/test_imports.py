@@ -10,6 +10,7 @@ MODULES = (
     "leaders",
     "leaders.evaluate",
     "leaders.plots",
+    "leaders.report.__main__",
     "leaders.reproduce.__main__",
     "leaders.run_folder",
     "leaders.sweep",

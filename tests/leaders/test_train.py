@@ -31,7 +31,7 @@ def test_a_run_leaves_a_complete_folder(tmp_path: Path, capsys: pytest.CaptureFi
     rows = list(csv.DictReader((out / "progress.csv").read_text().splitlines()))
     assert [int(row["iteration"]) for row in rows] == [0, 10, 20, 29]
     assert all(np.isfinite(float(row["leader_return"])) for row in rows)
-    for name in ("learning_curve.png", "penalty_map.png", "history.npz"):
+    for name in ("learning_curve.png", "penalty_map.png", "history.npz", "report.html"):
         assert (out / name).stat().st_size > 1000
     assert list(out.glob("events.out.tfevents.*"))
     assert "leader's return" in capsys.readouterr().out
