@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,23 +107,35 @@ def exact_outcomes(settings: RunSettings, oracle: TrajectoryOracle, x0: Array, x
     if not isinstance(oracle.model, TabularBOCMDP) or oracle.layers.changing is not None:
         return None
     regularization = oracle.follower.regularization or settings.regularization
-    solver, core = WarmSolver(), oracle.core
-    contexts, pictured = range(oracle.model.n_contexts), core.result_name is not None
-    values, policies = np.empty((2, len(contexts), 2)), []
-    for i, point in enumerate((x0, x)):
-        mdps, found = oracle.configure(point), []
-        for context in contexts:
-            arrays, solution = mdps.arrays(context), solver.solve(mdps, context, regularization)
-            values[i, context] = policy_return(arrays, solution.policy), arrays.initial @ solution.value
-            found += [solution.policy] if pictured else []
-        policies += [np.array(found)] if pictured else []
+    solver = WarmSolver()
+    before, after = (answers(oracle, x, regularization, solver) for x in (x0, x))
     shares = np.asarray(oracle.model.context_probabilities, dtype=np.float64)
+    values = np.stack([before.returns, after.returns])
     lines = [
-        ContextOutcome(str(c), float(shares[c]), *(Side(*map(float, values[:, c, side])) for side in (0, 1))) for c in contexts
+        ContextOutcome(str(c), float(share), *(Side(*map(float, values[:, side, c])) for side in (0, 1)))
+        for c, share in enumerate(shares)
     ]
-    leader, follower = (Side(*map(float, values[:, :, side] @ shares)) for side in (0, 1))
+    leader, follower = (Side(*map(float, values[:, side] @ shares)) for side in (0, 1))
     source = f"Exact values under the follower's optimum at lambda = {regularization:g}; the follower's are regularised."
-    return Outcomes(lines, leader, follower, source, policies)
+    pictured = oracle.core.result_name is not None
+    return Outcomes(lines, leader, follower, source, [before.policies, after.policies] if pictured else [])
+
+
+class Answers(NamedTuple):
+    """The follower's optimum at one x, in all contexts: its policies ``(C, S, A)``, and both sides' returns ``(2, C)``."""
+
+    returns: Array
+    policies: Array
+
+
+def answers(oracle: TrajectoryOracle, x: Any, regularization: float, solver: WarmSolver) -> Answers:
+    """The follower's optimum at x, from the model of a tabular problem; the leader's returns come first, then the follower's."""
+    mdps, returns, policies = oracle.configure(x), [], []
+    for context in range(mdps.model.n_contexts):
+        arrays, solution = mdps.arrays(context), solver.solve(mdps, context, regularization)
+        returns.append((policy_return(arrays, solution.policy), float(arrays.initial @ solution.value)))
+        policies.append(solution.policy)
+    return Answers(np.array(returns).T, np.array(policies))
 
 
 def evaluated_outcomes(record: RunRecord) -> Outcomes | None:

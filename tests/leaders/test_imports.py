@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 #: Packages that take long to import, and that no run needs before it logs or draws.
-HEAVY = ("stable_baselines3", "tensorboard", "matplotlib", "ray")
+HEAVY = ("stable_baselines3", "tensorboard", "matplotlib", "panel", "ray")
 MODULES = (
     "leaders",
     "leaders.evaluate",
+    "leaders.play",
     "leaders.plots",
     "leaders.report.__main__",
     "leaders.reproduce.__main__",

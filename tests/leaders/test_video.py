@@ -54,6 +54,7 @@ def test_frames_begin_at_the_start_and_end_with_the_episode() -> None:
         assert (taken[0] != taken[-1]).any()
 
 
+@pytest.mark.filterwarnings("ignore:.*RGB-array rendering")  # Gymnasium says so too
 def test_what_is_no_picture_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_from_values("four-rooms", SMALL["four-rooms"])
     with pictured(settings) as env:

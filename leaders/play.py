@@ -1,0 +1,166 @@
+"""A page to play on: ``python -m leaders.play four-rooms --regularization 0.01`` opens it in a browser.
+
+Sliders move x; the environment's picture under the follower's exact answer, and what both sides get, follow. A button takes steps
+of exact gradient ascent while one watches. Environments, and their options, are those of ``python -m leaders.train``.
+
+The page is served on this machine alone. ``--port`` chooses the port, ``--no-show`` leaves the browser closed. It needs Panel:
+``pip install 'bocmdp-gym[play]'``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from PIL import Image
+
+from bocmdp_gym.errors import BOCMDPError, OptionError
+from leaders.playground import Playground
+from leaders.train import parse
+
+#: Components of x that have a slider each; where there are more, one slider moves the component that is chosen.
+SLIDERS = 12
+_PERIOD = 200  # milliseconds from one gradient step to the next
+
+
+class Page:
+    """The page: its widgets, and what happens when they are moved.
+
+    Args:
+        playground: what is played with.
+        title: of the page.
+
+    Attributes:
+        sliders: one per component of x, or a single one for the `component` that is chosen.
+        component: which component the single slider moves; None with a slider each.
+        step, run, reset: take one gradient step; go on taking them; go back to the start.
+        leader_return: the mean of the leader's returns.
+        steps: gradient steps taken.
+        layout: everything.
+
+    Raises:
+        OptionError: Panel is not installed.
+    """
+
+    def __init__(self, playground: Playground, title: str):
+        pn = _panel()
+        self._playground, self._quiet, self._ticking = playground, False, None
+        d = len(playground.x)
+        many = d > SLIDERS
+        self.component = pn.widgets.IntSlider(label="component of x", start=0, end=d - 1) if many else None
+        self.sliders = [self._slider(pn, "its value" if many else f"x{i}", i) for i in range(1 if many else d)]
+        contexts = list(range(playground.n_contexts))
+        self.context = pn.widgets.Select(label="context of the picture", options=contexts, visible=len(contexts) > 1)
+        self.step = pn.widgets.Button(label="One gradient step", color="primary")
+        self.run = pn.widgets.Toggle(label="Keep climbing")
+        self.reset = pn.widgets.Button(label="Back to the start")
+        self.leader_return = pn.indicators.Number(
+            label="leader's return", format="{value:.4f}", font_size="28pt", title_size="11pt"
+        )
+        self.returns = pn.pane.HTML()
+        self.picture = pn.pane.Image(max_height=520)
+        self.steps = 0
+        for slider in self.sliders:
+            slider.param.watch(self._moved, "value")
+        if self.component is not None:
+            self.component.param.watch(lambda event: self._follow(), "value")
+        self.context.param.watch(lambda event: self._draw(), "value")
+        self.step.on_click(lambda event: self.climb())
+        self.reset.on_click(lambda event: self._back())
+        self.run.param.watch(self._toggled, "value")
+        moved = [*([] if self.component is None else [self.component]), *self.sliders]
+        controls = pn.Column(self.step, self.run, self.reset, self.context, *moved, width=330)
+        seen = pn.Column(self.leader_return, self.returns, self.picture)
+        parts = pn.FlexBox(controls, seen, gap="24px", sizing_mode="stretch_width")  # one below the other where it is narrow
+        self.layout = pn.Column(f"# {title}", parts, sizing_mode="stretch_width")
+        self._draw()
+
+    def _slider(self, pn: Any, name: str, i: int) -> Any:
+        low, high, value = (float(part[i]) for part in (self._playground.low, self._playground.high, self._playground.x))
+        return pn.widgets.FloatSlider(label=name, start=low, end=high, step=(high - low) / 200, value=value)
+
+    def climb(self) -> None:
+        """Take a gradient step, and show where it led."""
+        self._playground.step()
+        self.steps += 1
+        self._follow()
+        self._draw()
+
+    def _back(self) -> None:
+        self._playground.move(self._playground.start)
+        self._follow()
+        self._draw()
+
+    def _moved(self, event: Any) -> None:
+        """A slider was moved: by a hand, unless it followed x."""
+        if self._quiet:
+            return
+        x = self._playground.x
+        for i, slider in self._shown():
+            x[i] = slider.value if event.obj is slider else x[i]
+        self._playground.move(x)
+        self._draw()
+
+    def _shown(self) -> list[tuple[int, Any]]:
+        """The sliders, with the components they stand for."""
+        return [(int(self.component.value), self.sliders[0])] if self.component is not None else list(enumerate(self.sliders))
+
+    def _follow(self) -> None:
+        """Let the sliders show x."""
+        self._quiet = True
+        try:
+            x = self._playground.x
+            for i, slider in self._shown():
+                low, high = float(self._playground.low[i]), float(self._playground.high[i])
+                slider.param.update(start=min(low, x[i]), end=max(high, x[i]), value=float(x[i]))
+        finally:
+            self._quiet = False
+
+    def _toggled(self, event: Any) -> None:
+        if event.new:
+            self._ticking = _panel().state.add_periodic_callback(self.climb, _PERIOD)
+        elif self._ticking is not None:
+            self._ticking.stop()
+
+    def _draw(self) -> None:
+        view = self._playground.look(self.context.value)
+        self.leader_return.value = view.leader_return
+        rows = [
+            f"<tr><td>{context}</td><td>{leader:.4f}</td><td>{follower:.4f}</td></tr>"
+            for context, (leader, follower) in enumerate(zip(view.leader, view.follower, strict=True))
+        ]
+        head = "<tr><th>context</th><th>leader</th><th>follower</th></tr>"
+        self.returns.object = f'<table style="text-align: right; border-spacing: 16px 2px">{head}{"".join(rows)}</table>'
+        self.picture.visible = view.picture is not None
+        if view.picture is not None:
+            self.picture.object = Image.fromarray(view.picture)
+
+
+def _panel() -> Any:
+    try:
+        import panel
+    except ImportError:
+        raise OptionError("leaders.play needs Panel, which is not installed: pip install 'bocmdp-gym[play]'.") from None
+    return panel
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 for settings that cannot work."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--port", type=int, default=0)
+    own.add_argument("--no-show", action="store_true")
+    chosen, rest = own.parse_known_args(arguments)
+    try:
+        pn, settings = _panel(), parse(rest)
+        Playground(settings)  # refused here, not in the browser
+    except BOCMDPError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    title = f"{settings.name}, lambda = {settings.regularization:g}"
+    pn.serve(lambda: Page(Playground(settings), title).layout, port=chosen.port, show=not chosen.no_show, title=title)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""`Playground`: a problem that one plays with by hand: x, what both sides get at it exactly, a picture, and gradient steps."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.errors import UnsupportedError
+from bocmdp_gym.optimum import WarmSolver
+from bocmdp_gym.validation import check_leader
+from followers import TrajectoryOracle
+from leaders.contexts import every_context
+from leaders.report.outcomes import answers
+from leaders.run_arguments import generator
+from leaders.settings import RunSettings
+from leaders.video import Frame, pictured, snapshot
+
+Array = npt.NDArray[np.float64]
+#: Steps of the follower before the picture is taken, at most.
+_STEPS = 60
+
+
+@dataclass(frozen=True)
+class View:
+    """What is seen at one x: the mean of the leader's returns, both sides' returns per context, and the picture or None."""
+
+    leader_return: float
+    leader: Array
+    follower: Array
+    picture: Frame | None
+
+
+class Playground:
+    """A run's environment at an x that anybody may move.
+
+    Args:
+        settings: of a run; its environment, lambda, learning rate and optimizer are used, and its seed for the first x.
+
+    Attributes:
+        x: where it is ``(d,)``.
+        low, high: how far each component is worth moving: the space of x, or 5 to either side of the start.
+        n_contexts: how many contexts there are, of positive probability.
+
+    Raises:
+        UnsupportedError: an environment without a tabular model of its own, whose follower's exact answer is not known.
+    """
+
+    def __init__(self, settings: RunSettings):
+        settings = replace(settings, leader="exact", estimator=None, follower="soft-policy-iteration")
+        self._oracle = TrajectoryOracle(settings.make_env(), settings.make_follower())
+        core, model = self._oracle.core, self._oracle.model
+        if not isinstance(model, TabularBOCMDP):
+            raise UnsupportedError(
+                f"{settings.env_id} has no tabular model, so the follower's exact answer is not known; play with one that has."
+            )
+        self._regularization = settings.regularization
+        self._leader = settings.make_leader()
+        self._leader.estimator.bind(self._oracle)
+        self._solver, self._space, self._contexts = WarmSolver(), core.leader_space, every_context(core) or []
+        self._iterations, self.n_contexts = settings.iterations, len(self._contexts)
+        self.start = core.initial_leader(generator(settings.seed))
+        self.low = np.where(np.isfinite(self._space.low), self._space.low, self.start - 5.0)
+        self.high = np.where(np.isfinite(self._space.high), self._space.high, self.start + 5.0)
+        self._shown: Any = None
+        with suppress(UnsupportedError):  # then there is no picture
+            self._shown = pictured(settings)
+        self.move(self.start)
+
+    @property
+    def x(self) -> Array:
+        """Where it is ``(d,)``."""
+        return self._x.detach().numpy().copy()
+
+    def move(self, x: npt.ArrayLike) -> None:
+        """Put x somewhere.
+
+        Raises:
+            LeaderParameterError: outside its space.
+        """
+        self._x: Tensor = self._leader.update.start(torch.tensor(check_leader(x, self._space)), self._iterations, self._space)
+
+    def step(self) -> None:
+        """One step of exact gradient ascent on the mean of the leader's returns."""
+        rng = generator(0)
+        gradients = [p * self._leader.estimate(self._oracle, self._x.detach(), c, rng) for c, p in self._contexts]
+        self._leader.update.step(self._x, torch.stack(gradients).sum(0))
+
+    def look(self, context: int = 0) -> View:
+        """What is seen at x, the picture in one context."""
+        x = self.x
+        found = answers(self._oracle, x, self._regularization, self._solver)
+        shares: Any = self._oracle.core.model.context_probabilities
+        picture = None
+        if self._shown is not None:
+            name, _ = self._contexts[context]
+            policy = self._oracle.respond(x, name, generator(0))
+            picture = snapshot(self._shown, x, name, policy, generator(0), _STEPS)
+        leader, follower = found.returns
+        return View(float(np.asarray(shares) @ leader), leader, follower, picture)
