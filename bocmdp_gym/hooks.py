@@ -33,6 +33,8 @@ class Hooks:
             (`bocmdp_gym.PopulationBOCMDP`): its own must be the same, if it has one. None: it meets nobody.
         pays_later: whether `pay` can work out at once, for whole trajectories, what depends on x in their rewards: while
             ``is_deferred`` is set, steps pay the rest alone, and the leader 0.
+        agents: names of the agents of a Markov game (`bocmdp_gym.games.MarkovGame`), each with a learner of its own; (): one
+            follower acts.
         result_name: the file name of `result_figure`, without extension; None if there is no figure.
     """
 
@@ -46,6 +48,7 @@ class Hooks:
     met_regularization: float | None = None
     pays_later: bool = False
     is_deferred: bool = False
+    agents: tuple[str, ...] = ()
     result_name: str | None = None
 
     @property

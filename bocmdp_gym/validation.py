@@ -110,8 +110,12 @@ def check_horizon(horizon: Any) -> int | None:
     raise OptionError(f"horizon is {horizon!r}; expected a positive number of steps, or None for no limit.")
 
 
+#: What PettingZoo's environments have and Gymnasium's do not.
+_OF_GAMES = ("possible_agents", "max_num_agents", "agents")
+
+
 def refuse_multi_agent(env: Any) -> None:
-    """Refuse environments in the style of PettingZoo, at any depth of Gymnasium's wrappers.
+    """Refuse environments in the style of PettingZoo, at any depth of Gymnasium's wrappers, where one agent is expected.
 
     Raises:
         UnsupportedError: a multi-agent environment.
@@ -119,14 +123,43 @@ def refuse_multi_agent(env: Any) -> None:
     layer = env
     while isinstance(layer, gym.Wrapper):
         layer = layer.env
-    names = (
-        ("possible_agents", "max_num_agents") if isinstance(layer, gym.Env) else ("possible_agents", "max_num_agents", "agents")
-    )
-    if any(hasattr(layer, name) for name in names):
+    if any(hasattr(layer, name) for name in (_OF_GAMES[:2] if isinstance(layer, gym.Env) else _OF_GAMES)):
         raise UnsupportedError(
-            f"{type(layer).__name__} is a multi-agent environment: several followers who interact at once (Markov games) are "
-            "outside this theory, and not built yet. Many followers who do not meet are contexts of one environment."
+            f"{type(layer).__name__} is a multi-agent environment, and one agent is expected here. Several followers who "
+            "interact at once (Markov games) are for bocmdp_gym.games.MarkovGame, which takes PettingZoo's parallel environments"
+            f"{_as_parallel(layer)}, and for followers.IndependentLearners. Many followers who do not meet are contexts of one "
+            "environment."
         )
+
+
+def check_game(env: Any, wrapper: str) -> None:
+    """Refuse what is not in the style of PettingZoo's ``ParallelEnv``, in the name of ``wrapper``.
+
+    Raises:
+        UnsupportedError: an environment of one agent, or one whose agents take turns.
+    """
+    name = type(env).__name__
+    if isinstance(env, (gym.Env, gym.vector.VectorEnv)):
+        raise UnsupportedError(
+            f"{wrapper} got {name}, an environment of Gymnasium, in which one agent acts; expected a PettingZoo parallel "
+            "environment. For one agent, use bocmdp_gym.wrappers.LeaderReward."
+        )
+    if _as_parallel(env):
+        raise UnsupportedError(
+            f"{wrapper} got {name}, whose agents take turns (AEC); expected a PettingZoo parallel environment, which "
+            "pettingzoo.utils.aec_to_parallel makes of it where its agents can act at once."
+        )
+    missing = [n for n in ("possible_agents", "observation_space", "action_space", "reset", "step") if not hasattr(env, n)]
+    if isinstance(env, type) or missing or not env.possible_agents:
+        raise UnsupportedError(
+            f"{wrapper} got {env!r}, which has no {missing[0] if missing else 'possible_agents'}; expected a PettingZoo parallel "
+            "environment."
+        )
+
+
+def _as_parallel(env: Any) -> str:
+    """What to do with an environment whose agents take turns; empty for others."""
+    return " (pettingzoo.utils.aec_to_parallel makes one of it)" if hasattr(env, "agent_iter") else ""
 
 
 def check_wrappable(env: Any, wrapper: str) -> None:

@@ -31,12 +31,14 @@ from followers.step_sizes import StepSize
 
 if TYPE_CHECKING:
     from followers.sb3.follower import SB3Follower
+    from followers.sb3.independent_learners import IndependentLearners
     from followers.sb3.soft_actor_critic import SACFollower
     from followers.sb3.soft_dqn import SoftDQN
     from followers.sb3.soft_dqn_follower import SoftDQNFollower
 
 #: Where the names are that are imported on first use.
 _LAZY = {
+    "IndependentLearners": "followers.sb3.independent_learners",
     "SACFollower": "followers.sb3.soft_actor_critic",
     "SB3Follower": "followers.sb3.follower",
     "SoftDQN": "followers.sb3.soft_dqn",
@@ -48,6 +50,7 @@ __all__ = [
     "EmpiricalPolicy",
     "FictitiousPlay",
     "Follower",
+    "IndependentLearners",
     "InterpolatedPolicy",
     "IterativeFollower",
     "LinearGaussianPolicy",

@@ -60,5 +60,17 @@ ENTRANCES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("make", [Parallel, Turns, Disguised, lambda: gym.wrappers.TimeLimit(Disguised(), 3)])
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_several_agents_are_refused(entrance: str, make: Callable[[], Any]) -> None:
-    with pytest.raises(errors.UnsupportedError, match=r"multi-agent.*several followers who interact at once \(Markov games\)"):
+    several = r"multi-agent.*Several followers who interact at once \(Markov games\).*MarkovGame.*IndependentLearners"
+    with pytest.raises(errors.UnsupportedError, match=several):
         ENTRANCES[entrance](make())
+
+
+def test_agents_who_take_turns_are_told_how_to_act_at_once() -> None:
+    class TakesTurns(Turns):
+        def agent_iter(self) -> None: ...
+
+    with pytest.raises(errors.UnsupportedError, match=r"pettingzoo\.utils\.aec_to_parallel"):
+        bocmdp_gym.configurable(TakesTurns())
+    with pytest.raises(errors.UnsupportedError) as told:
+        bocmdp_gym.configurable(Parallel())
+    assert "aec_to_parallel" not in str(told.value)

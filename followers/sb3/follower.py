@@ -21,10 +21,9 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from bocmdp_gym.arguments import parameters_of
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import BOCMDPError, OptionError, UnknownOptionError, UnsupportedError, suggest
-from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.hooks import context_observed
 from bocmdp_gym.options import check_choice, check_count, check_flag, check_folder, check_regularization
-from bocmdp_gym.saved_state import array_entry, count_entry, entry, loading, read_state, write_state
+from bocmdp_gym.saved_state import array_entry, count_entry, entry
 from bocmdp_gym.validation import check_discount
 from followers.base import Follower, Task
 from followers.environments import AnyEnv, inspect_layers, make_single
@@ -51,6 +50,7 @@ from followers.sb3.masks import check_masked, check_unmasked, masks_of_states
 from followers.sb3.normalization import Normalized, Statistics, check_normalize, normalizer_of, normalizing
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, masked_table, reader
 from followers.sb3.replay import check_relabelling
+from followers.sb3.saving import SavedInFolder
 from followers.sb3.state import check_state, restore, state_of, statistics_in
 from followers.sb3.views import View, check_observation_space, view_of
 
@@ -60,11 +60,9 @@ _RESERVED = {
     "tensorboard_log": "use log_dir, which keeps one log across all outer iterations",
 }
 REPLAY = ("drop", "relabel")
-#: What `SB3Follower.save` writes into its folder.
-_FILE = "follower.safetensors"
 
 
-class SB3Follower(Follower):
+class SB3Follower(SavedInFolder):
     """Trains an algorithm of Stable-Baselines3 on M_{x, xi} and answers with its policy.
 
     One learner per context: a network that cannot see xi would solve a mixture of contexts. Learners are kept and trained
@@ -212,6 +210,11 @@ class SB3Follower(Follower):
     def bind(self, env: AnyEnv, core: Any) -> None:
         """Refuse what cannot work, before anything runs (see the class)."""
         super().bind(env, core)
+        if core.agents:
+            raise UnsupportedError(
+                f"{type(core.layer).__name__} is a game of {len(core.agents)} agents, and {type(self).__name__} is one learner; "
+                f"use followers.IndependentLearners({type(self).__name__}(...)), which has one for each agent."
+            )
         one, core = make_single(env)
         layers = inspect_layers(env, core, one)
         if takes_masks(self.algorithm):
@@ -305,9 +308,7 @@ class SB3Follower(Follower):
         """
         first_seed, seed = (int(s) for s in rng.integers(2**31, size=2))
         with isolated_generators():
-            envs = self._training_envs(task)
-            learner = self._learner(task, envs, first_seed)
-            learner.face(task, self.replay, self._view)
+            learner = self._facing(task, first_seed)
             if self.regularization is not None:  # of this response: it may have been set since
                 set_regularization(learner.model, self.regularization)
             learner.model.set_random_seed(seed)
@@ -316,18 +317,36 @@ class SB3Follower(Follower):
             metrics = {"follower_training_steps": float(self.training_steps)}
             if steps < self.total_timesteps:
                 metrics["follower_response_steps"] = float(steps)
-            network, view = learner.model.policy, self._view.frozen(self._normalizer)
-            if remembers(self.algorithm):
-                return RecurrentSB3Policy(network, task.leader, task.context, metrics, view)
-            if self._masks_of_states:
-                table = masked_table(network, view, task.observations, task.arrays.available)
-                return task.tabular_policy(table, None, **metrics)
-            if takes_masks(self.algorithm):
-                return MaskedSB3Policy(network, task.leader, task.context, metrics, view)
-            read = reader(network, self._temperature)
-            if read is None:
-                return SB3Policy(network, task.leader, task.context, metrics, view)
-            return DiscreteSB3Policy(network, task.leader, task.context, metrics, view, read, task.observations)
+            return self._answer(learner, task, metrics)
+
+    @with_gradients
+    def present(self, task: Task, rng: np.random.Generator) -> Policy:
+        """The policy of the task's learner as it is, without training: of a new one where there is none yet."""
+        with isolated_generators():
+            learner = self._facing(task, int(rng.integers(2**31)))
+            return self._answer(learner, task, {"follower_training_steps": float(self.training_steps)})
+
+    def _facing(self, task: Task, seed: int) -> Learner:
+        """The task's learner, in the task's environment; ``seed``: of a new one."""
+        envs = self._training_envs(task)
+        learner = self._learner(task, envs, seed)
+        learner.face(task, self.replay, self._view)
+        return learner
+
+    def _answer(self, learner: Learner, task: Task, metrics: dict[str, float]) -> Policy:
+        """A snapshot of a learner's policy."""
+        network, view = learner.model.policy, self._view.frozen(self._normalizer)
+        if remembers(self.algorithm):
+            return RecurrentSB3Policy(network, task.leader, task.context, metrics, view)
+        if self._masks_of_states:
+            table = masked_table(network, view, task.observations, task.arrays.available)
+            return task.tabular_policy(table, None, **metrics)
+        if takes_masks(self.algorithm):
+            return MaskedSB3Policy(network, task.leader, task.context, metrics, view)
+        read = reader(network, self._temperature)
+        if read is None:
+            return SB3Policy(network, task.leader, task.context, metrics, view)
+        return DiscreteSB3Policy(network, task.leader, task.context, metrics, view, read, task.observations)
 
     def _training_envs(self, task: Task) -> VecEnv:
         env = task.env  # x and the context are set
@@ -427,6 +446,11 @@ class SB3Follower(Follower):
         self.close()
         self._forget()
 
+    def start_over(self) -> None:
+        """Let the next response begin with new learners; logs and counts go on."""
+        self._learners.clear()
+        self._saved.clear()
+
     def _forget(self) -> None:
         self._learners: dict[Any, Learner] = {}
         self._saved: dict[Any, Saved] = {}
@@ -489,24 +513,3 @@ class SB3Follower(Follower):
         training_steps = count_entry(state, "training_steps")
         self._forget()
         self.training_steps, self._saved_log_steps, self._saved = training_steps, steps, saved
-
-    def save(self, path: str | Path) -> None:
-        """Write `state` into the folder ``path``, whole or not at all, with a checksum; nothing is pickled.
-
-        Raises:
-            FolderError: it cannot be written.
-        """
-        remove_scratch(Path(path), _FILE)
-        write_state(Path(path) / _FILE, self.state())
-
-    def load(self, path: str | Path) -> None:
-        """Continue from what `save` wrote (see `load_state`). Call it after the oracle is made, which forgets everything.
-
-        Raises:
-            CheckpointError: there is nothing; as `DamagedError`, it is damaged, or not what `save` writes.
-            OptionError: as `load_state`.
-        """
-        file = Path(path) / _FILE
-        state = read_state(file)
-        with loading(str(file)):
-            self.load_state(state)
