@@ -8,7 +8,7 @@ who are in it now.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -116,6 +116,7 @@ class Seat(Hooks, gym.Env[Any, Any]):
         self.context_probabilities = core.context_probabilities
         self._agent = agents[0]
         self._others: Any = None
+        self._chosen: dict[str, Any] | None = None  # what the others will do, where somebody has asked them already
         self._seen: Any = None
         self._rng: np.random.Generator | None = None
 
@@ -139,6 +140,7 @@ class Seat(Hooks, gym.Env[Any, Any]):
         if len(self._agents) > 1:
             self._agent = self._agents[int(self._rng.integers(len(self._agents)))]
         self._others = self._lineup.others(self._agent).begin(self.env)
+        self._chosen = None
         self._seen, info = self.env.reset(seed=seed, options=options)
         return self._seen[self._agent], {"context": info["context"], "agent": self._agent}
 
@@ -146,7 +148,8 @@ class Seat(Hooks, gym.Env[Any, Any]):
         """Act, while the others do."""
         agent = self._agent
         assert self._rng is not None
-        joint = {agent: action, **self._others.act(self._seen, self._rng)}
+        others = self._others.act(self._seen, self._rng) if self._chosen is None else self._chosen
+        joint, self._chosen = {agent: action, **others}, None
         self._seen, _, terminated, truncated, info = self.env.step(joint)
         has_left = info["terminations"][agent], info["truncations"][agent]
         if not any(has_left):  # then a time limit around the game has cut it
@@ -157,3 +160,14 @@ class Seat(Hooks, gym.Env[Any, Any]):
     def close(self) -> None:
         """Close the game."""
         self.env.close()
+
+    @staticmethod
+    def ask_others(seats: Sequence[Seat]) -> None:
+        """Have the others choose in several copies of a game at once, where their policies answer batches."""
+        for agent in {seat._agent: None for seat in seats}:
+            some = [seat for seat in seats if seat._agent == agent]
+            policy, rng = some[0]._others, some[0]._rng
+            if policy.batched and rng is not None:
+                shown = stacked([{other: seat._seen[other] for other in policy.policies} for seat in some])
+                for seat, chosen in zip(some, policy.act_batch(shown, rng), strict=True):
+                    seat._chosen = chosen

@@ -13,7 +13,8 @@ from tests.registries import restored
 ROOT = Path(__file__).parents[1]
 
 
-PAGES = ["README.md", "docs/large_models.md", "docs/populations.md", "docs/tutorial.md", "docs/wrappers.md", "docs/extending.md"]
+GUIDES = ("large_models", "populations", "games", "tutorial", "wrappers", "extending")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in GUIDES)]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -23,9 +23,10 @@ import torch
 import bocmdp_gym
 import followers
 import leaders
-from bocmdp_gym import errors, wrappers
+from bocmdp_gym import errors, games, wrappers
 from leaders import gradients, objectives, updates
 from leaders.gradients.registry import ESTIMATORS
+from tests.games import Game, bonus, leader_reward
 from tests.problems import linear_quadratic, random_model
 from tests.registries import restored
 
@@ -45,8 +46,7 @@ NEVER = [one for one in WRONG if isinstance(one, (str, bytes, complex, dict, typ
 RESULTS = {
     "ConfiguredMDPs", "Solution", "Weights", "Trajectories", "Benchmark", "Task", "Suboptimality", "EmpiricalPolicy", "Result",
     "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "PolicyEvaluation", "Estimate",
-    "RewardModel", "Equilibrium", "PopulationResponse",
-    "LinearQuadraticSolution", "LinearGaussianPolicy",
+    "RewardModel", "Equilibrium", "GameStep",
 }  # fmt: skip
 #: Bases to derive from, protocols, and types.
 BASES = {
@@ -265,6 +265,12 @@ CASES: dict[str, Case] = {
         lambda: {"env": cart(), "bonus": point, "leader_space": 1, "leader_reward": point, "discount": 0.9},
     ),
     "ObserveContext": Case(wrappers.ObserveContext, lambda: {"env": problem()}),
+    "MarkovGame": Case(
+        games.MarkovGame,
+        lambda: {"env": Game(), "bonus": bonus, "leader_space": 1, "leader_reward": leader_reward, "discount": 0.9},
+    ),
+    "EscapeRoom": Case(games.EscapeRoom, lambda: {"n_agents": 3, "n_levers": 2, "horizon": 4}),
+    "paid_escape_room": Case(games.paid_escape_room, lambda: {"n_agents": 3, "n_levers": 2, "highest": 2.0}),
     # ----------------------------------------------------------------------------------------------------- followers
     "SoftPolicyIteration": Case(followers.SoftPolicyIteration, lambda: LAMBDA),
     "SoftValueIteration": Case(followers.SoftValueIteration, lambda: LAMBDA),
@@ -275,6 +281,9 @@ CASES: dict[str, Case] = {
     "LinearQuadratic": Case(followers.LinearQuadratic, lambda: LAMBDA),
     "CallableFollower": Case(followers.CallableFollower, lambda: {"agent": greedy}),
     "SB3Follower": Case(followers.SB3Follower, lambda: {"algorithm": "PPO", "total_timesteps": 64, "n_steps": 64}),
+    "IndependentLearners": Case(
+        followers.IndependentLearners, lambda: {"learner": followers.SB3Follower("PPO", 64, n_steps=64), "rounds": 2}
+    ),
     "SoftDQN": Case(followers.SoftDQN, lambda: {"policy": "MlpPolicy", "env": cart(), **LAMBDA}, ("regularization",)),
     "SoftDQNFollower": Case(followers.SoftDQNFollower, lambda: {**LAMBDA, "total_timesteps": 200}),
     "SACFollower": Case(followers.SACFollower, lambda: {**LAMBDA, "total_timesteps": 200}),
@@ -423,7 +432,8 @@ def is_number(case: Case, parameter: str) -> bool:
 
 
 def test_every_public_name_has_a_case() -> None:
-    names = {name for module in (bocmdp_gym, followers, leaders, wrappers, gradients, objectives) for name in module.__all__}
+    modules = (bocmdp_gym, followers, leaders, wrappers, games, gradients, objectives)
+    names = {name for module in modules for name in module.__all__}
     known = CASES.keys() | RESULTS | BASES | OTHERS | INNER
     assert not names - known, "give these valid arguments in CASES"
     assert not (RESULTS | BASES) & CASES.keys()

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from bocmdp_gym.arguments import Constructed, known_options
 from bocmdp_gym.errors import OptionError, ResetError
 from bocmdp_gym.games.markov_game import GameStep, MarkovGame
 from bocmdp_gym.options import check_count, check_number
@@ -23,7 +24,7 @@ LEVER, START, DOOR = range(3)
 PRIZE, COST = 10.0, 1.0
 
 
-class EscapeRoom(ParallelEnv):  # type: ignore[misc, unused-ignore]  # PettingZoo ships no type information
+class EscapeRoom(Constructed, ParallelEnv):  # type: ignore[misc, unused-ignore]  # PettingZoo ships no type information
     r"""Escape Room ER(N, M): a door that opens only while M of N agents go to a lever, which nobody is paid for.
 
     Each agent is at the lever, at the start or at the door, and chooses where to be next, all at the same time. If at least M
@@ -52,7 +53,7 @@ class EscapeRoom(ParallelEnv):  # type: ignore[misc, unused-ignore]  # PettingZo
     2020, section 4: ER(2, 1) and ER(3, 2), whose largest total rewards are 9 and 8.
 
     Raises:
-        OptionError: arguments out of range.
+        OptionError: arguments out of range, or (as `UnknownOptionError`) one that it does not have.
         ResetError: a step outside an episode.
     """
 
@@ -69,7 +70,7 @@ class EscapeRoom(ParallelEnv):  # type: ignore[misc, unused-ignore]  # PettingZo
         size = (3 * self.n_agents,)
         self._observation_spaces = {a: gym.spaces.Box(0.0, 1.0, size, np.float32) for a in self.possible_agents}
         self._action_spaces = {a: gym.spaces.Discrete(3) for a in self.possible_agents}
-        self._places = np.full(self.n_agents, START)
+        self._places = [START] * self.n_agents
         self._steps = 0
 
     def observation_space(self, agent: str) -> gym.spaces.Box:
@@ -79,36 +80,40 @@ class EscapeRoom(ParallelEnv):  # type: ignore[misc, unused-ignore]  # PettingZo
         return self._action_spaces[agent]
 
     def _observations(self) -> dict[str, npt.NDArray[np.float32]]:
-        shown = np.eye(3, dtype=np.float32)[self._places]
-        order = np.arange(self.n_agents)
-        return {agent: np.concatenate([shown[i], shown[order != i].reshape(-1)]) for i, agent in enumerate(self.possible_agents)}
+        shown: dict[str, npt.NDArray[np.float32]] = {}
+        for i, agent in enumerate(self.possible_agents):
+            places = [self._places[i], *self._places[:i], *self._places[i + 1 :]]
+            shown[agent] = np.zeros(3 * self.n_agents, dtype=np.float32)
+            shown[agent][[3 * k + place for k, place in enumerate(places)]] = 1.0
+        return shown
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Put everybody at the start; nothing is random."""
         del seed, options
         self.agents = list(self.possible_agents)
-        self._places, self._steps = np.full(self.n_agents, START), 0
+        self._places, self._steps = [START] * self.n_agents, 0
         return self._observations(), {agent: {} for agent in self.agents}
 
     def step(self, actions: Mapping[str, int]) -> tuple[dict[str, Any], ...]:
         """Move. Each one's info has ``escaped``: whether it did."""
         if not self.agents:
             raise ResetError("the episode is over, or has not begun; call reset().")
-        chosen = np.array([actions[agent] for agent in self.possible_agents])
-        is_open = np.count_nonzero(chosen == LEVER) >= self.n_levers
-        escaped = (chosen == DOOR) & is_open
-        rewards = np.where(escaped, PRIZE, np.where(chosen == self._places, 0.0, -COST))
+        agents, chosen = self.agents, [int(actions[agent]) for agent in self.agents]
+        is_open = chosen.count(LEVER) >= self.n_levers
+        escaped = [is_open and place == DOOR for place in chosen]
+        costs = [0.0 if place == before else -COST for place, before in zip(chosen, self._places, strict=True)]
+        rewards = [PRIZE if escapes else cost for escapes, cost in zip(escaped, costs, strict=True)]
         self._places, self._steps = chosen, self._steps + 1
-        is_over, agents = bool(escaped.any()), self.agents
+        is_over = any(escaped)
         is_late = not is_over and self._steps == self.horizon
         if is_over or is_late:
             self.agents = []
         return (
             self._observations(),
-            {agent: float(reward) for agent, reward in zip(agents, rewards, strict=True)},
+            dict(zip(agents, rewards, strict=True)),
             dict.fromkeys(agents, is_over),
             dict.fromkeys(agents, is_late),
-            {agent: {"escaped": bool(e)} for agent, e in zip(agents, escaped, strict=True)},
+            {agent: {"escaped": escapes} for agent, escapes in zip(agents, escaped, strict=True)},
         )
 
 
@@ -123,6 +128,7 @@ def escapes_less_payments(x: npt.NDArray[np.float64], step: GameStep) -> float:
     return PRIZE * any(info.get("escaped", False) for info in step.infos.values()) - sum(step.bonuses.values())
 
 
+@known_options()
 def paid_escape_room(
     n_agents: int = 2, n_levers: int = 1, horizon: int = 5, highest: float = 3.0, discount: float = 0.99
 ) -> MarkovGame:

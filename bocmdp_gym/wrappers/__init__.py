@@ -2,8 +2,7 @@
 
 `LeaderReward` adds a leader's bonus to the reward, `LeaderParameters` lets x set physical attributes, `ContextWrapper` adds
 contexts, `ObserveContext` shows them; `ActionMasks` offers the masks of an environment's info. Each takes an environment in which
-one follower acts. Several followers who interact at once (Markov games) are outside this theory, and not built yet: multi-agent
-environments are refused.
+one follower acts; multi-agent environments are for `bocmdp_gym.games.MarkovGame`.
 """
 
 from bocmdp_gym.wrappers.action_masks import ActionMasks

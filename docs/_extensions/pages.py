@@ -36,6 +36,7 @@ PUBLIC = (
     "bocmdp_gym.errors",
     "bocmdp_gym.wrappers",
     "bocmdp_gym.envs",
+    "bocmdp_gym.games",
     "bocmdp_gym.incentives",
     "bocmdp_gym.inequality",
     "bocmdp_gym.deprecation",

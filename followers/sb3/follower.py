@@ -249,6 +249,11 @@ class SB3Follower(SavedInFolder):
         if isinstance(env, VectorEnv):
             self._make_envs(env, core)  # refuses what it cannot use
 
+    def run_copies_by(self, vec_env_class: Callable[[list[Any]], VecEnv]) -> None:
+        """Run copies by a class made for the environment, where several are wanted and none was asked for."""
+        if self._vec_env_class is DummyVecEnv and self._n_envs not in (None, 1):
+            self._vec_env_class = vec_env_class
+
     def _view_of(self, env: AnyEnv) -> View:
         return view_of(env, takes_discrete_only(self.algorithm))
 

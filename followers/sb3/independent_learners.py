@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from bocmdp_gym.errors import OptionError, UnsupportedError, suggest
 from bocmdp_gym.options import check_count, check_flag
@@ -21,6 +22,14 @@ from followers.seat import JointPolicy, Lineup, Seat
 
 #: The name of the learner whom all agents share.
 _ALL = "all_agents"
+
+
+class SeatedTogether(DummyVecEnv):
+    """Copies of a seat, in which the others choose all at once: asking a network once for each copy is most of a step's cost."""
+
+    def step_async(self, actions: Any) -> None:
+        super().step_async(actions)
+        Seat.ask_others([env.unwrapped for env in self.envs])  # type: ignore[misc]
 
 
 class IndependentLearners(SavedInFolder):
@@ -101,6 +110,7 @@ class IndependentLearners(SavedInFolder):
             learner = self._given[key].copy(seat)
             assert isinstance(learner, SB3Follower)
             self._warm[seat], learner.warm_start = learner.warm_start, True
+            learner.run_copies_by(SeatedTogether)
             self._oracles[seat] = TrajectoryOracle(Seat(env, core, places, self._lineup), learner)
             self.learners[seat] = learner
 

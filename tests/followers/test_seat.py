@@ -128,6 +128,25 @@ def test_seeds_settle_what_the_others_do() -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_the_others_choose_in_several_copies_at_once() -> None:
+    seat, lineup = seated("b", "c", c=Random(0))
+    lineup.policies["a"], lineup.policies["b"] = Random(0), Random(0)
+    seats = [deepcopy(seat) for _ in range(6)]
+    for i, copied in enumerate(seats):
+        copied.reset(seed=i)
+    asked = [policy.seen for policy in lineup.policies.values()]  # type: ignore[attr-defined]
+    Seat.ask_others(seats)
+    assert [len(seen) for seen in asked] == [6, *(sum(one._agent != agent for one in seats) for agent in "bc")]
+    assert 0 < len(asked[1]) < 6
+    chosen = [copied._chosen for copied in seats]
+    for copied, others in zip(seats, chosen, strict=True):
+        copied.step(1)
+        assert copied.env.game.actions[-1] == {copied._agent: 1, **(others or {})}  # type: ignore[attr-defined]
+    assert len(asked[0]) == 6  # nobody was asked twice
+    seats[0].step(1)
+    assert len(asked[0]) == 7  # and of the next step, nothing is known yet
+
+
 def test_copies_hear_of_new_policies_and_other_processes_may_not() -> None:
     seat, lineup = seated("c")
     copied = deepcopy(seat)
