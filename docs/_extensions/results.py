@@ -317,6 +317,33 @@ def _tax_leaders(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("λ", "leader", "best mean on the way", f"after {r['budget']:,} steps"), rows)
 
 
+def _escape_room(r: dict[str, Any]) -> Iterable[str]:
+    def entry(one: dict[str, float]) -> str:
+        return f"{one['mean']:.2f} ± {one['standard_error']:.2f}"
+
+    rooms = {name: room for name, room in r.items() if name != "budget"}
+    names = ("unpaid escapes", "paid escapes", "unpaid leader_return", "paid leader_return")
+    rows = [
+        (name, "; ".join(str(tuple(run["x"])) for run in room["runs"]), *(entry(room[key]) for key in names))
+        for name, room in rooms.items()
+    ]
+    heads = (
+        "x found, per seed: lever, start, door",
+        "escapes unpaid",
+        "escapes at x",
+        "leader's return unpaid",
+        "leader's return at x",
+    )
+    yield from table(("room", *heads), rows)
+    yield ""
+    budget, seeds = r["budget"], len(next(iter(rooms.values()))["runs"])
+    evaluations, steps = budget["evaluations"], 128 * budget["rounds"]
+    yield (
+        f"{seeds} seeds (± one standard error), {evaluations} evaluations in each; every learner trains {steps:,} steps per "
+        "response."
+    )
+
+
 def _cartpole(r: dict[str, Any]) -> Iterable[str]:
     def returns(one: dict[str, Any]) -> str:
         each = one.get("leader_returns", [])
@@ -788,6 +815,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "cartpole_first_order": _cartpole_first_order,
     "cartpole_first_attempt": _cartpole,
     "leader_reward": _leader_reward,
+    "escape_room": _escape_room,
     "tried_with": tried_with,
     "ppo_directions": _ppo_directions,
     "leader_acts": _leader_acts,
