@@ -51,7 +51,7 @@ FIRST_SEARCH, FIRST_EVALUATION = 100, 1_000_000
 class Budget:
     """Sizes of payments; rounds of a response, of 128 steps for each learner; steps to judge it; evaluations of each x."""
 
-    sizes: tuple[float, ...] = (2.0,)
+    sizes: tuple[float, ...] = (2.0, 3.0)
     rounds: int = 48
     env_steps: int = 400
     evaluations: int = 1

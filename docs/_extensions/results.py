@@ -816,6 +816,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "cartpole_first_attempt": _cartpole,
     "leader_reward": _leader_reward,
     "escape_room": _escape_room,
+    "escape_room_first": _escape_room,
     "tried_with": tried_with,
     "ppo_directions": _ppo_directions,
     "leader_acts": _leader_acts,
