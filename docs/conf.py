@@ -11,7 +11,14 @@ author = "the bocmdp-gym authors"
 copyright = author
 release = version = installed("bocmdp-gym")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "formulas", "mathml", "pages"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "formulas",
+    "mathml",
+    "pages",
+]
 exclude_patterns = ["_build", "_generated/includes"]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -28,5 +35,5 @@ html_theme = "furo"
 html_title = "bocmdp-gym"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
-html_css_files = ["math.css"]
+html_css_files = ["math.css", "pages.css"]
 html_show_sourcelink = False

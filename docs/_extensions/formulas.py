@@ -13,6 +13,10 @@ from typing import Any
 
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Example|Examples|Note|References):$")
 _CODE_SPAN = re.compile(r"(``.+?``|`[^`]+`)")
+#: What stands between asterisks: *so*. ``V* and pi*`` is not, nor is ``2 * 3 * 4``.
+_EMPHASIS = re.compile(r"(?<![^\s(])(\*{1,2}\w[^*]*?[\w.]\*{1,2})(?=[\s:.,;)]|$)")
+#: Columns of code that fit on a page; blocks of longer lines are set smaller.
+COLUMNS = 100
 
 
 def _indent(line: str) -> int:
@@ -23,11 +27,17 @@ def _escaped(line: str) -> str:
     bullet = re.match(r"\s*[-*] ", line)
     start = bullet.end() if bullet else 0
     pieces = _CODE_SPAN.split(line[start:])
-    pieces[::2] = [re.sub(r"(?<!\\)([*|])", r"\\\1", piece) for piece in pieces[::2]]
+    pieces[::2] = [_without_signs(piece) for piece in pieces[::2]]
     for i in range(1, len(pieces), 2):
         if re.match(r"\w", pieces[i + 1]):
             pieces[i] += "\\ "  # the plural of `Estimate`
     return line[:start] + "".join(pieces)
+
+
+def _without_signs(text: str) -> str:
+    pieces = _EMPHASIS.split(text)
+    pieces[::2] = [re.sub(r"(?<!\\)([*|])", r"\\\1", piece) for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 def _is_python(block: list[str]) -> bool:
@@ -55,7 +65,8 @@ def readable(lines: list[str]) -> list[str]:
             while not block[-1].strip():
                 block.pop()
             language = "python" if _is_python(block) else "text"
-            out += [f".. code-block:: {language}", "", *block, ""]
+            wide = ["   :class: wide"] * (max(map(len, dedent("\n".join(block)).splitlines())) > COLUMNS)
+            out += [f".. code-block:: {language}", *wide, "", *block, ""]
             i = end
             continue
         out.append(_escaped(line))

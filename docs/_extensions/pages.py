@@ -67,7 +67,8 @@ OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "bocmdp/Battery-v0": [({}, {"regularization": lam}) for lam in (0.05, 0.1, 0.2)],
     "bocmdp/BuildingControl-v0": [({}, {})],
 }
-#: Random steps before the picture is taken, and how far x is from the environment's usual start.
+#: Random steps before the picture is taken, and how far x is from the environment's usual start
+#: where none better is known.
 PICTURES: dict[str, tuple[int, float]] = {
     "bocmdp/FourRooms-v0": (2, 1.5),
     "bocmdp/MetaRL-v0": (2, 1.5),
@@ -76,6 +77,8 @@ PICTURES: dict[str, tuple[int, float]] = {
     "bocmdp/Battery-v0": (30, 0.0),
     "bocmdp/BuildingControl-v0": (60, 1.5),
 }
+#: Pictures that are made once, not with the pages, and the command that makes them.
+BEFORE_AND_AFTER, MAKE_PICTURES = Path(__file__).parents[1] / "images" / "before_and_after", "make pictures"
 
 #: Keywords that make a leader's run short; it is only asked what it logs.
 SHORT: dict[str, dict[str, Any]] = {
@@ -112,7 +115,7 @@ FOLLOWERS: dict[str, Callable[[], followers.Follower]] = {
 
 
 def environment_page(entry: Entry, out: Path) -> str:
-    """Write one environment's page and picture. Returns its name."""
+    """Write one environment's page and picture. Returns its place in the gallery."""
     module_name, class_name = entry.entry_point.split(":")
     name, kind = module_name.rsplit(".", 1)[1], getattr(importlib.import_module(module_name), class_name)
     env = gym.make(entry.id, render_mode="rgb_array")
@@ -132,8 +135,7 @@ def environment_page(entry: Entry, out: Path) -> str:
     lines = [
         f"# {class_name}",
         "",
-        f"![{class_name}]({name}.png)",
-        "",
+        *shown(name, class_name),
         *markdown(kind),
         "",
         "## Known optimum",
@@ -160,15 +162,32 @@ def environment_page(entry: Entry, out: Path) -> str:
     ]
     (out / f"{name}.md").write_text("\n".join(lines) + "\n")
     env.close()
-    return name
+    first, _, _ = inspect.cleandoc(kind.__doc__ or "").partition("\n")
+    return card(f"/_generated/environments/{name}", class_name, f"/_generated/environments/{name}.png", first)
+
+
+def shown(name: str, class_name: str) -> Iterable[str]:
+    """What a leader changes, where `before_and_after` has drawn it, else what ``render`` shows."""
+    if (BEFORE_AND_AFTER / f"{name}.png").exists():
+        yield f"![{class_name}, before and after](/images/before_and_after/{name}.png)"
+        yield ""
+        yield from (f"*Before and after a leader has chosen x. `{MAKE_PICTURES}` drew it.*", "")
+    else:
+        yield from (f"![{class_name}]({name}.png)", "")
+
+
+def card(page: str, title: str, image: str, text: str) -> str:
+    """One picture of a gallery, with its link and a line of text."""
+    return f":::{{container}} card\n[![{title}]({image})]({page}.md)\n\n**[{title}]({page}.md)**\n\n{text}\n:::\n"
 
 
 def picture(env: gym.Env[Any, Any], core: Any, env_id: str) -> Any:
-    """What ``render`` shows a few random steps into an episode."""
+    """What ``render`` shows a few random steps into an episode, under the best x known where there is one."""
     steps, distance = PICTURES.get(env_id, (1, 0.0))
     rng = np.random.default_rng(0)
-    x = core.initial_leader(rng)
-    env.reset(seed=0, options={"leader": x + distance * rng.standard_normal(x.shape), "context": 0})
+    known, x = core.benchmark(), core.initial_leader(rng)
+    x = x + distance * rng.standard_normal(x.shape) if known is None or known.x is None else known.x
+    env.reset(seed=0, options={"leader": x, "context": 0})
     env.action_space.seed(0)
     for _ in range(steps):
         env.step(env.action_space.sample())
@@ -319,9 +338,10 @@ def make_pages(app: Any) -> None:
     shutil.rmtree(out, ignore_errors=True)
     for folder in ("environments", "leaders", "followers", "api", "includes"):
         (out / folder).mkdir(parents=True)
-    for entry in ENVIRONMENTS:
-        environment_page(entry, out / "environments")
-    api_pages(out / "api", leader_pages(out / "leaders") | follower_pages(out / "followers"))
+    cards = [environment_page(entry, out / "environments") for entry in ENVIRONMENTS]
+    (out / "includes" / "gallery.md").write_text("\n".join(["::::{container} gallery", *cards, "::::", ""]))
+    elsewhere = {f"bocmdp_gym.envs.{entry.entry_point.split(':')[1]}" for entry in ENVIRONMENTS}
+    api_pages(out / "api", elsewhere | leader_pages(out / "leaders") | follower_pages(out / "followers"))
     (out / "includes" / "metrics.md").write_text("\n".join(metrics(COLUMNS)) + "\n")
     write_results(out / "includes")
 
