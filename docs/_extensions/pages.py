@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from before_and_after import CASES
 from PIL import Image
 from results import table, write_results
 
@@ -67,8 +68,8 @@ OPTIMA: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     "bocmdp/Battery-v0": [({}, {"regularization": lam}) for lam in (0.05, 0.1, 0.2)],
     "bocmdp/BuildingControl-v0": [({}, {})],
 }
-#: Random steps before the picture is taken, and how far x is from the environment's usual start
-#: where none better is known.
+#: Random steps before the picture is taken, and how far x is from the environment's usual start where no
+#: best x is known.
 PICTURES: dict[str, tuple[int, float]] = {
     "bocmdp/FourRooms-v0": (2, 1.5),
     "bocmdp/MetaRL-v0": (2, 1.5),
@@ -77,8 +78,6 @@ PICTURES: dict[str, tuple[int, float]] = {
     "bocmdp/Battery-v0": (30, 0.0),
     "bocmdp/BuildingControl-v0": (60, 1.5),
 }
-#: Pictures that are made once, not with the pages, and the command that makes them.
-BEFORE_AND_AFTER, MAKE_PICTURES = Path(__file__).parents[1] / "images" / "before_and_after", "make pictures"
 
 #: Keywords that make a leader's run short; it is only asked what it logs.
 SHORT: dict[str, dict[str, Any]] = {
@@ -135,7 +134,7 @@ def environment_page(entry: Entry, out: Path) -> str:
     lines = [
         f"# {class_name}",
         "",
-        *shown(name, class_name),
+        *shown(entry.id, name, class_name),
         *markdown(kind),
         "",
         "## Known optimum",
@@ -166,14 +165,14 @@ def environment_page(entry: Entry, out: Path) -> str:
     return card(f"/_generated/environments/{name}", class_name, f"/_generated/environments/{name}.png", first)
 
 
-def shown(name: str, class_name: str) -> Iterable[str]:
-    """What a leader changes, where `before_and_after` has drawn it, else what ``render`` shows."""
-    if (BEFORE_AND_AFTER / f"{name}.png").exists():
-        yield f"![{class_name}, before and after](/images/before_and_after/{name}.png)"
-        yield ""
-        yield from (f"*Before and after a leader has chosen x. `{MAKE_PICTURES}` drew it.*", "")
-    else:
+def shown(env_id: str, name: str, class_name: str) -> Iterable[str]:
+    """What a leader changes, where `before_and_after` draws it, else what ``render`` shows."""
+    if (case := CASES.get(env_id)) is None:
         yield from (f"![{class_name}]({name}.png)", "")
+        return
+    setting = ", ".join([f"λ = {case.regularization:g}", *(f"`{k}={v!r}`" for k, v in case.keywords.items())])
+    yield from (f"![{class_name}, before and after](/images/before_and_after/{name}.png)", "")
+    yield from (f"*Before and after a leader has chosen x ({setting}), drawn by `make pictures`.*", "")
 
 
 def card(page: str, title: str, image: str, text: str) -> str:
