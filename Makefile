@@ -14,7 +14,7 @@ test slow: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check docs pictures slow bench bench-check reproduce format clean
+.PHONY: help install demo test check docs pictures notebooks slow bench bench-check reproduce format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ docs: $(STAMP)  ## Build the documentation, warnings as errors: docs/_build/html
 
 pictures: $(STAMP)  ## Draw the documentation's pictures of what a leader changes: docs/images, stored.
 	$(BIN)/python docs/_extensions/before_and_after.py
+
+notebooks: $(STAMP)  ## Run the notebooks and store their outputs, which the documentation shows.
+	$(BIN)/python docs/_extensions/notebook_outputs.py
 
 slow: $(STAMP)  ## Run the long studies that make test leaves out, with the environments of other packages.
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[tried-with]"

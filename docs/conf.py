@@ -12,7 +12,7 @@ copyright = author
 release = version = installed("bocmdp-gym")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "formulas",
@@ -22,6 +22,8 @@ extensions = [
 exclude_patterns = ["_build", "_generated/includes"]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # the notebooks carry their outputs: make notebooks
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # no widgets, so no script from elsewhere
 
 default_role = "py:obj"  # `optimize` in a docstring is a link where there is such a thing, and code where there is not
 autodoc_member_order = "bysource"

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import pytest
 
 from bocmdp_gym.registration import ENVIRONMENTS
 
 ROOT = Path(__file__).parents[1]
 EXTENSIONS = ROOT / "docs" / "_extensions"
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
 
 
 def extension(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -86,3 +88,31 @@ def test_front_page_shows_the_stored_pictures(monkeypatch: pytest.MonkeyPatch) -
     stored = {path.name for path in (drawn.IMAGES / "front").glob("*.png")}
     assert stored == set(re.findall(r"\(images/front/(\w+\.png)\)", page))
     assert len(stored) == len(drawn.FRONT) == 3
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_carry_their_outputs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run in order; see make notebooks"
+    assert any(cell.outputs for cell in cells)
+    before = nbformat.writes(notebook)
+    assert nbformat.writes(extension("notebook_outputs", monkeypatch).stored(notebook)) == before
+
+
+def test_what_only_the_terminal_shows_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = nbformat.v4.new_notebook(metadata=KERNEL)
+    output = nbformat.v4.new_output
+    shown = [output("stream", name="stderr", text="12%"), output("stream", name="stdout", text="0.3")]
+    notebook.cells = [nbformat.v4.new_code_cell("run()", outputs=shown, metadata={"execution": {"busy": "now"}})]
+    (cell,) = extension("notebook_outputs", monkeypatch).stored(notebook).cells
+    assert [kept.text for kept in cell.outputs] == ["0.3"]
+    assert cell.metadata == {}
+
+
+def test_outputs_that_name_a_place_on_this_machine_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = nbformat.v4.new_notebook(metadata=KERNEL)
+    shown = nbformat.v4.new_output("stream", name="stdout", text="saved in /home/me/runs")
+    notebook.cells = [nbformat.v4.new_code_cell("save()", outputs=[shown])]
+    with pytest.raises(ValueError, match="the path /home/me/runs"):
+        extension("notebook_outputs", monkeypatch).stored(notebook)

@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from before_and_after import CASES
+from notebook_outputs import NOTEBOOKS
 from PIL import Image
 from results import table, write_results
 
@@ -337,6 +338,7 @@ def make_pages(app: Any) -> None:
     shutil.rmtree(out, ignore_errors=True)
     for folder in ("environments", "leaders", "followers", "api", "includes"):
         (out / folder).mkdir(parents=True)
+    shutil.copytree(NOTEBOOKS, out / "notebooks", ignore=lambda _, names: [n for n in names if not n.endswith(".ipynb")])
     cards = [environment_page(entry, out / "environments") for entry in ENVIRONMENTS]
     (out / "includes" / "gallery.md").write_text("\n".join(["::::{container} gallery", *cards, "::::", ""]))
     elsewhere = {f"bocmdp_gym.envs.{entry.entry_point.split(':')[1]}" for entry in ENVIRONMENTS}
