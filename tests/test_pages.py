@@ -15,6 +15,7 @@ from bocmdp_gym.registration import ENVIRONMENTS
 
 ROOT = Path(__file__).parents[1]
 EXTENSIONS = ROOT / "docs" / "_extensions"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
 
 
@@ -45,6 +46,13 @@ def test_code_fits_its_column(page: Path, monkeypatch: pytest.MonkeyPatch) -> No
     columns = extension("formulas", monkeypatch).COLUMNS
     long = [f"{page.name}:{number}: {line}" for number, line in code_lines(page.read_text()) if len(line) > columns]
     assert not long, f"wider than {columns} columns, so a reader must scroll:\n" + "\n".join(long)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_of_notebooks_fits_its_column(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = extension("formulas", monkeypatch).COLUMNS
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert not [line for cell in cells for line in cell.source.splitlines() if len(line) > columns]
 
 
 def test_wide_lines_are_seen() -> None:
@@ -90,7 +98,7 @@ def test_front_page_shows_the_stored_pictures(monkeypatch: pytest.MonkeyPatch) -
     assert len(stored) == len(drawn.FRONT) == 3
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_carry_their_outputs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
