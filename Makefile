@@ -72,4 +72,4 @@ format: $(STAMP)  ## Format the code and fix what the linter can fix.
 
 clean:  ## Remove caches and build output; .venv and runs stay.
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache docs/_build docs/_generated
-	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .ruff_cache \) -type d -exec rm -rf {} +
