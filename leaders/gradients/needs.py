@@ -175,7 +175,7 @@ def check_needs(needs: Needs, oracle: TrajectoryOracle, loss: Loss | None) -> No
             f"{name} estimates gradients of the leader's return only, not of a general loss f(x, policy, context); use "
             "ExactGradient for losses."
         )
-    if oracle.core.agents and (needs.needs_model or needs.needs_rewards):
+    if oracle.core.agents and (needs.needs_model or needs.needs_exact_returns or needs.needs_rewards):
         raise UnsupportedError(
             f"{name} rests on how one follower who solves a problem of its own reacts to x, and the {len(oracle.core.agents)} "
             f"agents of {core} answer each other: there is no such problem. Use ZeroOrder or LeaderEnv(value='sampled'), which "
