@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
@@ -144,7 +144,7 @@ class RoadNetwork(Constructed):
 
 def link_positions(n_nodes: int, tail: Indices, head: Indices, length: Array) -> Array:
     """Positions ``(N, 2)`` for drawing a network that has none: classical scaling of its distances."""
-    graph = csr_array((np.maximum(length, 1e-3), (tail, head)), shape=(n_nodes, n_nodes))
+    graph = csr_matrix((np.maximum(length, 1e-3), (tail, head)), shape=(n_nodes, n_nodes))
     distance = dijkstra(graph, directed=False)
     finite = np.isfinite(distance)
     distance = np.where(finite, distance, 2.0 * distance[finite].max(initial=1.0))
@@ -210,7 +210,7 @@ def grid(size: int = 4, seed: int = 0, zones: int | None = None) -> RoadNetwork:
     )
     places = np.sort(rng.choice(n, n_zones, replace=False))
     weight = rng.lognormal(0.0, 0.5, n_zones)
-    between, before = dijkstra(csr_array((time, (tail, head)), shape=(n, n)), indices=places, return_predecessors=True)
+    between, before = dijkstra(csr_matrix((time, (tail, head)), shape=(n, n)), indices=places, return_predecessors=True)
     trips = np.zeros((n, n))
     trips[places] = np.exp(-between / (8.0 * _BLOCK)) * weight[:, None]
     trips[:, places] *= weight

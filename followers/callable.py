@@ -300,7 +300,7 @@ class _Counted(gym.Wrapper[Any, Any, Any, Any]):
         return owned(super().reset(seed=seed, options=options))
 
 
-class _CountedCopies(VectorWrapper[Any, Any, Any, Any, Any]):
+class _CountedCopies(VectorWrapper):
     """The same for copies, whose autoreset rows are no steps."""
 
     transparent = True

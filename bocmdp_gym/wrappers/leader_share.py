@@ -37,7 +37,7 @@ class LeaderShare(Constructed, gym.Wrapper[Any, Any, Any, Any], gym.utils.Record
         return observation, float(reward) + self.weight * float(info["leader_reward"]), terminated, truncated, info
 
 
-class LeaderShareCopies(Constructed, VectorWrapper[Any, Any, Any, Any, Any]):
+class LeaderShareCopies(Constructed, VectorWrapper):
     """The same around a vector environment, in any autoreset mode.
 
     Args:
