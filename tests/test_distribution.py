@@ -17,6 +17,8 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from bocmdp_gym.registration import ENVIRONMENTS
 
@@ -134,3 +136,14 @@ def test_wheel_works_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
 
     for script in PROJECT["scripts"]:
         assert "four-rooms" in _run(bin_ / script, "--help", cwd=tmp_path)
+
+
+def test_the_oldest_versions_are_those_that_are_tried() -> None:
+    """``make oldest`` installs the lower bounds, all but torch's: constraints-oldest.txt says why."""
+    lines = [line for line in (ROOT / "constraints-oldest.txt").read_text().splitlines() if line and not line.startswith("#")]
+    tried = {name: version for name, _, version in (line.partition("==") for line in lines)}
+    for extra in (PROJECT["dependencies"], PROJECT["optional-dependencies"]["contrib"]):
+        for requirement in map(Requirement, extra):
+            (bound,) = [clause for clause in requirement.specifier if clause.operator == ">="]
+            if requirement.name != "torch":
+                assert Version(tried[requirement.name]) == Version(bound.version), requirement
