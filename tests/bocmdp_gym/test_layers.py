@@ -209,12 +209,12 @@ def test_a_wrapper_of_ones_own_may_repeat() -> None:
 
 
 def test_layers_around_copies_are_watched() -> None:
-    class Quick(VectorWrapper[Any, Any, Any, Any, Any]):
+    class Quick(VectorWrapper):
         def step(self, actions: Any) -> Any:
             self.env.step(actions)
             return self.env.step(actions)
 
-    class Slow(VectorWrapper[Any, Any, Any, Any, Any]):
+    class Slow(VectorWrapper):
         def step(self, actions: Any) -> Any:
             return self.env.step(actions)
 
