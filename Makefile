@@ -9,8 +9,9 @@ NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
 BENCHMARKS := $(shell grep -l __main__ benchmarks/*.py 2>/dev/null)
 OLDEST_TESTS := $(addprefix tests/,bocmdp_gym/test_layers.py bocmdp_gym/test_registry.py bocmdp_gym/test_road_network.py \
 	bocmdp_gym/solvers bocmdp_gym/wrappers followers/sb3 followers/test_environments.py leaders/settings leaders/test_train.py)
-# Tests of what Gymnasium has from 1.3 on.
-TOO_NEW := RepeatAction or test_a_wrapper_of_ones_own_may_repeat or Taxi or test_masks_are_those_of_the_info
+# Tests of what later Gymnasiums have or allow.
+TOO_NEW := RepeatAction or test_a_wrapper_of_ones_own_may_repeat or Taxi or test_masks_are_those_of_the_info \
+	or test_states_that_look_alike
 
 # One thread for each test process. The tests run on all cores already (-n auto), and on matrices of a few hundred
 # rows the thread pools of NumPy and torch slow each other down: measured on 2 cores, two processes that alternate
