@@ -21,7 +21,8 @@ import numpy.typing as npt
 import tyro
 
 _SCALARS = (bool, int, float, str)
-_ARRAY = frozenset(get_args(npt.ArrayLike))
+#: What an argument that takes arrays may be; from NumPy 2.5 on ArrayLike is one name and no longer a union.
+_ARRAY = frozenset(get_args(npt.ArrayLike) or (npt.ArrayLike,))
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def setting_type(annotation: Any) -> Any:
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation in (*_SCALARS, Any):
         return annotation
-    if annotation in (list, tuple):
+    if annotation in (list, tuple, npt.ArrayLike):
         return Any
     if annotation is dict:
         return dict[str, Any]
