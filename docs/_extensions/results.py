@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from recipes import recipes
 from tried_with import tried_with
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -818,6 +819,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "escape_room": _escape_room,
     "escape_room_first": _escape_room,
     "tried_with": tried_with,
+    "recipes": recipes,
     "ppo_directions": _ppo_directions,
     "leader_acts": _leader_acts,
 }

@@ -1,0 +1,83 @@
+"""Every recipe of the documentation runs, is short, and has stored results; what the page says is refused is refused."""
+
+from __future__ import annotations
+
+import ast
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import recipes
+from benchmarks.common import RESULTS
+
+#: Lines of code, at most, without blank lines, comments and the docstring.
+MOST_LINES = 25
+#: Recipes that need a package besides Gymnasium.
+PACKAGES = {"lunar_lander": "Box2D", "minigrid": "minigrid", "highway": "highway_env"}
+#: Iterations of a try.
+FEW = 2
+
+
+def lines_of_code(path: Path) -> int:
+    module = ast.parse(path.read_text())
+    documentation = {
+        line
+        for node in ast.walk(module)
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None
+        for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
+    }
+    lines = enumerate(path.read_text().splitlines(), 1)
+    return sum(bool(line.strip()) and not line.strip().startswith("#") and i not in documentation for i, line in lines)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipe_is_short(name: str) -> None:
+    assert lines_of_code(recipes.FOLDER / f"{name}.py") <= MOST_LINES
+
+
+def test_every_recipe_is_on_the_page_with_its_picture_and_its_results() -> None:
+    page = (recipes.ROOT / "docs" / "recipes.md").read_text()
+    stored = json.loads((RESULTS / "recipes.json").read_text())["results"]
+    for name in recipes.names():
+        assert f"recipes/{name}.py" in page
+        assert f"images/recipes/{name}.gif" in page
+        assert (recipes.PICTURES / f"{name}.gif").exists()
+    assert list(stored) == recipes.names()
+
+
+def check_runs(name: str) -> None:
+    row = recipes.attempt(name, seed=0, iterations=FEW, judged_steps=200)
+    assert np.isfinite([row["before"], row["after"], *row["x"]]).all()
+    assert row["x"] != row["x0"]
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name not in PACKAGES])
+def test_recipe_runs(name: str) -> None:
+    check_runs(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name in PACKAGES])
+def test_recipe_with_another_package_runs(name: str) -> None:
+    if find_spec(PACKAGES[name]) is None:
+        pytest.skip(f"{PACKAGES[name]} is not installed")
+    check_runs(name)
+
+
+@pytest.mark.parametrize("name", ["cliff_walking", "frozen_lake", "taxi"])
+def test_tabular_recipe_gains_what_is_stored(name: str) -> None:
+    stored = json.loads((RESULTS / "recipes.json").read_text())["results"][name]
+    row = recipes.attempt(name, seed=0)
+    gain = row["after"] - row["before"]
+    assert row["exact"]
+    assert gain == pytest.approx(stored["gain"]["mean"], rel=0.05)
+    assert gain > 0.5
+
+
+def test_summary_is_over_seeds() -> None:
+    found = recipes.summary([{"before": 0.0, "after": 1.0}, {"before": 1.0, "after": 4.0}])
+    assert found["gain"] == {"mean": 2.0, "standard_error": pytest.approx(1.0)}
+    assert recipes.summary([{"before": 0.0, "after": 1.0}])["gain"]["standard_error"] is None
