@@ -44,7 +44,7 @@ def load(name: str) -> dict[str, Any]:
     return runpy.run_path(str(FOLDER / f"{name}.py"))
 
 
-def attempt(name: str, seed: int, iterations: int | None = None, judged_steps: int = 20_000) -> dict[str, Any]:
+def attempt(name: str, seed: int, iterations: int | None = None, judged_steps: int = 2_000) -> dict[str, Any]:
     """One run of a recipe: x and the leader's return before and after.
 
     Args:
@@ -112,13 +112,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=names())
     arguments = parser.parse_args()
     path = RESULTS / "recipes.json"
-    recipes = json.loads(path.read_text())["results"] if path.exists() else {}
     for name in arguments.names:
         rows = [attempt(name, seed) for seed in range(SEEDS)]
-        recipes[name] = summary(rows) | {"runs": rows}
+        stored = json.loads(path.read_text())["results"] if path.exists() else {}
+        stored[name] = summary(rows) | {"runs": rows}
+        store("recipes", {one: stored[one] for one in names() if one in stored})
         picture(name, rows[0]["x0"], rows[0]["x"])
         print(name, json.dumps(summary(rows)), flush=True)
-        store("recipes", {name: recipes[name] for name in names() if name in recipes})
 
 
 if __name__ == "__main__":

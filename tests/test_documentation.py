@@ -13,7 +13,7 @@ from tests.registries import restored
 ROOT = Path(__file__).parents[1]
 
 
-GUIDES = ("large_models", "populations", "games", "tutorial", "wrappers", "extending")
+GUIDES = ("large_models", "populations", "recipes", "games", "tutorial", "wrappers", "extending")
 PAGES = ["README.md", *(f"docs/{name}.md" for name in GUIDES)]
 
 
