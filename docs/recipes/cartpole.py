@@ -19,10 +19,7 @@ def choose(env, context, rng):
     """Try every rule for an episode, and take the one that pays best."""
     judge = partial(leaders.evaluate_policy, env, x=env.get_wrapper_attr("leader"), env_steps=1)
     rules = [partial(rule, spot) for spot in (0.0, -1.0, -0.5, 0.5, 1.0)]
-    return max(
-        rules,
-        key=lambda one: judge(follower=followers.CallableFollower(one)).contexts[0].follower_value,
-    )
+    return max(rules, key=lambda one: judge(follower=followers.CallableFollower(one)).contexts[0].follower_value)
 
 
 def bonus(x, s, a, context):
@@ -36,14 +33,7 @@ def leader_reward(x, s, a, context):
 
 
 world = gym.make("CartPole-v1", max_episode_steps=200, render_mode="rgb_array")
-env = LeaderReward(
-    world,
-    bonus,
-    gym.spaces.Box(0.0, 2.0, (2,), "float64"),
-    leader_reward,
-    0.99,
-    initial_leader=(0.5, 0.5),
-)
+env = LeaderReward(world, bonus, gym.spaces.Box(0.0, 2.0, (2,), "float64"), leader_reward, 0.99, initial_leader=(0.5, 0.5))
 follower = followers.CallableFollower(train=choose)
 leader, iterations = leaders.ZeroOrder(0.1, 0.2, decay=False, directions=2, env_steps=1), 12
 

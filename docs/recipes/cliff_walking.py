@@ -12,9 +12,7 @@ world = gym.make("CliffWalking-v1", render_mode="rgb_array")
 falls = torch.as_tensor(bocmdp_gym.gymnasium_tables(world).reward == -100.0).double()  # (1, S, A)
 model = bocmdp_gym.TabularBOCMDP.from_gymnasium(
     world,
-    reward=lambda x: (
-        -1.0 - falls * x.repeat(4).reshape(1, 48, 1)
-    ),  # it minds thorns, and falls no more than any step
+    reward=lambda x: -1.0 - falls * x.repeat(4).reshape(1, 48, 1),  # it minds thorns, and falls no more than any step
     leader_reward=lambda x: -10.0 * falls - 0.01 * x.sum(),
     leader_space=gym.spaces.Box(0.0, 10.0, (12,), np.float64),
     discount=0.95,

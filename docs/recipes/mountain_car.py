@@ -18,10 +18,7 @@ def choose(env, context, rng):
     """Try every rule for an episode, and take the one that pays best."""
     judge = partial(leaders.evaluate_policy, env, x=env.get_wrapper_attr("leader"), env_steps=1)
     rules = [partial(rule, top) for top in (0.07, 0.04, 0.03, 0.02, 0.01)]
-    return max(
-        rules,
-        key=lambda one: judge(follower=followers.CallableFollower(one)).contexts[0].follower_value,
-    )
+    return max(rules, key=lambda one: judge(follower=followers.CallableFollower(one)).contexts[0].follower_value)
 
 
 def bonus(x, s, a, context):
@@ -35,9 +32,7 @@ def leader_reward(x, s, a, context):
 
 
 world = gym.make("MountainCar-v0", render_mode="rgb_array")
-env = LeaderReward(
-    world, bonus, gym.spaces.Box(0.0, 2.0, (1,), "float64"), leader_reward, discount=0.99
-)
+env = LeaderReward(world, bonus, gym.spaces.Box(0.0, 2.0, (1,), "float64"), leader_reward, discount=0.99)
 follower = followers.CallableFollower(train=choose)
 leader, iterations = leaders.ZeroOrder(0.1, 0.5, decay=False, directions=4, env_steps=1), 12
 

@@ -12,11 +12,7 @@ from bocmdp_gym.wrappers import LeaderReward
 
 def rule(limit, s):
     """Swing up by energy, then hold, with a limited torque."""
-    u = (
-        -10.0 * s[1] - 2.0 * s[2]
-        if s[0] > 0.9
-        else -2.0 * np.sign((s[2] ** 2 / 6.0 + 5.0 * (s[0] - 1.0)) * s[2] + 1e-9)
-    )
+    u = -10.0 * s[1] - 2.0 * s[2] if s[0] > 0.9 else -2.0 * np.sign((s[2] ** 2 / 6.0 + 5.0 * (s[0] - 1.0)) * s[2] + 1e-9)
     return np.clip([u], -limit, limit).astype(np.float32)
 
 
@@ -24,10 +20,7 @@ def choose(env, context, rng):
     """Try every rule for an episode, and take the one that pays best."""
     judge = partial(leaders.evaluate_policy, env, x=env.get_wrapper_attr("leader"), env_steps=1)
     rules = [partial(rule, limit) for limit in (2.0, 1.5, 1.0, 0.5, 0.0)]
-    return max(
-        rules,
-        key=lambda one: judge(follower=followers.CallableFollower(one)).contexts[0].follower_value,
-    )
+    return max(rules, key=lambda one: judge(follower=followers.CallableFollower(one)).contexts[0].follower_value)
 
 
 def bonus(x, s, a, context):
@@ -41,9 +34,7 @@ def leader_reward(x, s, a, context):
 
 
 world = gym.make("Pendulum-v1", render_mode="rgb_array")
-env = LeaderReward(
-    world, bonus, gym.spaces.Box(0.0, 5.0, (1,), "float64"), leader_reward, discount=0.99
-)
+env = LeaderReward(world, bonus, gym.spaces.Box(0.0, 5.0, (1,), "float64"), leader_reward, discount=0.99)
 follower = followers.CallableFollower(train=choose)
 leader, iterations = leaders.ZeroOrder(0.3, 0.3, decay=False, directions=2, env_steps=1), 10
 
