@@ -5,35 +5,29 @@ Rewards, bonuses, tolls and penalties are nearly always r = b + M z. Then their 
     r = b + M z,        sum_i w_i dr_i/dz = M^T w,
 
 are sparse products, and no graph is built or run back. Either the user says so, ``reward=bocmdp_gym.Affine(b, M)``, or it is
-found out when a model is made (`recognised`): the function is evaluated once, and every operation of torch that it makes with
-numbers that depend on z has to be one that keeps them affine: sums, shapes, products with constants. Comparisons, numbers taken
-out of z, and whatever is not known here leave the function as it is.
+found out when a model is made (`bocmdp_gym.recognition`).
 """
+# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from numba import njit
 from scipy import sparse
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.errors import ModelError
-from bocmdp_gym.kernels import affine as kernels
-from bocmdp_gym.kernels.bounds import LARGEST
+from bocmdp_gym.kernels.bounds import LARGEST, all_within
 from bocmdp_gym.options import as_array
+from bocmdp_gym.parametrizations import Identity, Parametrization
 
 Array = npt.NDArray[np.float64]
-#: A function is recognised where its Jacobian has at most this many entries, and few enough of them differ from 0.
-_ENTRIES, _NONZEROS = 4_000_000, 200_000
-#: Relative difference between a recognised function and its matrix that rounding explains.
-_ROUNDING = 1e-13
 
 
 class Affine(Constructed):
@@ -95,115 +89,111 @@ class Affine(Constructed):
 
     def values(self, z: Array, context: int, out: Array) -> Array:
         """One context's values ``(S, A)`` at z ``(n,)``, written into ``out``."""
-        values: Array = kernels.affine_values(self._base, *self._rows, z, context, out)
+        values: Array = affine_values(self._base, *self._rows, z, context, out)
         return values
 
     def pull(self, weight: Array, context: int, out: Array) -> Array:
         """Add M^T w to ``out`` ``(n,)``, for weights ``(S, A)`` on one context's values."""
-        pulled: Array = kernels.affine_pull(self._base, *self._rows, weight, context, out)
+        pulled: Array = affine_pull(self._base, *self._rows, weight, context, out)
         return pulled
 
 
-def recognised(function: Callable[[Any], Any], z: Any, shape: tuple[int, ...]) -> Affine | None:
-    """The matrix of a function that is affine in z; None where it is not, cannot be told to be, or is better left to torch.
+class AffineParts(NamedTuple):
+    """Those parts of a problem at one x that are affine in z = parametrization(x), and the reverse pass through them."""
+
+    parts: Mapping[str, Affine]
+    z: Array  # (n,), or (B, n)
+    closed: Parametrization | None  # whose reverse pass is known
+    graph: Tensor | None  # z with its graph, where it is not
+
+    def values(self, name: str, context: int, out: Array, entry: int | None = None) -> Array:
+        """One context of a part ``(S, A)``, of one entry of a batch, written into ``out``."""
+        return self.parts[name].values(self.z if entry is None else self.z[entry], context, out)
+
+    def of(self, context: int, shape: tuple[int, int]) -> dict[str, Array]:
+        """One context of all parts, ``(S, A)`` each."""
+        return {name: self.values(name, context, np.empty(shape)) for name in self.parts}
+
+    def pull(self, weights: Mapping[str, Array], context: int | npt.NDArray[np.int64]) -> Array:
+        """Weights ``(S, A)`` on one context's parts, or ``(B, S, A)`` in contexts ``(B,)``, as weights on z."""
+        pulled = np.zeros_like(self.z)
+        for name, weight in weights.items():
+            part = self.parts[name]
+            if pulled.ndim == 1:
+                part.pull(np.ascontiguousarray(weight), int(context), pulled)
+                continue
+            for b, own in enumerate(np.broadcast_to(context, len(pulled)).tolist()):
+                part.pull(weight[b], own, pulled[b])
+        return pulled
+
+
+class AffineFunctions:
+    """Those functions of a model that are affine in z, and how z comes from x.
 
     Args:
-        function: of z, returning a tensor.
-        z: where it is evaluated.
-        shape: of its values, three axes.
+        parts: the functions, by name; there may be none.
+        parametrization: z of x ``(d,)``; None: z = x.
+        parameters: the same, as the model calls it.
     """
-    if isinstance(function, Affine):
-        return function
-    size = int(np.prod(shape))
-    if not isinstance(z, Tensor) or z.dtype != torch.float64 or not z.numel() or z.numel() * size > _ENTRIES:
-        return None
-    z = z.detach().clone()
-    try:
-        value = _follow(function, z)
-        if value is None or value.dtype != torch.float64 or value.numel() != size:
+
+    def __init__(self, parts: Mapping[str, Affine], parametrization: Any, parameters: Callable[[Tensor], Any]):
+        self.parts, self._parameters = parts, parameters
+        self._closed: Parametrization | None = Identity() if parametrization is None else None
+        if isinstance(parametrization, Parametrization):
+            self._closed = parametrization
+        self._bound = min((part.bound for part in parts.values()), default=0.0)
+
+    def at(self, x: Tensor) -> AffineParts | None:
+        """At x ``(d,)`` or ``(B, d)``, which carries a graph; None where there are none, or their values would overflow."""
+        if not self.parts:
             return None
-        matrix = _jacobian(function, z)
-        if np.count_nonzero(matrix) > _NONZEROS:
+        graph: Tensor | None = None
+        if self._closed is not None:
+            z = self._closed.value(x.detach().numpy())
+        else:
+            graph = self._parameters(x) if x.ndim == 1 else torch.func.vmap(self._parameters)(x)
+            z = np.ascontiguousarray(graph.detach().numpy().reshape(*x.shape[:-1], -1))
+        if not all_within(z.reshape(-1), -self._bound, self._bound):
             return None
-        found = Affine((value.reshape(-1).numpy() - matrix @ z.reshape(-1).numpy()).reshape(shape), matrix)
-        rng = np.random.default_rng(0)
-        for _ in range(3):
-            other = z + torch.from_numpy(rng.normal(size=tuple(z.shape)))
-            values = [part(other).reshape(-1).numpy() for part in (found, function)]
-            scale = np.abs(matrix) @ np.abs(other.reshape(-1).numpy()) + np.abs(value.reshape(-1).numpy())
-            if not (np.abs(values[0] - values[1]) <= _ROUNDING * (scale + np.abs(values[1]))).all():
-                return None
-    except Exception:  # noqa: BLE001 - whatever a user's function raises at such z: it is left as it is
-        return None
-    return found
+        return AffineParts(self.parts, z, self._closed, graph)
 
 
-def _jacobian(function: Callable[[Any], Any], z: Tensor) -> Array:
-    """dr/dz ``(size, n)``: the reverse pass is linear, and its own reverse pass, one column at a time, is the Jacobian."""
-    vjp: Any = torch.func.vjp
-    value, pullback = vjp(lambda flat: function(flat.reshape(z.shape)).reshape(-1), z.reshape(-1))
-    _, pushforward = vjp(pullback, torch.zeros_like(value))
-    (columns,) = torch.func.vmap(pushforward)((torch.eye(z.numel(), dtype=z.dtype),))
-    matrix: Array = columns[0].T.numpy() if isinstance(columns, tuple) else columns.T.numpy()
-    return np.ascontiguousarray(matrix)
+@njit(cache=True)
+def affine_values(base, indptr, indices, data, z, context, out):
+    """Write base + M z of one context ``(S, A)`` into ``out``; base ``(C', S', A')``, sizes 1 where it broadcasts, z ``(n,)``."""
+    c_size, s_size, a_size = base.shape
+    c = context if c_size > 1 else 0
+    n_s, n_a = out.shape
+    for s in range(n_s):
+        own = s if s_size > 1 else 0
+        for a in range(n_a):
+            if a_size == 1 and a > 0:
+                out[s, a] = out[s, 0]
+                continue
+            row = (c * s_size + own) * a_size + a
+            total = base[c, own, a]
+            for k in range(indptr[row], indptr[row + 1]):
+                total += data[k] * z[indices[k]]
+            out[s, a] = total
+    return out
 
 
-def _follow(function: Callable[[Any], Any], z: Tensor) -> Tensor | None:
-    """The function's value, if no operation that it makes with numbers from z is other than affine; else None."""
-    with torch.no_grad(), _Follower(z) as follower:
-        value = function(z)
-    return value.detach() if follower.affine and isinstance(value, Tensor) else None
-
-
-class _Follower(TorchDispatchMode):
-    """Follows what depends on z through torch's operations, by the memory that tensors lie in."""
-
-    def __init__(self, z: Tensor):
-        super().__init__()
-        self.affine = True
-        self._moving = {_memory(z)}
-        self._kept: list[Any] = [z]  # memory that is freed would be given to other tensors
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        moving = [tensor for tensor in given if _memory(tensor) in self._moving]
-        result = func(*args, **(kwargs or {}))
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self._kept += made
-        if moving:
-            name = func._schema.name.removeprefix("aten::").removesuffix("_")
-            if name in _SHAPED:
-                return result
-            exact = all(tensor.dtype == torch.float64 for tensor in (*moving, *made))
-            self.affine &= exact and self._keeps_affine(name, args, kwargs or {})
-            self._moving.update(map(_memory, made))
-        return result
-
-    def _keeps_affine(self, name: str, args: Any, kwargs: Any) -> bool:
-        if name in _SUMS:
-            return "reduce" not in kwargs
-        if name not in _PRODUCTS or "rounding_mode" in kwargs:
-            return False
-        first = _PRODUCTS[name]
-        factors = [isinstance(f, Tensor) and _memory(f) in self._moving for f in args[first : first + 2]]
-        return factors == [True, False] or (factors == [False, True] and name != "div") or not any(factors)
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-#: Operations that read no numbers of their arguments.
-_SHAPED = frozenset(("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"))
-#: Operations that are linear in all of their floating-point arguments together.
-# fmt: off
-_SUMS = frozenset((
-    "add", "sub", "rsub", "neg", "sum", "mean", "cumsum", "view", "_unsafe_view", "reshape", "expand", "unsqueeze",
-    "squeeze", "permute", "transpose", "t", "select", "slice", "narrow", "split", "split_with_sizes", "unbind", "cat",
-    "stack", "clone", "alias", "diagonal", "flip", "roll", "repeat", "index", "gather", "index_select", "take",
-    "constant_pad_nd", "as_strided", "copy", "where", "masked_fill", "index_put", "index_add", "index_copy", "scatter",
-    "scatter_add", "select_scatter", "slice_scatter", "tril", "triu", "expand_as", "view_as", "_reshape_alias", "lift_fresh",
-))
-# fmt: on
-#: Operations that are linear in each of two factors, and where the first of them stands among the arguments.
-_PRODUCTS = {"mul": 0, "div": 0, "mm": 0, "mv": 0, "bmm": 0, "dot": 0, "addcmul": 1, "addmm": 1, "addmv": 1, "baddbmm": 1}
+@njit(cache=True)
+def affine_pull(base, indptr, indices, data, weight, context, out):
+    """out ``(n,)`` += M^T weight, of weights ``(S, A)`` on one context's values."""
+    c_size, s_size, a_size = base.shape
+    c = context if c_size > 1 else 0
+    n_s, n_a = weight.shape
+    for s in range(n_s):
+        own = s if s_size > 1 else 0
+        for a in range(a_size if a_size > 1 else 1):
+            row = (c * s_size + own) * a_size + a
+            if indptr[row] == indptr[row + 1]:
+                continue
+            w = weight[s, a]
+            if a_size == 1:
+                for b in range(1, n_a):
+                    w += weight[s, b]
+            for k in range(indptr[row], indptr[row + 1]):
+                out[indices[k]] += data[k] * w
+    return out

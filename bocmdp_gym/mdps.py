@@ -18,7 +18,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
 from bocmdp_gym.action_mask import ActionMask
-from bocmdp_gym.affine_parts import AffineParts
+from bocmdp_gym.affine import AffineParts
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.autodiff import gradients_enabled
 from bocmdp_gym.errors import ConvergenceError, LeaderParameterError, ModelError, OptionError, UnsupportedError
@@ -207,14 +207,22 @@ class _Contexts(dict[int, ContextArrays]):
     def __missing__(self, context: int) -> ContextArrays:
         model, kept = self._model, self._model.constant_arrays.get(context)
         if kept is not None:
-            rewards: dict[str, Any] = {n: self._array(n, context) for n in ("reward", "leader_reward") if n in model.moving}
-            arrays = kept._replace(**rewards)
+            arrays = kept._replace(**self._rewards(context))
         else:
             arrays = self._all(context)
             if not {"transition", "initial", "termination"} & set(model.moving):
                 model.constant_arrays[context] = arrays
         self[context] = arrays
         return arrays
+
+    def _rewards(self, context: int) -> dict[str, Any]:
+        """Those that depend on x, by name."""
+        model = self._model
+        found = {} if self._affine is None else self._affine.of(context, (model.n_states, model.n_actions))
+        for name in ("reward", "leader_reward"):
+            if name in model.moving and name not in found:
+                found[name] = self._array(name, context)
+        return found
 
     def _all(self, context: int) -> ContextArrays:
         operator: TransitionOperator = self._parts["transition"]

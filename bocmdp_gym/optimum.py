@@ -66,7 +66,7 @@ class WarmSolver:
         if len(v) != len(arrays.reward):
             raise DamagedError(f"the values saved for context {context} are of {len(v)} states; expected {len(arrays.reward)}.")
         found = arrays.solver.policy_iteration(
-            arrays.masked(arrays.reward),
+            arrays.reward if arrays.action_mask is None else arrays.masked(arrays.reward),
             arrays.continuation,
             arrays.stored_probabilities,
             regularization,

@@ -4,6 +4,8 @@ Each is a function of x ``(..., d)`` like any other that `TabularBOCMDP` takes, 
 in NumPy.
 """
 
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -11,12 +13,12 @@ from abc import ABC, abstractmethod
 import numpy as np
 import numpy.typing as npt
 import torch
+from numba import njit
 from scipy.special import expit
 from torch import Tensor
 
 from bocmdp_gym.arguments import WithArguments
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.kernels import affine as kernels
 from bocmdp_gym.options import as_array
 
 Array = npt.NDArray[np.float64]
@@ -60,13 +62,13 @@ class Softmax(Parametrization):
     def value(self, x: Array) -> Array:
         if x.ndim > 1:
             return np.stack([self.value(row) for row in x])
-        z: Array = kernels.softmax(x, np.empty_like(x))
+        z: Array = softmax(x, np.empty_like(x))
         return z
 
     def pull(self, z: Array, weight: Array) -> Array:
         if z.ndim > 1:
             return np.stack([self.pull(*row) for row in zip(z, weight, strict=True)])
-        pulled: Array = kernels.softmax_pull(z, weight, np.empty_like(z))
+        pulled: Array = softmax_pull(z, weight, np.empty_like(z))
         return pulled
 
 
@@ -104,3 +106,27 @@ def _bounds(name: str, value: npt.ArrayLike) -> Array:
     if array is None or array.ndim > 1 or not np.isfinite(array).all():
         raise OptionError(f"{name} is {value!r}; expected a finite number, or one for each entry of x.")
     return array
+
+
+@njit(cache=True)
+def softmax(x, out):
+    """Write the softmax of x ``(n,)`` into ``out``."""
+    largest = x.max()
+    total = 0.0
+    for i in range(len(x)):
+        out[i] = np.exp(x[i] - largest)
+        total += out[i]
+    for i in range(len(x)):
+        out[i] /= total
+    return out
+
+
+@njit(cache=True)
+def softmax_pull(z, w, out):
+    """Write z (w - z . w) ``(n,)`` into ``out``: weights w on z = softmax(x), as weights on x."""
+    mean = 0.0
+    for i in range(len(z)):
+        mean += z[i] * w[i]
+    for i in range(len(z)):
+        out[i] = z[i] * (w[i] - mean)
+    return out

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from bocmdp_gym.acting import acting_parts
 from bocmdp_gym.action_mask import ActionMask, as_mask, check_mask
-from bocmdp_gym.affine import Affine, recognised
-from bocmdp_gym.affine_parts import AffineFunctions, AffineParts
+from bocmdp_gym.affine import Affine, AffineFunctions, AffineParts
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
@@ -40,6 +39,7 @@ from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_function, check_instance
 from bocmdp_gym.parts import check_part, dense, is_function, owned_part
 from bocmdp_gym.proper import check_proper
+from bocmdp_gym.recognition import recognised
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from bocmdp_gym.solvers.choice import METHODS
 from bocmdp_gym.transitions import (

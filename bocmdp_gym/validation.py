@@ -49,7 +49,7 @@ def check_context(context: Any, space: gym.Space[Any]) -> Any:
         ContextError: outside ``space``.
     """
     if isinstance(space, gym.spaces.Discrete):
-        number = as_integer(context)
+        number = context if type(context) is int else as_integer(context)
         if number is not None and 0 <= number - int(space.start) < int(space.n):
             return number
         low, high = int(space.start), int(space.start + space.n - 1)

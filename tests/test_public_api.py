@@ -46,7 +46,7 @@ NEVER = [one for one in WRONG if isinstance(one, (str, bytes, complex, dict, typ
 RESULTS = {
     "ConfiguredMDPs", "Solution", "Weights", "Trajectories", "Benchmark", "Task", "Suboptimality", "EmpiricalPolicy", "Result",
     "RegularizationEstimate", "Progress", "History", "ComparedGradient", "GradientComparison", "PolicyEvaluation", "Estimate",
-    "RewardModel", "Equilibrium", "GameStep",
+    "RewardModel", "Equilibrium", "GameStep", "PopulationResponse", "LinearQuadraticSolution", "LinearGaussianPolicy",
 }  # fmt: skip
 #: Bases to derive from, protocols, and types.
 BASES = {

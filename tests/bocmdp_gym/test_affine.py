@@ -16,9 +16,9 @@ import bocmdp_gym
 import followers
 import leaders
 from bocmdp_gym import Affine, TabularBOCMDP, Weights
-from bocmdp_gym.affine import recognised
 from bocmdp_gym.errors import ModelError
 from bocmdp_gym.parametrizations import Identity, Parametrization, Sigmoid, Softmax
+from bocmdp_gym.recognition import recognised
 
 C, S, A, D = 2, 5, 3, 4
 RNG = np.random.default_rng(0)

@@ -224,6 +224,8 @@ def test_every_leader_meets_every_follower_or_says_why_not(name: str) -> None:
         refused["multilevel"] = "lets it continue"
     if name == "linear-programming":
         refused = dict.fromkeys(outcomes.keys() - {"first-order", "zero-order"}, "answers with the best action alone")
+    if name == "linear-quadratic":
+        refused = dict.fromkeys(outcomes, "solves linear-quadratic problems")
     for leader, outcome in outcomes.items():
         assert refused.get(leader, "runs") in outcome, leader
 
