@@ -35,8 +35,8 @@ def test_a_run_leaves_a_complete_folder(tmp_path: Path, capsys: pytest.CaptureFi
         assert (out / name).stat().st_size > 1000
     assert list(out.glob("events.out.tfevents.*"))
     assert "leader's return" in capsys.readouterr().out
-    history = np.load(out / "history.npz")
-    assert len(history["gradient_norm"]) == 30
+    with np.load(out / "history.npz") as history:
+        assert len(history["gradient_norm"]) == 30
 
 
 def test_whole_numbers_may_be_written_as_floats(capsys: pytest.CaptureFixture[str]) -> None:
