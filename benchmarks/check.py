@@ -22,7 +22,7 @@ import torch
 import bocmdp_gym
 import followers
 import leaders
-from benchmarks.common import RESULTS, store
+from benchmarks.common import RESULTS, lu_solve, store
 from benchmarks.peers import discrete_dp, four_rooms
 
 #: What may change without a word.
@@ -73,9 +73,7 @@ def equilibrium() -> Callable[[], Any]:
 
 def measure() -> dict[str, float]:
     """All ratios: the smallest of their rounds, numerator and yardstick side by side in each."""
-    rng = np.random.default_rng(0)
-    matrix, rhs = rng.random((104, 104)) + 104 * np.eye(104), rng.random(104)
-    lu = (lambda: np.linalg.solve(matrix, rhs), 300)
+    lu = (lu_solve(), 300)
     sample, critic = sampling()
     model = four_rooms(1000)
     x = torch.zeros(model.leader_dim, dtype=torch.float64)

@@ -14,6 +14,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Tensors = tuple[Tensor, ...]
 
 
 @contextmanager
@@ -34,6 +35,20 @@ def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return enabled
+
+
+def jacobian_columns(
+    function: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Values of a function of x ``(d,)``, and the derivative of each ``(d, ...)``.
+
+    The pullback is linear, and its own pullback is the Jacobian: d products, and no need of forward-mode derivatives.
+    """
+    vjp: Any = torch.func.vjp
+    values, pullback = vjp(function, x)
+    _, pushforward = vjp(pullback, tuple(torch.zeros_like(value) for value in values))
+    (columns,) = torch.func.vmap(pushforward)((torch.eye(len(x), dtype=x.dtype),))
+    return values, columns
 
 
 class Operation(torch.autograd.Function):

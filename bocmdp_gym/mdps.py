@@ -32,6 +32,7 @@ from bocmdp_gym.solvers import PolicySolver
 from bocmdp_gym.transitions import TransitionOperator
 
 Array = npt.NDArray[np.float64]
+_REWARDS = ("reward", "leader_reward")
 #: Values above this overflow when they are multiplied with each other.
 _LARGEST_VALUE = 1e150
 
@@ -207,7 +208,7 @@ class _Contexts(dict[int, ContextArrays]):
     def __missing__(self, context: int) -> ContextArrays:
         model, kept = self._model, self._model.constant_arrays.get(context)
         if kept is not None:
-            arrays = kept._replace(**self._rewards(context))
+            arrays = kept._replace(**self._rewards(context, [name for name in _REWARDS if name in model.moving]))
         else:
             arrays = self._all(context)
             if not {"transition", "initial", "termination"} & set(model.moving):
@@ -215,14 +216,11 @@ class _Contexts(dict[int, ContextArrays]):
         self[context] = arrays
         return arrays
 
-    def _rewards(self, context: int) -> dict[str, Any]:
-        """Those that depend on x, by name."""
-        model = self._model
-        found = {} if self._affine is None else self._affine.of(context, (model.n_states, model.n_actions))
-        for name in ("reward", "leader_reward"):
-            if name in model.moving and name not in found:
-                found[name] = self._array(name, context)
-        return found
+    def _rewards(self, context: int, names: Collection[str]) -> dict[str, Any]:
+        """These of both sides' rewards, by name."""
+        shape = (self._model.n_states, self._model.n_actions)
+        affine = {} if self._affine is None else self._affine.of(context, shape)
+        return affine | {name: self._array(name, context) for name in names if name not in affine}
 
     def _all(self, context: int) -> ContextArrays:
         operator: TransitionOperator = self._parts["transition"]
@@ -231,8 +229,7 @@ class _Contexts(dict[int, ContextArrays]):
         initial = self._array("initial", context)
         stored = succ[0 if len(succ) == 1 else context], np.ascontiguousarray(values.detach().numpy())
         return ContextArrays(
-            reward=self._array("reward", context),
-            leader_reward=self._array("leader_reward", context),
+            **self._rewards(context, _REWARDS),
             stored_successors=stored[0],
             stored_probabilities=stored[1],
             moves=operator.index,
@@ -248,8 +245,6 @@ class _Contexts(dict[int, ContextArrays]):
 
     def _array(self, name: str, context: int) -> Array:
         """One context of a part, at full size and contiguous."""
-        if self._affine is not None and name in self._affine.parts:
-            return self._affine.values(name, context, np.empty((self._model.n_states, self._model.n_actions)))
         values = self._numbers.get(name)
         if values is None:
             values = self._parts[name].detach().numpy()

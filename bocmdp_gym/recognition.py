@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bocmdp_gym.affine import Affine
+from bocmdp_gym.autodiff import jacobian_columns
 
 Array = npt.NDArray[np.float64]
 #: A function is recognised where its Jacobian has at most this many entries, and few enough of them differ from 0.
@@ -44,7 +45,8 @@ def recognised(function: Callable[[Any], Any], z: Any, shape: tuple[int, ...]) -
         value = _follow(function, z)
         if value is None or value.dtype != torch.float64 or value.numel() != size:
             return None
-        matrix = _jacobian(function, z)
+        _, (columns,) = jacobian_columns(lambda flat: (function(flat.reshape(z.shape)).reshape(-1),), z.reshape(-1))
+        matrix = np.ascontiguousarray(columns.T.numpy())
         if np.count_nonzero(matrix) > _NONZEROS:
             return None
         found = Affine((value.reshape(-1).numpy() - matrix @ z.reshape(-1).numpy()).reshape(shape), matrix)
@@ -58,16 +60,6 @@ def recognised(function: Callable[[Any], Any], z: Any, shape: tuple[int, ...]) -
     except Exception:  # noqa: BLE001 - whatever a user's function raises at such z: it is left as it is
         return None
     return found
-
-
-def _jacobian(function: Callable[[Any], Any], z: Tensor) -> Array:
-    """dr/dz ``(size, n)``: the reverse pass is linear, and its own reverse pass, one column at a time, is the Jacobian."""
-    vjp: Any = torch.func.vjp
-    value, pullback = vjp(lambda flat: function(flat.reshape(z.shape)).reshape(-1), z.reshape(-1))
-    _, pushforward = vjp(pullback, torch.zeros_like(value))
-    (columns,) = torch.func.vmap(pushforward)((torch.eye(z.numel(), dtype=z.dtype),))
-    matrix: Array = columns[0].T.numpy() if isinstance(columns, tuple) else columns.T.numpy()
-    return np.ascontiguousarray(matrix)
 
 
 def _follow(function: Callable[[Any], Any], z: Tensor) -> Tensor | None:

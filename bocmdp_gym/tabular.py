@@ -27,7 +27,7 @@ from bocmdp_gym.acting import acting_parts
 from bocmdp_gym.action_mask import ActionMask, as_mask, check_mask
 from bocmdp_gym.affine import Affine, AffineFunctions, AffineParts
 from bocmdp_gym.arguments import known_options
-from bocmdp_gym.autodiff import gradients_enabled, look_at
+from bocmdp_gym.autodiff import gradients_enabled, jacobian_columns, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
 from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables, masks_of_states
 from bocmdp_gym.leaks import call as _call
@@ -392,13 +392,9 @@ class TabularBOCMDP(BOCMDP):
         x = self._check_one(x).detach()
         if not self._functions:
             return {}
-        vjp: Any = torch.func.vjp
-        values, pullback = vjp(self._moving_values, x)
+        values, columns = jacobian_columns(self._moving_values, x)
         for name, value in zip(self._functions, values, strict=True):
             check_part(name, self._operator(value) if name == "transition" else value)
-        # the pullback is linear, and its own pullback is the Jacobian: d products, and no need of forward-mode derivatives
-        _, pushforward = vjp(pullback, tuple(torch.zeros_like(value) for value in values))
-        (columns,) = torch.func.vmap(pushforward)((torch.eye(self.leader_dim, dtype=x.dtype),))
         return {name: column.movedim(0, -1) for name, column in zip(self._functions, columns, strict=True)}
 
     # ------------------------------------------------------------------------------------------------------ solving

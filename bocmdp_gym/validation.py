@@ -27,7 +27,6 @@ def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArra
         raise LeaderParameterError(f"leader parameter has shape {value.shape}; expected {space.shape}.")
     where = first_outside(value.reshape(-1), space.low.reshape(-1), space.high.reshape(-1))
     if where >= 0:
-        wrong = float(value.flat[where])
         if not np.isfinite(value).all():
             where = int(np.flatnonzero(~np.isfinite(value))[0])
             raise LeaderParameterError(
@@ -35,7 +34,7 @@ def check_leader(x: npt.ArrayLike | Tensor, space: gym.spaces.Box) -> npt.NDArra
                 "produced it, lower its learning rate or clip its gradient."
             )
         raise LeaderParameterError(
-            f"leader parameter is {wrong} at entry {where}, outside "
+            f"leader parameter is {float(value.flat[where])} at entry {where}, outside "
             f"[{float(space.low.flat[where])}, {float(space.high.flat[where])}]; project it onto leader_space."
         )
     value.flags.writeable = False

@@ -16,7 +16,6 @@ transitions, so it moves what the controller is paid only through where its acti
 
 from __future__ import annotations
 
-from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bocmdp_gym.benchmark import Benchmark
+from bocmdp_gym.benchmark import Benchmark, best_known
 from bocmdp_gym.linear_quadratic import LinearQuadraticBOCMDP
 from bocmdp_gym.linear_quadratic_env import LinearQuadraticEnv, LinearQuadraticVectorEnv
 from bocmdp_gym.options import check_number
@@ -133,19 +132,9 @@ class BuildingControl(Pictures, LinearQuadraticEnv):
 
     def benchmark(self, regularization: float | None = None) -> Benchmark | None:
         """The best leader return known at this lambda (None: 0.1); None at other settings than the defaults."""
-        regularization = 0.1 if regularization is None else regularization
-        defaults = signature(BuildingControl).parameters
-        if regularization not in BEST_KNOWN or any(value != defaults[name].default for name, value in self._settings.items()):
-            return None
-        value, *x = BEST_KNOWN[regularization]
-        return Benchmark(
-            value=value,
-            objective="leader return of the model, without clip and horizon, maximised",
-            source="quasi-Newton ascent on exact gradients, the same from 30 starts, benchmarks/building_control.py",
-            regularization=regularization,
-            is_optimum=False,
-            x=np.array(x),
-        )
+        source = "quasi-Newton ascent on exact gradients, the same from 30 starts, benchmarks/building_control.py"
+        objective = "leader return of the model, without clip and horizon, maximised"
+        return best_known(BuildingControl, self._settings, BEST_KNOWN, regularization, source, objective)
 
     def rates(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Insulation and airflow ``(8,)`` of leader parameter x."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from inspect import signature
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bocmdp_gym.benchmark import Benchmark
+from bocmdp_gym.arguments import parameters_of
+from bocmdp_gym.benchmark import Benchmark, at_defaults
 from bocmdp_gym.envs.income_tax_picture import draw_picture, draw_result
+from bocmdp_gym.envs.population_env import PopulationEnv
 from bocmdp_gym.errors import ConvergenceError, OptionError
 from bocmdp_gym.income_tax import US_BRACKETS, IncomeTaxation, Objective, Taxation, pareto_skills
 from bocmdp_gym.options import check_regularization
-from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.population import AmongOthers
 from bocmdp_gym.tabular_env import TabularVectorEnv
 from bocmdp_gym.validation import check_leader
@@ -29,7 +29,7 @@ BEST_KNOWN: dict[str, tuple[float, ...]] = {
 }
 
 
-class IncomeTax(PicturedEnv):
+class IncomeTax(PopulationEnv):
     r"""An income tax with brackets: people of different skills choose their hours, and all of them share what is collected.
 
     ## Description
@@ -113,11 +113,8 @@ class IncomeTax(PicturedEnv):
     ):
         given = locals()
         free = ("objective", "horizon", "discount", "leader_discount", "render_mode")
-        self._at_defaults = all(
-            np.array_equal(given[name], parameter.default)
-            for name, parameter in signature(IncomeTax).parameters.items()
-            if name not in free
-        )
+        settings = {parameter.name: given[parameter.name] for parameter in parameters_of(IncomeTax) if parameter.name not in free}
+        self._at_defaults = at_defaults(IncomeTax, settings)
         drawn = pareto_skills(n_skills, pareto_exponent, least_skill, seed)
         if skills is not None and seed is not None:
             raise OptionError(f"seed is {seed}, but skills are given; expected one of them.")
@@ -135,19 +132,6 @@ class IncomeTax(PicturedEnv):
             discount,
         )
         super().__init__(AmongOthers(population, check_regularization(regularization), leader_discount), horizon, render_mode)
-
-    @property
-    def population(self) -> IncomeTaxation:
-        """All people."""
-        model: Any = self.model
-        people: IncomeTaxation = model.population
-        return people
-
-    @property
-    def regularization(self) -> float:
-        """The people's lambda."""
-        model: Any = self.model
-        return float(model.regularization)
 
     def taxation(self, x: npt.ArrayLike) -> Taxation:
         """What all people do under rates x ``(J,)``: incomes, taxes, consumption, and what becomes of equality and welfare.
@@ -203,17 +187,13 @@ class IncomeTax(PicturedEnv):
         return observation, reward, terminated, truncated, info
 
     _income: float | None = None
-    _solved: Taxation | None = None
 
     def _reset(self, state: Any | None) -> tuple[Any, dict[str, Any]]:
         self._income = None
         return super()._reset(state)
 
-    def _in_force(self) -> Taxation:
-        """What happens under the x in force, solved once for each."""
-        if self._solved is None or not np.array_equal(self._solved.rates, self._episode_leader):
-            self._solved = self.taxation(self._episode_leader)
-        return self._solved
+    def _met(self, x: npt.NDArray[np.float64]) -> Taxation:
+        return self.taxation(x)
 
     def picture(self) -> npt.NDArray[np.uint8]:
         """Marginal rates by income, with the incomes of all skills and of the person; Lorenz curves of income and consumption."""

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 
 from bocmdp_gym.benchmark import Benchmark
+from bocmdp_gym.envs.population_env import PopulationEnv
 from bocmdp_gym.envs.road_tolls_map import draw_map, draw_picture
 from bocmdp_gym.errors import DiscountError, OptionError
 from bocmdp_gym.options import check_regularization
-from bocmdp_gym.pictures import PicturedEnv
 from bocmdp_gym.population import AmongOthers
 from bocmdp_gym.road_network import RoadNetwork, braess, grid
 from bocmdp_gym.tabular_env import TabularVectorEnv
@@ -22,7 +22,7 @@ from bocmdp_gym.traffic import Objective, RoadTraffic, Traffic
 from bocmdp_gym.validation import check_discount
 
 
-class RoadTolls(PicturedEnv):
+class RoadTolls(PopulationEnv):
     r"""Tolls on the roads of a city: every driver answers the tolls and the jams that all drivers make.
 
     ## Description
@@ -102,26 +102,17 @@ class RoadTolls(PicturedEnv):
         super().__init__(model, horizon, render_mode)
 
     @property
-    def population(self) -> RoadTraffic:
-        """All drivers."""
-        model: Any = self.model
-        traffic: RoadTraffic = model.population
-        return traffic
-
-    @property
     def network(self) -> RoadNetwork:
         """The roads and the trips."""
         return self.population.network
 
-    @property
-    def regularization(self) -> float:
-        """The drivers' lambda."""
-        model: Any = self.model
-        return float(model.regularization)
-
     def traffic(self, x: npt.ArrayLike) -> Traffic:
         """What all drivers do under tolls x ``(d,)``: flows, times, and their sums over drivers."""
-        return self.population.traffic(x, self.regularization)
+        traffic: Traffic = self.population.traffic(x, self.regularization)
+        return traffic
+
+    def _met(self, x: npt.NDArray[np.float64]) -> Traffic:
+        return self.traffic(x)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a link. ``info`` has the ``link``, its ``time`` and its ``toll``, and what `TabularEnv.step` has.
@@ -161,17 +152,10 @@ class RoadTolls(PicturedEnv):
 
     def picture(self) -> npt.NDArray[np.uint8]:
         """The map: roads as wide as their flows and coloured by their delay, the driver, and where it goes."""
-        traffic = self._traffic_in_force()
+        traffic = self._in_force()
         goal = None if self._episode_context is None else int(self.population.classes[self._episode_context])
         return draw_picture(self.network, traffic.flows, traffic.times, self._state, goal)
 
-    def _traffic_in_force(self) -> Traffic:
-        """What is drawn, solved once for each x."""
-        if self._drawn is None or not np.array_equal(self._drawn[0], self._episode_leader):
-            self._drawn = self._episode_leader, self.traffic(self._episode_leader)
-        return self._drawn[1]
-
-    _drawn: tuple[npt.NDArray[np.float64], Traffic] | None = None
     result_name = "traffic_map"
 
     def result_figure(self, x: npt.ArrayLike, policies: npt.NDArray[np.float64]) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bocmdp_gym.benchmark import Benchmark
+from bocmdp_gym.benchmark import Benchmark, best_known
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.envs.storage import Array, Storage, StorageModel
 from bocmdp_gym.envs.storage_picture import storage_picture
@@ -70,21 +70,8 @@ class StorageEnv(Pictures, ConfigurableEnv):
 
     def benchmark(self, regularization: float | None = None) -> Benchmark | None:
         """The best leader return known at this lambda (None: the usual one); None at other settings than the defaults."""
-        regularization = next(iter(self.best_known), None) if regularization is None else regularization
-        defaults = signature(type(self)).parameters
-        if regularization not in self.best_known or not all(
-            np.array_equal(value, defaults[name].default) for name, value in self._settings.items()
-        ):
-            return None
-        value, *x = self.best_known[regularization]
-        return Benchmark(
-            value=value,
-            objective="leader return of the model, maximised",
-            source="quasi-Newton ascent on exact gradients, the same from 6 starts, benchmarks/continuous_leaders.py",
-            regularization=regularization,
-            is_optimum=False,
-            x=np.array(x),
-        )
+        source = "quasi-Newton ascent on exact gradients, the same from 6 starts, benchmarks/continuous_leaders.py"
+        return best_known(type(self), self._settings, self.best_known, regularization, source)
 
     def picture(self) -> npt.NDArray[np.uint8]:
         """Levels and actions over the episode's time, and x between its bounds."""

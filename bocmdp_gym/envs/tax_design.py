@@ -38,7 +38,7 @@ import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from bocmdp_gym.benchmark import Benchmark
+from bocmdp_gym.benchmark import Benchmark, best_known
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import ActionError, OptionError, StateError
 from bocmdp_gym.options import check_array, check_count, check_distribution, check_number, check_render_mode
@@ -347,21 +347,8 @@ class TaxDesign(Pictures, ConfigurableEnv):
 
     def benchmark(self, regularization: float | None = None) -> Benchmark | None:
         """The best leader return known at this lambda (None: 0.1); None at other settings than the defaults."""
-        regularization = 0.1 if regularization is None else regularization
-        defaults = signature(TaxDesign).parameters
-        if regularization not in BEST_KNOWN or not all(
-            np.array_equal(value, defaults[name].default) for name, value in self._settings.items()
-        ):
-            return None
-        value, *x = BEST_KNOWN[regularization]
-        return Benchmark(
-            value=value,
-            objective="leader return of the model, maximised",
-            source="best of 10 exact gradient ascents, benchmarks/tax_design.py",
-            regularization=regularization,
-            is_optimum=False,
-            x=np.array(x),
-        )
+        source = "best of 10 exact gradient ascents, benchmarks/tax_design.py"
+        return best_known(TaxDesign, self._settings, BEST_KNOWN, regularization, source)
 
     def rates(self, x: npt.ArrayLike) -> Array:
         """Income tax and VAT rates of leader parameter x."""
