@@ -12,6 +12,7 @@ found out when a model is made (`bocmdp_gym.recognition`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,6 +99,21 @@ class Affine(Constructed):
         return pulled
 
 
+class Point:
+    """x ``(..., d)`` as an array, and as the leaf of a graph once one is asked for.
+
+    Args:
+        array: x, which nobody moves any more.
+    """
+
+    def __init__(self, array: Array):
+        self.array = array
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        return torch.from_numpy(self.array.copy()).requires_grad_()
+
+
 class AffineParts(NamedTuple):
     """Those parts of a problem at one x that are affine in z = parametrization(x), and the reverse pass through them."""
 
@@ -143,14 +159,15 @@ class AffineFunctions:
             self._closed = parametrization
         self._bound = min((part.bound for part in parts.values()), default=0.0)
 
-    def at(self, x: Tensor) -> AffineParts | None:
-        """At x ``(d,)`` or ``(B, d)``, which carries a graph; None where there are none, or their values would overflow."""
+    def at(self, point: Point) -> AffineParts | None:
+        """At x ``(d,)`` or ``(B, d)``; None where there are none, or their values would overflow."""
         if not self.parts:
             return None
         graph: Tensor | None = None
         if self._closed is not None:
-            z = self._closed.value(x.detach().numpy())
+            z = self._closed.value(point.array)
         else:
+            x = point.tensor
             graph = self._parameters(x) if x.ndim == 1 else torch.func.vmap(self._parameters)(x)
             z = np.ascontiguousarray(graph.detach().numpy().reshape(*x.shape[:-1], -1))
         if not all_within(z.reshape(-1), -self._bound, self._bound):

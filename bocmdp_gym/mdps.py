@@ -18,7 +18,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Variable
 
 from bocmdp_gym.action_mask import ActionMask
-from bocmdp_gym.affine import AffineParts
+from bocmdp_gym.affine import AffineParts, Point
 from bocmdp_gym.arguments import Constructed
 from bocmdp_gym.autodiff import gradients_enabled
 from bocmdp_gym.errors import ConvergenceError, LeaderParameterError, ModelError, OptionError, UnsupportedError
@@ -179,13 +179,13 @@ class LazyParts(dict[str, Any]):
     """The parts of a model at one x, of which those that depend on x are evaluated by torch when they are first asked for.
 
     Args:
-        model, x: the problem, and a point ``(..., d)`` that nobody else moves.
+        model, point: the problem, and where.
         parts: those that are there.
     """
 
-    def __init__(self, model: Problem, x: Tensor, parts: Mapping[str, Any]):
+    def __init__(self, model: Problem, point: Point, parts: Mapping[str, Any]):
         super().__init__(parts)
-        self._model, self._x = model, x
+        self._model, self._point = model, point
 
     def __missing__(self, name: str) -> Any:
         self.fill()
@@ -195,7 +195,7 @@ class LazyParts(dict[str, Any]):
         """Evaluate all that are missing."""
         missing = [name for name in self._model.moving if name not in self]
         with gradients_enabled():
-            self.update(self._model.evaluate(self._x, missing))
+            self.update(self._model.evaluate(self._point.tensor, missing))
 
 
 class _Contexts(dict[int, ContextArrays]):
@@ -268,21 +268,25 @@ class ConfiguredMDPs:
     def __init__(
         self,
         model: Problem,
-        x: Tensor,
+        x: Tensor | Point,
         parts: dict[str, Any],
         numbers: Mapping[str, Array | None],
         affine: AffineParts | None = None,
     ):
-        self.model, self.x = model, x
+        self.model, self._where = model, x
         self._parts, self._affine = parts, affine
         self.transition: TransitionOperator = parts["transition"]
         self.arrays: Callable[[int], ContextArrays] = _Contexts(model, parts, numbers, affine).__getitem__
-        self._has_graph = x.requires_grad and torch.is_grad_enabled()
+        self._has_graph = isinstance(x, Point) or (x.requires_grad and torch.is_grad_enabled())
+
+    @property
+    def x(self) -> Tensor:
+        return self._where.tensor if isinstance(self._where, Point) else self._where
 
     def to(self, device: torch.device | str) -> ConfiguredMDPs:
         """The same arrays on another device of torch, with their graph."""
         moved = object.__new__(ConfiguredMDPs)
-        moved.model, moved.x, moved.arrays, moved._has_graph = self.model, self.x, self.arrays, self._has_graph
+        moved.model, moved._where, moved.arrays, moved._has_graph = self.model, self.x, self.arrays, self._has_graph
         moved._affine = None
         moved._parts = {name: part.to(device) for name, part in self._all_parts().items() if name != "transition"}
         moved.transition = self.transition.with_values(self.transition.values.to(device))
@@ -292,7 +296,7 @@ class ConfiguredMDPs:
     def with_leader_share(self, weight: float) -> ConfiguredMDPs:
         """The same problem where the follower is paid ``weight`` times the leader's reward on top: r + s rbar for r."""
         shared, inner = object.__new__(ConfiguredMDPs), self.arrays
-        shared.model, shared.x, shared.transition, shared._has_graph = self.model, self.x, self.transition, self._has_graph
+        shared.model, shared._where, shared.transition, shared._has_graph = self.model, self.x, self.transition, self._has_graph
         parts, shared._affine = self._all_parts(), None
         shared._parts = {**parts, "reward": parts["reward"] + weight * parts["leader_reward"]}
 
@@ -453,7 +457,6 @@ class ConfiguredMDPs:
                 "this x carries no gradient, so there is nothing to differentiate; configure the model at x.requires_grad_(), "
                 "and not under torch.no_grad() or torch.inference_mode()."
             )
-        lead = self.x.ndim - 1
         outputs, cotangents = [], []
         affine = self._affine
         own = {n: w for n, w in vars(weights).items() if affine is not None and n in affine.parts and w is not None}
@@ -465,6 +468,9 @@ class ConfiguredMDPs:
             elif affine.graph is not None and affine.graph.requires_grad:
                 outputs.append(affine.graph)
                 cotangents.append(torch.from_numpy(pulled).reshape(affine.graph.shape))
+        if closed is not None and len(own) == len(self.model.moving):
+            return torch.from_numpy(closed)
+        lead = self.x.ndim - 1
         for name, weight in vars(weights).items():
             if weight is None or name not in self.model.moving or name in own:
                 continue

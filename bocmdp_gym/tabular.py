@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bocmdp_gym.acting import acting_parts
 from bocmdp_gym.action_mask import ActionMask, as_mask, check_mask
-from bocmdp_gym.affine import Affine, AffineFunctions, AffineParts
+from bocmdp_gym.affine import Affine, AffineFunctions, AffineParts, Point
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, jacobian_columns, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
@@ -301,7 +301,7 @@ class TabularBOCMDP(BOCMDP):
         return self._configured(x, {**self._constants, **self.evaluate(x, tuple(self._functions))})
 
     def configure_with_graph(self, leader: Array) -> ConfiguredMDPs:
-        """`configure` for a checked array ``(d,)`` or ``(B, d)``, differentiable in x whatever mode torch is in.
+        """`configure` for a checked array ``(d,)`` or ``(B, d)`` that nobody moves, differentiable whatever mode torch is in.
 
         Parts that are affine (`bocmdp_gym.affine`) are computed by sparse products, and as tensors only where one is asked for.
         """
@@ -311,16 +311,16 @@ class TabularBOCMDP(BOCMDP):
             return self._configure_with_graph(leader)
 
     def _configure_with_graph(self, leader: Array) -> ConfiguredMDPs:
-        x = torch.from_numpy(leader.copy()).requires_grad_()
-        affine = None if self._others and x.ndim > 1 else self._affine.at(x)
+        point = Point(leader)
+        affine = None if self._others and leader.ndim > 1 else self._affine.at(point)
         if affine is None:
-            return self.configure_checked(x)
-        parts = LazyParts(self, x, self._constants)
+            return self.configure_checked(point.tensor)
+        parts = LazyParts(self, point, self._constants)
         if self._others:
-            parts.update(self.evaluate(x, self._others, affine.graph))
-        return self._configured(x, parts, affine)
+            parts.update(self.evaluate(point.tensor, self._others, affine.graph))
+        return self._configured(point, parts, affine)
 
-    def _configured(self, x: Tensor, parts: dict[str, Any], affine: AffineParts | None = None) -> ConfiguredMDPs:
+    def _configured(self, x: Tensor | Point, parts: dict[str, Any], affine: AffineParts | None = None) -> ConfiguredMDPs:
         """The MDPs that parts make, those looked at that are there."""
         if self.discount == 1.0:
             check_proper(parts["transition"], parts["termination"], "discount is 1", parts["reward"])

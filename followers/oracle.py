@@ -188,7 +188,7 @@ class TrajectoryOracle(WithArguments):
         if type(x) is np.ndarray and x.dtype == np.float64:
             array: Array | None = x
         elif isinstance(x, Tensor) and x.dtype == torch.float64 and x.device.type == "cpu":
-            array = x.detach().numpy()
+            array = x.detach().numpy() if x.requires_grad else x.numpy()
         else:
             array = as_array(x)
         if array is None:

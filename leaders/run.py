@@ -105,7 +105,7 @@ class LeaderRun:
         start = core.initial_leader(self.rng) if options["x0"] is None else options["x0"]
         start = start.detach().numpy() if isinstance(start, Tensor) else start
         self.x0 = torch.tensor(check_leader(start, core.leader_space))
-        self.x = leader.update.start(self.x0, self.iterations, core.leader_space)
+        self._start(self.x0)
         self._kept = _kept_iterates(int(self.rng.integers(self.iterations)), self.rng)
         self.x_random = self.x0.clone()
         self.history = History()
@@ -137,6 +137,10 @@ class LeaderRun:
             if loss is not None or self.coupling is not None:
                 raise OptionError("a SampledConstraint is for the mean of the leader's returns; leave loss and objective out.")
             self.sampled = SampledLagrangian(self.oracle, measured, leader.estimator, penalty)
+
+    def _start(self, x: Tensor) -> None:
+        self.x = self.leader.update.start(x, self.iterations, self.oracle.core.leader_space)
+        self._point = self.x.detach()  # moves with it
 
     @property
     def finished(self) -> bool:
@@ -181,7 +185,7 @@ class LeaderRun:
 
     def _estimate(self, drawn: WeightedContexts) -> Estimate:
         """The estimate of an iteration, from its contexts."""
-        x, estimator = self.x.detach(), self.leader.estimator
+        x, estimator = self._point, self.leader.estimator
         if self.coupling is not None and self._every is not None:
             together = estimator.estimate_coupled(self.oracle, x, drawn, self.coupling.value, self.rng)
             if together is not None:
@@ -210,7 +214,7 @@ class LeaderRun:
             ConvergenceError: the gradient is not finite.
         """
         seconds = self.seconds  # without the evaluation, which is not the leader's work
-        x, gradient, context = self.x.detach(), estimate.gradient, drawn[0][0]
+        x, gradient, context = self._point, estimate.gradient, drawn[0][0]
         measured: dict[str, float] = {}
         if self.constrained is not None:
             measured = self.constrained.measure(x)
@@ -338,8 +342,7 @@ class LeaderRun:
         self.done = count_entry(state, "done", self.iterations)
         self.x0, self.x_random = (torch.from_numpy(array_entry(state, name, d)) for name in ("x0", "x_random"))
         self._kept = frozenset(array_entry(state, "kept", (-1,), "i").tolist())
-        x = torch.from_numpy(array_entry(state, "x", d))
-        self.x = self.leader.update.start(x, self.iterations, self.oracle.core.leader_space)
+        self._start(torch.from_numpy(array_entry(state, "x", d)))
         self.leader.update.load_state(entry(state, "update", dict))
         if state["update"]["done"] != self.done:
             raise DamagedError(f"the update made {state['update']['done']} steps, and the run {self.done} iterations.")

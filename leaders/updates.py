@@ -80,6 +80,8 @@ class Update(WithArguments):
         self._plain = self._factory is torch.optim.SGD and not optimizer_options
         self._bounds: tuple[Tensor, Tensor] | None = None
         self._done, self._iterations = 0, 1
+        self._parameter: Tensor | None = None  # what `start` returned, and its values
+        self._values = np.empty(0)
 
     def start(self, x: Tensor, iterations: int = 1, space: gym.spaces.Box | None = None) -> Tensor:
         """Begin a run of ``iterations`` steps at x ``(d,)`` in ``space``: returns the parameter that `step` moves in place."""
@@ -88,6 +90,7 @@ class Update(WithArguments):
         for group in self._optimizer.param_groups:
             group["maximize"] = True
         self._done, self._iterations = 0, iterations
+        self._parameter, self._values = parameter, parameter.detach().numpy()
         self._bounds = None
         if space is not None and (np.isfinite(space.low).any() or np.isfinite(space.high).any()):
             self._bounds = torch.as_tensor(space.low.copy()), torch.as_tensor(space.high.copy())
@@ -97,8 +100,8 @@ class Update(WithArguments):
         """Move x along ``gradient``. Returns the gradient's norm before clipping."""
         if self._optimizer is None:
             raise OptionError("step was called before start(x).")
-        flat = gradient.numpy().reshape(-1)
-        norm = math.sqrt(flat @ flat)
+        ascent = gradient.numpy()
+        norm = math.sqrt(np.vdot(ascent, ascent))
         if not norm < math.inf:
             return norm
         scale = 1.0
@@ -106,8 +109,8 @@ class Update(WithArguments):
             scale = self.max_gradient_norm / norm
         rate = self.learning_rate if self._constant else self.learning_rate * self.schedule(self._done, self._iterations)
         if self._plain:
-            moved = x.detach().numpy()
-            moved += rate * scale * gradient.numpy()
+            values = self._values if x is self._parameter else x.detach().numpy()
+            values += rate * scale * ascent
         else:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate

@@ -54,8 +54,14 @@ class BandedSolver(PolicySolver):
             found = banded_policy_iteration(r, g, *structure, True, tolerance, max_iterations, *results)
         return Optimum(q, pi, *found)
 
+    def values(self, pi: Array, g: Array, r: Array, prob: Array) -> Array:
+        out = np.empty(self.n_states)
+        banded_values(pi, g, r, self.succ, prob, self.position, self.band, self._space(), out)
+        return out
+
     def _space(self) -> Array:
-        return np.empty((self.n_states, 2 * self.band + 1))
+        space: Array = banded_space(self.n_states, self.band)
+        return space
 
 
 class BandedSystem(System):
@@ -85,18 +91,21 @@ def bandwidth(succ):
     return band
 
 
-@njit(cache=True, fastmath=LOOSE, error_model="numpy")
+@njit(cache=True)
+def banded_space(n_states, band):
+    """Space for `banded_factor`: ``(S, 2 band + 4)``."""
+    return np.empty((n_states, 2 * band + 4))
+
+
+@njit(cache=True)
 def banded_factor(k, succ, prob, position, band, lu, y):
     """LU of I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a), rows and columns permuted by ``position``.
 
-    ``lu`` is (S, 2 band + 1), entry (i, j - i + band). No pivoting: rows are diagonally dominant (an M-matrix), for
+    Entry (i, j) is in ``lu[i, j - i + band]``. No pivoting: rows are diagonally dominant (an M-matrix), for
     which elimination without row exchanges is stable. A right-hand side ``y`` (S,), in the permuted order, is eliminated with it.
     """
     n_s, n_a, n_k = prob.shape
-    flat = lu.reshape(-1)
-    row_length = np.uint64(2 * band + 1)
-    centre = np.uint64(band)
-    flat[:] = 0.0
+    lu[:] = 0.0
     for s in range(n_s):
         i = position[s]
         for a in range(n_a):
@@ -104,20 +113,52 @@ def banded_factor(k, succ, prob, position, band, lu, y):
             for m in range(n_k):
                 lu[i, position[succ[s, a, m]] - i + band] -= weight * prob[s, a, m]
         lu[i, band] += 1.0
-    for p in range(n_s):
-        pivot = np.uint64(p) * row_length + centre
-        inverse = 1.0 / flat[pivot]
-        known = y[p]
-        width = np.uint64(min(band, n_s - 1 - p))
-        for d in range(1, width + 1):
-            start = (np.uint64(p) + np.uint64(d)) * row_length + centre - np.uint64(d)
-            factor = flat[start]
-            if factor != 0.0:
-                factor *= inverse
-                flat[start] = factor
-                y[np.uint64(p) + np.uint64(d)] -= factor * known
-                for j in range(1, width + 1):
-                    flat[start + np.uint64(j)] -= factor * flat[pivot + np.uint64(j)]
+    _eliminate(lu.reshape(-1), n_s, band, y)
+
+
+@njit(cache=True, fastmath=LOOSE, error_model="numpy")
+def _eliminate(lu, n_s, band, y):
+    """Replace rows of 2 band + 4 by their LU, and ``y`` by L^-1 y, a row being read and written once for four pivots.
+
+    The last three numbers of a row are zeros. So the four rows of the pivots reach equally far to the right, and those below them
+    equally far to the left, into the zeros of the row before.
+    """
+    length, centre = np.uint64(2 * band + 4), np.uint64(band)
+    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+    inverse = np.empty(4)
+    for p in range(0, n_s, 4):
+        here = min(4, n_s - p)
+        for r in range(here):  # the rows of the pivots, each by those before it
+            row = np.uint64(p + r) * length + centre
+            for q in range(r):
+                start, pivot = row - np.uint64(r - q), np.uint64(p + q) * length + centre
+                factor = lu[start] * inverse[q]
+                if factor != 0.0:
+                    lu[start] = factor
+                    y[p + r] -= factor * y[p + q]
+                    for j in range(1, band + 1):
+                        lu[start + np.uint64(j)] -= factor * lu[pivot + np.uint64(j)]
+            inverse[r] = 1.0 / lu[row]
+        if here < 4:
+            break
+        p0 = np.uint64(p) * length + centre  # (p, p), (p + 1, p), (p + 2, p), (p + 3, p)
+        p1, p2, p3 = p0 + length - one, p0 + two * (length - one), p0 + three * (length - one)
+        u01, u02, u03, u12, u13, u23 = lu[p0 + one], lu[p0 + two], lu[p0 + three], lu[p1 + two], lu[p1 + three], lu[p2 + three]
+        i0, i1, i2, i3 = inverse[0], inverse[1], inverse[2], inverse[3]
+        y0, y1, y2, y3 = y[p], y[p + 1], y[p + 2], y[p + 3]
+        for i in range(p + 4, min(n_s, p + 4 + band)):
+            start = np.uint64(i) * length + centre - np.uint64(i - p)  # (i, p)
+            f0 = lu[start] * i0
+            f1 = (lu[start + one] - f0 * u01) * i1
+            f2 = (lu[start + two] - f0 * u02 - f1 * u12) * i2
+            f3 = (lu[start + three] - f0 * u03 - f1 * u13 - f2 * u23) * i3
+            if f0 == 0.0 and f1 == 0.0 and f2 == 0.0 and f3 == 0.0:
+                continue
+            lu[start], lu[start + one], lu[start + two], lu[start + three] = f0, f1, f2, f3
+            y[i] -= f0 * y0 + f1 * y1 + f2 * y2 + f3 * y3
+            for k in range(4, band + 4):
+                j = np.uint64(k)
+                lu[start + j] -= f0 * lu[p0 + j] + f1 * lu[p1 + j] + f2 * lu[p2 + j] + f3 * lu[p3 + j]
 
 
 @njit(cache=True, fastmath=LOOSE, error_model="numpy")
@@ -156,6 +197,18 @@ def banded_factor_solve(k, succ, prob, position, band, lu, b, y, out):
         y[position[s]] = b[s]
     banded_factor(k, succ, prob, position, band, lu, y)
     return _banded_back(lu, position, band, y, out)
+
+
+@njit(cache=True)
+def banded_values(pi, g, r, succ, prob, position, band, lu, out):
+    """Write the values of a policy, `PolicySolver.values`, into ``out``; ``lu`` is working space."""
+    n_s, n_a = pi.shape
+    k, gains = np.empty((n_s, n_a)), np.zeros(n_s)
+    for s in range(n_s):
+        for a in range(n_a):
+            k[s, a] = pi[s, a] * g[s, a]
+            gains[s] += pi[s, a] * r[s, a]
+    banded_factor_solve(k, succ, prob, position, band, lu, gains, np.empty(n_s), out)
 
 
 @njit(cache=True, error_model="numpy")

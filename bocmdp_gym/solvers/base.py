@@ -85,6 +85,10 @@ class PolicySolver(ABC):
             reuse: a system of this solver that is not needed any more, whose memory may be used again.
         """
 
+    def values(self, pi: Array, g: Array, r: Array, prob: Array) -> Array:
+        """(I - K)^-1 sum_a pi r ``(S,)`` for k = pi g: the values of a policy, nothing else being asked of its system."""
+        return self.factor(pi * g, prob).solve((pi * r).sum(-1))
+
     def policy_iteration(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, tolerance: float, max_iterations: int
     ) -> Optimum:

@@ -17,7 +17,13 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.kernels.bellman import adjoint, expectation, softmax_derivative
 from bocmdp_gym.soft_bellman import torch_linear_algebra
-from bocmdp_gym.solvers.banded import banded_factor, banded_policy_iteration, banded_solve, banded_solve_transposed
+from bocmdp_gym.solvers.banded import (
+    banded_factor,
+    banded_policy_iteration,
+    banded_solve,
+    banded_solve_transposed,
+    banded_space,
+)
 from leaders.gradients.batch import Array, BatchEstimator, CompiledBatch
 from leaders.gradients.estimate import Estimate, Weigh, WeightedContexts
 
@@ -178,7 +184,7 @@ def exact_runs(
     pi = np.empty((n_s, n_a))
     k = np.empty((n_s, n_a))
     future = np.empty((n_s, n_a))
-    lu = np.empty((n_s, 2 * band + 1))
+    lu = banded_space(n_s, band)
     rhs = np.empty(n_s)
     value = np.empty(n_s)
     visits = np.empty(n_s)

@@ -96,6 +96,7 @@ def monte_carlo_runs(
     """Soft policy iteration, ``budget`` steps of its policy, and their Monte-Carlo weights (`monte_carlo_weights`)."""
     n_s, n_a, n_k = prob.shape
     space = space_to_play(n_s, n_a, n_k, band, budget + horizon)
+    tables, by_state = np.empty((3, n_s, n_a)), np.empty((3, n_s))
     _, _, _, _, _, _, _, states, actions, _, leader_rewards, ends, terminated, final_states = space
     for i in range(rows.shape[0]):
         b = rows[i]
@@ -122,19 +123,19 @@ def monte_carlo_runs(
         if not errors[b] <= tolerance:
             continue
         steps[b] = n
-        w_r, w_rbar, _, _, _, _ = monte_carlo_weights(
+        monte_carlo_weights(
             states[:n],
             actions[:n],
             leader_rewards[:n],
             ends[:e],
             terminated[:e],
             final_states[:e],
-            n_s,
-            n_a,
             gamma,
             gamma_leader,
             lam,
             bootstrap,
+            tables,
+            by_state,
         )
-        w_reward[b] = w_r
-        w_leader[b] = w_rbar
+        w_reward[b] = tables[0]
+        w_leader[b] = tables[1]

@@ -48,10 +48,8 @@ def monte_carlo_scores(
     gamma,
     gamma_leader,
     bootstrap,
-    leader_value,  # (S,) to carried_trace: from bocmdp_gym.kernels.monte_carlo_weights
-    kick,
-    carried_mass,
-    carried_trace,
+    kick,  # (S, A), and by_state (3, S): from `monte_carlo_weights`
+    by_state,
 ):
     """Weights on log P (S, M, K), on log mu (S,) and on log (1 - q) (S, A) from on-policy episodes.
 
@@ -59,6 +57,7 @@ def monte_carlo_scores(
     is left, and for start states the mean of the other episodes'. The weight on log (1 - q) has none: a reward more in every
     step is worth more where episodes last longer.
     """
+    leader_value, carried_mass, carried_trace = by_state[0], by_state[1], by_state[2]
     n_k = succ.shape[2]
     n_episodes = ends.shape[0]
     value = _follower_values(states, rewards, ends, terminated, final_states, bonus, gamma, bootstrap)

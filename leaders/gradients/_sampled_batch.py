@@ -11,7 +11,7 @@ from numba import njit
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.sampling import play_episodes
-from bocmdp_gym.solvers.banded import banded_policy_iteration
+from bocmdp_gym.solvers.banded import banded_policy_iteration, banded_space
 from followers import SoftPolicyIteration
 from leaders.gradients.batch import Array, CompiledBatch
 
@@ -73,7 +73,7 @@ def space_to_play(n_s, n_a, n_k, band, capacity):
     return (
         np.empty((n_s, n_a)),
         np.empty((n_s, n_a)),
-        np.empty((n_s, 2 * band + 1)),
+        banded_space(n_s, band),
         np.empty((n_s, n_a * n_k)),
         np.empty((n_s, n_a * n_k, 2), np.uint64),
         np.empty(n_s, np.bool_),

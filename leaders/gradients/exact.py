@@ -51,23 +51,18 @@ class LeaderValues(NamedTuple):
     system: System  # the policy's, for g_L
 
 
-def _leader_value(arrays: ContextArrays, policy: Array) -> tuple[System, Array]:
-    """The system of a policy for g_L, and Vbar ``(S,)``."""
-    system = arrays.solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
-    return system, system.solve((policy * arrays.leader_reward).sum(-1))
-
-
 def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
     """Vbar, Qbar, discounted visitation and F_xi of a policy ``(S, A)``."""
-    system, value = _leader_value(arrays, policy)
+    system = arrays.solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
+    value = system.solve((policy * arrays.leader_reward).sum(-1))
     q = arrays.leader_reward + arrays.leader_continuation * arrays.expectation(value)
     return LeaderValues(value, q, system.solve_transposed(arrays.initial), float(arrays.initial @ value), system)
 
 
 def policy_return(arrays: ContextArrays, policy: Array) -> float:
-    """F_xi of a policy ``(S, A)`` alone: one factorisation and one solve."""
-    _, value = _leader_value(arrays, policy)
-    return float(arrays.initial @ value)
+    """F_xi of a policy ``(S, A)`` alone."""
+    rows = (arrays.leader_continuation, arrays.leader_reward, arrays.stored_probabilities)
+    return float(arrays.initial @ arrays.solver.values(policy, *rows))
 
 
 def _adjoint_weights(

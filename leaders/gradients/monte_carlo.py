@@ -49,29 +49,31 @@ def monte_carlo_weights(
 ) -> Weights:
     """Weights of r and rbar from one batch of tabular trajectories (module docstring)."""
     shape, discounts = (n_states, n_actions), (discount, leader_discount)
-    w_r, w_rbar, *_ = _first_pass(batch, shape, discounts, regularization, bootstrap_truncated)
-    return Weights(reward=w_r, leader_reward=w_rbar)
+    tables, _ = _first_pass(batch, shape, discounts, regularization, bootstrap_truncated)
+    return Weights(reward=tables[0], leader_reward=tables[1])
 
 
 def _first_pass(
     batch: Trajectories, shape: tuple[int, int], discounts: tuple[float, float], regularization: float, bootstrap_truncated: bool
-) -> tuple[Array, ...]:
-    """Weights of r and rbar ``(S, A)``, and what the second pass reads."""
+) -> tuple[Array, Array]:
+    """Weights of r and rbar ``(S, A)``, and what the second pass reads, as `_monte_carlo_kernels` lays them out."""
     if batch.states is None or batch.final_states is None:
         raise UnsupportedError("the trajectories carry no state indices; this estimator needs a tabular environment.")
-    results: tuple[Array, ...] = monte_carlo_weights_kernel(
+    tables, by_state = np.empty((3, *shape)), np.empty((3, shape[0]))  # not returned: each array that is takes a microsecond
+    monte_carlo_weights_kernel(
         batch.states,
         batch.actions.astype(np.int32, copy=False),
         batch.leader_rewards,
         batch.ends,
         batch.terminated,
         batch.final_states,
-        *shape,
         *discounts,
         regularization,
         bootstrap_truncated,
+        tables,
+        by_state,
     )
-    return results
+    return tables, by_state
 
 
 def scored_weights(
@@ -92,7 +94,7 @@ def scored_weights(
     model, arrays = mdps.model, mdps.arrays(batch.context)
     discounts = (model.discount, model.leader_discount)
     shape = (model.n_states, model.n_actions)
-    w_r, w_rbar, *carried = _first_pass(batch, shape, discounts, regularization, bootstrap_truncated)
+    tables, by_state = _first_pass(batch, shape, discounts, regularization, bootstrap_truncated)
     bonus = np.zeros(model.n_states) if policy is None else regularization * entr(policy).sum(-1)
     w_transition, w_initial, w_continued = monte_carlo_scores(
         batch.states,
@@ -106,9 +108,10 @@ def scored_weights(
         bonus,
         *discounts,
         bootstrap_truncated,
-        *carried,
+        tables[2],
+        by_state,
     )
-    weights = Weights(reward=w_r, leader_reward=w_rbar)
+    weights = Weights(reward=tables[0], leader_reward=tables[1])
     add_scores(weights, model.moving, arrays, w_transition, w_initial, w_continued)
     return weights
 
@@ -164,7 +167,7 @@ class MonteCarloEstimator(PolicyEstimator):
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:
-        mdps = oracle.configure(x)
+        mdps = oracle.configure(policy.leader)
         table = None
         if not self.needs_probabilities_for.isdisjoint(mdps.model.moving):
             table = policy_table(oracle, policy, "the Monte-Carlo estimator, where transitions depend on x,")

@@ -109,7 +109,7 @@ class ZeroOrderEstimator(Estimator):
         self._is_exact, self.replays_steps = exact, not exact
         space = oracle.core.leader_space
         bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
-        self._bounds = (torch.tensor(space.low), torch.tensor(space.high)) if bounded else None
+        self._bounds = (space.low, space.high) if bounded else None
 
     @with_gradients
     def estimate(self, oracle: TrajectoryOracle, x: Tensor, context: Any, rng: np.random.Generator) -> Estimate:
@@ -133,25 +133,26 @@ class ZeroOrderEstimator(Estimator):
         self, oracle: TrajectoryOracle, x: Tensor, u: float, evaluate: Callable[[Tensor], float], rng: np.random.Generator
     ) -> Estimate:
         """Differences of a function of x, at distance u."""
-        before, gradients, returns = oracle.env_steps, [], []
+        before, gradients, returns, at = oracle.env_steps, [], [], x.detach().numpy()
         metrics: dict[str, float] = {}
         with branching(oracle.follower) as branches:
 
-            def value(point: Tensor) -> float:
+            def value(point: Array) -> float:
                 branches.begin()
-                returns.append(evaluate(point))
+                returns.append(evaluate(torch.from_numpy(point)))
                 if len(returns) == 1 and oracle.last_response is not None:
                     metrics.update(oracle.last_response.metrics)
                 return returns[-1]
 
-            here = None if self.two_sided else value(x)
+            here = None if self.two_sided else value(at)
             for _ in range(self.directions):
-                z = torch.from_numpy(rng.standard_normal(x.shape))
-                there = value(self._inside(x + u * z))
+                z = rng.standard_normal(at.shape)
+                there = value(self._inside(at + u * z))
                 if here is None:
-                    gradients.append((there - value(self._inside(x - u * z))) / (2.0 * u) * z)
+                    slope = (there - value(self._inside(at - u * z))) / (2.0 * u)
                 else:
-                    gradients.append((there - here) / u * z)
+                    slope = (there - here) / u
+                gradients.append(torch.from_numpy(slope * z))
             if here is not None:
                 returns = [here]
         gradient, error = combine_groups(gradients, [1] * self.directions)
@@ -173,8 +174,8 @@ class ZeroOrderEstimator(Estimator):
             self._points, self._last = self._points + 1, key
         return self.smoothing / self._points if self.decay else self.smoothing
 
-    def _inside(self, x: Tensor) -> Tensor:
-        return x if self._bounds is None else torch.clamp(x, *self._bounds)
+    def _inside(self, x: Array) -> Array:
+        return x if self._bounds is None else np.clip(x, *self._bounds)
 
     def _evaluation(self, oracle: TrajectoryOracle, context: Any, rng: np.random.Generator) -> Callable[[Tensor], float]:
         """F_xi as a function of x, for one estimate."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from bocmdp_gym.kernels.bellman import dense_system, soft_backup
 from bocmdp_gym.solvers.banded import (
@@ -8,10 +9,29 @@ from bocmdp_gym.solvers.banded import (
     banded_policy_iteration,
     banded_solve,
     banded_solve_transposed,
+    banded_space,
+    banded_values,
     bandwidth,
 )
 
 S, A, K = 30, 2, 3
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 21])
+@pytest.mark.parametrize("band", [0, 1, 2, 3, 4, 5, 11])
+def test_every_size_of_band(n: int, band: int) -> None:
+    rng = np.random.default_rng([n, band])
+    succ = np.clip(np.arange(n)[:, None, None] + rng.integers(-band, band + 1, (n, A, K)), 0, n - 1).astype(np.int32)
+    prob, pi, g = rng.dirichlet(np.ones(K), (n, A)), rng.dirichlet(np.ones(A), n), 0.9 * rng.random((n, A))
+    r, order, lu = rng.standard_normal((n, A)), np.arange(n), banded_space(n, band)
+    system, solved = np.empty((n, n), order="F"), np.empty(n)
+    dense_system(pi * g, succ, prob, system)
+    banded_values(pi, g, r, succ, prob, order, band, lu, solved)
+    np.testing.assert_allclose(solved, np.linalg.solve(system, (pi * r).sum(-1)), rtol=1e-12, atol=1e-14)
+    b = rng.standard_normal(n)
+    np.testing.assert_allclose(banded_solve(lu, order, band, b, np.empty(n)), np.linalg.solve(system, b), rtol=1e-12, atol=1e-14)
+    solved = banded_solve_transposed(lu, order, band, b, np.empty(n))
+    np.testing.assert_allclose(solved, np.linalg.solve(system.T, b), rtol=1e-12, atol=1e-14)
 
 
 def test_solves_and_iteration_on_a_shuffled_band() -> None:
@@ -22,7 +42,7 @@ def test_solves_and_iteration_on_a_shuffled_band() -> None:
     state = np.argsort(position)
     shuffled = np.ascontiguousarray(state[succ][position]).astype(np.int32)
     prob, k, b = rng.dirichlet(np.ones(K), (S, A)), 0.45 * rng.random((S, A)), rng.standard_normal(S)
-    system, lu, solved = np.empty((S, S), order="F"), np.empty((S, 5)), np.empty(S)
+    system, lu, solved = np.empty((S, S), order="F"), banded_space(S, 2), np.empty(S)
     dense_system(k, shuffled, prob, system)
     banded_factor_solve(k, shuffled, prob, position, 2, lu, b, np.empty(S), solved)
     np.testing.assert_allclose(solved, np.linalg.solve(system, b))
