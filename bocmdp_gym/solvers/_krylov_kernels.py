@@ -19,6 +19,40 @@ _RELAXATION = 0.7
 
 
 @njit(cache=True)
+def level_order(succ, position):
+    """``position`` (S,), with states that do not wait for each other side by side.
+
+    A state's level is one above those of its neighbours that come before it. Sorted by level, with the old order within, every
+    pair of neighbours keeps its order, so that triangular sweeps and incomplete factorisations do the same; but a processor
+    need not wait for one row before it begins the next.
+    """
+    n_s, n_m, n_k = succ.shape
+    state = np.empty(n_s, np.int64)
+    for s in range(n_s):
+        state[position[s]] = s
+    level = np.zeros(n_s, np.int64)
+    for i in range(n_s):
+        for later in (False, True):  # what row i waits for, and what waits for it
+            for a in range(n_m):
+                for k in range(n_k):
+                    j = position[succ[state[i], a, k]]
+                    if later and j > i:
+                        level[j] = max(level[j], level[i] + 1)
+                    elif not later and j < i:
+                        level[i] = max(level[i], level[j] + 1)
+    start = np.zeros(level.max() + 2, np.int64)
+    for i in range(n_s):
+        start[level[i] + 1] += 1
+    for n in range(1, len(start)):
+        start[n] += start[n - 1]
+    ordered = np.empty(n_s, np.int64)
+    for i in range(n_s):
+        ordered[state[i]] = start[level[i]]
+        start[level[i]] += 1
+    return ordered
+
+
+@njit(cache=True)
 def row_structure(succ, position):
     """The distinct columns of every row. Returns (indptr, columns, diagonal, slot).
 
@@ -68,27 +102,37 @@ def row_structure(succ, position):
 
 
 @njit(cache=True)
-def transposed_structure(indptr, columns):
-    """(indptr, columns, diagonal) of the transpose, and the place ``(N,)`` int64 each of its numbers has in ``data``."""
+def triangles(indptr, columns, diagonal, transposed):
+    """The strict triangles of A, or of its transpose, by rows, and where their numbers are in ``data``.
+
+    Returns the lower one and the upper one, each (pointers (S + 1,), columns, places), all uint32: sweeps read one of them at a
+    time, and in large systems they take as long as reading does.
+    """
     n_s = indptr.shape[0] - 1
-    starts = np.zeros(n_s + 1, np.int64)
-    for p in range(columns.shape[0]):
-        starts[columns[p] + 1] += 1
-    for i in range(n_s):
-        starts[i + 1] += starts[i]
-    free = starts[:n_s].copy()
-    rows = np.empty_like(columns)
-    source = np.empty(columns.shape[0], np.int64)
-    diagonal = np.empty(n_s, np.int64)
+    pointers = np.zeros((2, n_s + 1), np.uint32)
     for i in range(n_s):
         for p in range(indptr[i], indptr[i + 1]):
-            j = columns[p]
-            rows[free[j]] = i
-            source[free[j]] = p
-            if i == j:
-                diagonal[j] = free[j]
-            free[j] += 1
-    return starts, rows, diagonal, source
+            if p != diagonal[i]:
+                row, column = (columns[p], i) if transposed else (i, columns[p])
+                pointers[np.int64(column > row), row + 1] += np.uint32(1)
+    for side in range(2):
+        for i in range(n_s):
+            pointers[side, i + 1] += pointers[side, i]
+    below, above = np.empty(pointers[0, n_s], np.uint32), np.empty(pointers[1, n_s], np.uint32)
+    below_places, above_places = np.empty_like(below), np.empty_like(above)
+    free = pointers[:, :n_s].copy()
+    for i in range(n_s):
+        for p in range(indptr[i], indptr[i + 1]):
+            if p != diagonal[i]:
+                row, column = (columns[p], i) if transposed else (i, columns[p])
+                where = np.int64(column > row)
+                at = free[where, row]
+                free[where, row] += np.uint32(1)
+                if column > row:
+                    above[at], above_places[at] = column, p
+                else:
+                    below[at], below_places[at] = column, p
+    return (pointers[0], below, below_places), (pointers[1], above, above_places)
 
 
 @njit(cache=True)
@@ -135,18 +179,40 @@ def dilu(indptr, columns, diagonal, data, inverse):
 
 
 @njit(cache=True)
-def scale_rows(indptr, data, source, inverse, out):
-    """out = D^-1 A; ``source``: where the numbers of a transpose are (empty: in place)."""
+def scale_triangle(pointers, places, data, inverse, out):
+    """A strict triangle of D^-1 A, or of D^-1 A^T."""
     for i in range(inverse.shape[0]):
-        for p in range(indptr[i], indptr[i + 1]):
-            out[p] = inverse[i] * (data[source[p]] if source.shape[0] else data[p])
+        for p in range(pointers[i], pointers[i + 1]):
+            out[p] = inverse[i] * data[places[p]]
+
+
+@njit(cache=True)
+def scale_diagonal(diagonal, data, inverse, out):
+    """The diagonal of D^-1 A."""
+    for i in range(inverse.shape[0]):
+        out[i] = inverse[i] * data[diagonal[i]]
 
 
 @njit(cache=True, fastmath=LOOSE, error_model="numpy")
-def bicgstab(indptr, columns, diagonal, scaled, inverse, b, tolerance, absolute, max_iterations, work, x):
+def bicgstab(
+    lower,  # pointers, columns and, scaled, numbers of the strict triangles of D^-1 A
+    lower_columns,
+    lower_data,
+    upper,
+    upper_columns,
+    upper_data,
+    middle,  # (S,): its diagonal
+    inverse,  # (S,): 1 / D
+    b,
+    tolerance,
+    absolute,
+    max_iterations,
+    work,
+    x,
+):
     """Solve A x = b from x = 0, until max |b - A x| <= max(absolute, tolerance (max |b| + max |x|)).
 
-    BiCGSTAB on (I + L)^-1 A' (I + U)^-1, where A' = D^-1 A = L + E + U are the rows ``scaled`` by `scale_rows`. The product with
+    BiCGSTAB on (I + L)^-1 A' (I + U)^-1, where A' = D^-1 A = L + E + U. The product with
     a vector y is t + (I + L)^-1 (y + (E - 2) t), t = (I + U)^-1 y: two triangular sweeps, no other product with A, and the
     vector updates ride along. ``work``: (8, S). Rounding and breakdowns are met by starting again from the x reached.
     Returns (max |b - A x|, computed from x; what it should be; iterations).
@@ -162,9 +228,11 @@ def bicgstab(indptr, columns, diagonal, scaled, inverse, b, tolerance, absolute,
         residual = 0.0
         x_top = 0.0
         for i in range(n_s):
-            total = b[i] * inverse[i]
-            for q in range(indptr[i], indptr[i + 1]):
-                total -= scaled[q] * x[columns[q]]
+            total = b[i] * inverse[i] - middle[i] * x[i]
+            for q in range(lower[i], lower[i + 1]):
+                total -= lower_data[q] * x[lower_columns[q]]
+            for q in range(upper[i], upper[i + 1]):
+                total -= upper_data[q] * x[upper_columns[q]]
             r[i] = total
             residual = max(residual, abs(total / inverse[i]))
             if not abs(total) < np.inf:
@@ -176,8 +244,8 @@ def bicgstab(indptr, columns, diagonal, scaled, inverse, b, tolerance, absolute,
         rho = 0.0
         for i in range(n_s):
             total = r[i]
-            for q in range(indptr[i], diagonal[i]):
-                total -= scaled[q] * r[columns[q]]
+            for q in range(lower[i], lower[i + 1]):
+                total -= lower_data[q] * r[lower_columns[q]]
             r[i] = total
             shadow[i] = total
             p[i] = total
@@ -190,14 +258,14 @@ def bicgstab(indptr, columns, diagonal, scaled, inverse, b, tolerance, absolute,
             for i in range(n_s - 1, -1, -1):
                 total = r[i] + beta * (p[i] - omega * v[i])
                 p[i] = total
-                for q in range(diagonal[i] + 1, indptr[i + 1]):
-                    total -= scaled[q] * z[columns[q]]
+                for q in range(upper[i], upper[i + 1]):
+                    total -= upper_data[q] * z[upper_columns[q]]
                 z[i] = total
             along = 0.0
             for i in range(n_s):
-                total = p[i] + (scaled[diagonal[i]] - 2.0) * z[i]
-                for q in range(indptr[i], diagonal[i]):
-                    total -= scaled[q] * t[columns[q]]
+                total = p[i] + (middle[i] - 2.0) * z[i]
+                for q in range(lower[i], lower[i + 1]):
+                    total -= lower_data[q] * t[lower_columns[q]]
                 t[i] = total
                 v[i] = total + z[i]
                 along += shadow[i] * v[i]
@@ -207,14 +275,14 @@ def bicgstab(indptr, columns, diagonal, scaled, inverse, b, tolerance, absolute,
             for i in range(n_s - 1, -1, -1):
                 total = r[i] - alpha * v[i]
                 s[i] = total
-                for q in range(diagonal[i] + 1, indptr[i + 1]):
-                    total -= scaled[q] * z[columns[q]]
+                for q in range(upper[i], upper[i + 1]):
+                    total -= upper_data[q] * z[upper_columns[q]]
                 z[i] = total
             along, square = 0.0, 0.0
             for i in range(n_s):
-                total = s[i] + (scaled[diagonal[i]] - 2.0) * z[i]
-                for q in range(indptr[i], diagonal[i]):
-                    total -= scaled[q] * t[columns[q]]
+                total = s[i] + (middle[i] - 2.0) * z[i]
+                for q in range(lower[i], lower[i + 1]):
+                    total -= lower_data[q] * t[lower_columns[q]]
                 t[i] = total
                 total += z[i]
                 z[i] = total
@@ -237,7 +305,7 @@ def bicgstab(indptr, columns, diagonal, scaled, inverse, b, tolerance, absolute,
                 break
         for i in range(n_s - 1, -1, -1):
             total = y[i]
-            for q in range(diagonal[i] + 1, indptr[i + 1]):
-                total -= scaled[q] * z[columns[q]]
+            for q in range(upper[i], upper[i + 1]):
+                total -= upper_data[q] * z[upper_columns[q]]
             z[i] = total
             x[i] += total

@@ -157,8 +157,8 @@ def _eliminate(lu, n_s, band, y):
             lu[start], lu[start + one], lu[start + two], lu[start + three] = f0, f1, f2, f3
             y[i] -= f0 * y0 + f1 * y1 + f2 * y2 + f3 * y3
             for k in range(4, band + 4):
-                j = np.uint64(k)
-                lu[start + j] -= f0 * lu[p0 + j] + f1 * lu[p1 + j] + f2 * lu[p2 + j] + f3 * lu[p3 + j]
+                c = np.uint64(k)
+                lu[start + c] -= f0 * lu[p0 + c] + f1 * lu[p1 + c] + f2 * lu[p2 + c] + f3 * lu[p3 + c]
 
 
 @njit(cache=True, fastmath=LOOSE, error_model="numpy")

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.errors import ConvergenceError
-from bocmdp_gym.solvers._krylov_kernels import bicgstab, dilu, scale_rows, transposed_structure
+from bocmdp_gym.solvers._krylov_kernels import bicgstab, dilu, level_order, scale_diagonal, scale_triangle, triangles
 from bocmdp_gym.solvers.base import Array, System
 from bocmdp_gym.solvers.sparse_lu import SparseLUSolver
 from bocmdp_gym.solvers.sparse_rows import SparseRowsSolver
 
 #: Newton steps are solved roughly only below this discount: the error of a rough step is its residual / (1 - discount).
 DISCOUNTED = 0.9995
-_AS_STORED = np.empty(0, np.int64)
+_Indices = npt.NDArray[np.uint32]
+
+
+class _Triangle(NamedTuple):
+    """A strict triangle of I - K or of its transpose, by rows: its pattern, and where its numbers are among those of I - K."""
+
+    pointers: _Indices
+    columns: _Indices
+    places: _Indices
 
 
 class KrylovSolver(SparseRowsSolver):
@@ -41,7 +49,7 @@ class KrylovSolver(SparseRowsSolver):
     TOLERANCE = 1e-13
 
     def __init__(self, succ: npt.NDArray[np.int32], position: npt.NDArray[np.int64], max_iterations: int = 2000):
-        super().__init__(succ, position)
+        super().__init__(succ, level_order(succ, position))
         self.max_iterations = max_iterations
 
     def factor(self, k: Array, prob: Array, reuse: System | None = None) -> KrylovSystem:
@@ -50,10 +58,18 @@ class KrylovSolver(SparseRowsSolver):
         return system
 
     @cached_property
-    def transposed(self) -> tuple[Any, ...]:
-        """(indptr, columns, diagonal, source) of (I - K)^T."""
-        structure: tuple[Any, ...] = transposed_structure(self.indptr, self.columns)
-        return structure
+    def triangles(self) -> tuple[_Triangle, _Triangle]:
+        """The lower and the upper one of I - K."""
+        return self._triangles(False)
+
+    @cached_property
+    def transposed(self) -> tuple[_Triangle, _Triangle]:
+        """The lower and the upper one of (I - K)^T."""
+        return self._triangles(True)
+
+    def _triangles(self, transposed: bool) -> tuple[_Triangle, _Triangle]:
+        lower, upper = triangles(self.indptr, self.columns, self.diagonal, transposed)
+        return _Triangle(*lower), _Triangle(*upper)
 
     @cached_property
     def direct(self) -> SparseLUSolver:
@@ -68,14 +84,16 @@ class KrylovSystem(System):
         self._solver = solver
         self._data = np.empty(len(solver.columns))
         self._inverse = np.empty(solver.n_states)  # 1 / D of the preconditioner
+        self._middle = np.empty(solver.n_states)  # the diagonal, scaled
         self._work = np.empty((8, solver.n_states))
-        self._scaled: dict[bool, Array] = {}  # the rows' numbers, scaled, of I - K and of its transpose
+        self._scaled: dict[bool, tuple[Array, Array]] = {}  # the triangles' numbers, scaled, of I - K and of its transpose
 
     def prepare(self, k: Array, prob: Array) -> None:
         """Factor I - K of these weights."""
         solver = self._solver
         solver.entries(k, prob, self._data)
         dilu(solver.indptr, solver.columns, solver.diagonal, self._data, self._inverse)
+        scale_diagonal(solver.diagonal, self._data, self._inverse, self._middle)
         self._weights = (k, prob)
         self._is_discounted = float(k.sum(-1).max()) < DISCOUNTED
         self._is_scaled = [False, False]
@@ -97,12 +115,9 @@ class KrylovSystem(System):
         solver = self._solver
         ordered, x = np.empty(solver.n_states), np.empty(solver.n_states)
         ordered[solver.position] = b
-        indptr, columns, diagonal, scaled = self._rows(transposed)
         residual, goal, iterations = bicgstab(
-            indptr,
-            columns,
-            diagonal,
-            scaled,
+            *self._rows(transposed),
+            self._middle,
             self._inverse,
             ordered,
             solver.TOLERANCE,
@@ -117,20 +132,17 @@ class KrylovSystem(System):
         solution: Array = x[solver.position]
         return solution
 
-    def _rows(self, transposed: bool) -> tuple[Any, ...]:
-        """(indptr, columns, diagonal, scaled numbers) of I - K or its transpose."""
-        solver = self._solver
-        if transposed:
-            indptr, columns, diagonal, source = solver.transposed
-        else:
-            indptr, columns, diagonal, source = solver.indptr, solver.columns, solver.diagonal, _AS_STORED
+    def _rows(self, transposed: bool) -> tuple[Any, Any, Any, Any, Any, Any]:
+        """Pointers, columns and scaled numbers of the lower triangle of I - K or its transpose, and those of the upper one."""
+        both = self._solver.transposed if transposed else self._solver.triangles
         if transposed not in self._scaled:
-            self._scaled[transposed] = np.empty_like(self._data)
-        scaled = self._scaled[transposed]
+            self._scaled[transposed] = np.empty(len(both[0].columns)), np.empty(len(both[1].columns))
         if not self._is_scaled[transposed]:
-            scale_rows(indptr, self._data, source, self._inverse, scaled)
+            for triangle, scaled in zip(both, self._scaled[transposed], strict=True):
+                scale_triangle(triangle.pointers, triangle.places, self._data, self._inverse, scaled)
             self._is_scaled[transposed] = True
-        return indptr, columns, diagonal, scaled
+        (lower, upper), (below, above) = both, self._scaled[transposed]
+        return lower.pointers, lower.columns, below, upper.pointers, upper.columns, above
 
     def _factor_directly(self, residual: float, iterations: int) -> System:
         """The system of `SparseLUSolver`.
