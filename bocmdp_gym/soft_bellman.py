@@ -17,12 +17,14 @@ Shapes: ``(..., C, S)`` and ``(..., C, S, A)`` with any leading batch dimensions
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,6 +38,11 @@ from bocmdp_gym.transitions import TransitionOperator
 #: Accepted bound on the error of a policy; solves go on to a hundredth of it, or to rounding.
 TOLERANCE = 1e-8
 MAX_ITERATIONS = 200
+#: States of all problems together from which on threads solve them: some milliseconds of work.
+_WORTH_THREADS = 2000
+#: Parts per thread, small enough that none waits long for another.
+_PARTS = 4
+T = TypeVar("T")
 
 
 _in_torch: ContextVar[bool] = ContextVar("_in_torch", default=False)
@@ -268,9 +275,13 @@ class PolicySolve(Operation):
             system = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device) - matrix
             return torch.linalg.solve(system.mT if transposed else system, b.unsqueeze(-1)).squeeze(-1)
         out = torch.empty(torch.broadcast_shapes(k.shape[:-1], b.shape, values.shape[:-2]), dtype=b.dtype)
-        for solver, (k_i, b_i), (out_i,), prob in _problems(operator, ((k, 1), (b, 0)), (out,)):
-            system = solver.factor(k_i, prob)
-            out_i[:] = system.solve_transposed(b_i) if transposed else system.solve(b_i)
+
+        def solve(problem: _Problem) -> None:
+            k_i, b_i = problem.operands
+            system = problem.solver.factor(k_i, problem.probabilities)
+            problem.outputs[0][:] = system.solve_transposed(b_i) if transposed else system.solve(b_i)
+
+        _each(solve, _problems(operator, ((k, 1), (b, 0)), (out,)), out.numel())
         return out
 
     @staticmethod
@@ -336,8 +347,33 @@ def _batch_first(size: int, *args: tuple[Any, int], dims: tuple[int | None, ...]
     return out
 
 
-def _problems(transition: TransitionOperator, operands: Sequence[tuple[Tensor, int]], outputs: Sequence[Tensor]) -> Any:
-    """Walk over batch and contexts: yields (solver, copies of the operands' problem, views of the outputs', probabilities).
+class _Problem(NamedTuple):
+    """One context of one entry of a batch, as arrays."""
+
+    solver: PolicySolver
+    operands: list[Any]
+    outputs: list[Any]  # views of what is written to
+    probabilities: Any
+
+
+def _each(solve: Callable[[_Problem], T], problems: Iterator[_Problem], n_states: int) -> list[T]:
+    """``solve`` of every problem, in threads where they have so many states together that it pays; kernels hold no lock."""
+    threads = numba.get_num_threads()
+    if threads == 1 or n_states < _WORTH_THREADS:
+        return [solve(problem) for problem in problems]
+    listed = list(problems)
+    if len(listed) == 1:
+        return [solve(listed[0])]
+    size = -(-len(listed) // (_PARTS * threads))
+    parts = [listed[i : i + size] for i in range(0, len(listed), size)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [one for part in pool.map(lambda part: [solve(problem) for problem in part], parts) for one in part]
+
+
+def _problems(
+    transition: TransitionOperator, operands: Sequence[tuple[Tensor, int]], outputs: Sequence[Tensor]
+) -> Iterator[_Problem]:
+    """Walk over batch and contexts.
 
     Each operand is (tensor, number of dimensions after S); the common leading shape ``(..., C)`` is found by broadcasting.
     Outputs are written to, so they must have it already.
@@ -350,7 +386,7 @@ def _problems(transition: TransitionOperator, operands: Sequence[tuple[Tensor, i
     for index in np.ndindex(*lead):
         solver: PolicySolver = transition.solver(index[-1])
         own = [np.ascontiguousarray(view[index]) for view in inputs]
-        yield solver, own, [view[index] for view in results], np.ascontiguousarray(prob[index])
+        yield _Problem(solver, own, [view[index] for view in results], np.ascontiguousarray(prob[index]))
 
 
 def _newton_compiled(
@@ -365,10 +401,16 @@ def _newton_compiled(
 ) -> tuple[Tensor, Tensor]:
     """V* from ``v`` (overwritten) and log pi*, one problem at a time."""
     log_policy = r.new_empty(*v.shape, r.shape[-1])
-    for solver, (r_i, g_i), (v_i, log_i), prob in _problems(transition, ((r, 1), (g, 1)), (v, log_policy)):
-        found = solver.policy_iteration(r_i, g_i, prob, regularization, v_i, tolerance, max_iterations)
+
+    def solve(problem: _Problem) -> tuple[float, float, int]:
+        (r_i, g_i), (v_i, log_i) = problem.operands, problem.outputs
+        prob = problem.probabilities
+        found = problem.solver.policy_iteration(r_i, g_i, prob, regularization, v_i, tolerance, max_iterations)
         log_i[:] = found.policy
-        statistics.include(found.residual, found.error, found.iterations)
+        return found.residual, found.error, found.iterations
+
+    for found in _each(solve, _problems(transition, ((r, 1), (g, 1)), (v, log_policy)), v.numel()):
+        statistics.include(*found)
     return v, log_policy.log_()
 
 

@@ -10,7 +10,7 @@ from numba import njit
 from bocmdp_gym.kernels import LOOSE
 
 
-@njit(cache=True, fastmath=LOOSE)
+@njit(cache=True, nogil=True, fastmath=LOOSE)
 def expectation(succ, prob, v, out):
     """out(s, a) = sum_k prob(s, a, k) v(succ(s, a, k))."""
     n_s, n_a, n_k = prob.shape
@@ -23,7 +23,7 @@ def expectation(succ, prob, v, out):
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def adjoint(succ, prob, w, out):
     """out(s') = sum_{s,a} w(s, a) P(s'|s, a)."""
     n_s, n_a, n_k = prob.shape
@@ -35,7 +35,7 @@ def adjoint(succ, prob, w, out):
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def gather_moves(k, index, out):
     """out(s, m) += sum of k(s, a) over the actions a with index(a) = m."""
     n_s, n_a = k.shape
@@ -65,7 +65,7 @@ def softmax_derivative(pi, y, out):
     return out
 
 
-@njit(cache=True, fastmath=LOOSE)
+@njit(cache=True, nogil=True, fastmath=LOOSE)
 def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     """One application of the soft Bellman operator to ``v``.
 
@@ -106,7 +106,7 @@ def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     return residual
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def dense_system(k, succ, prob, out):
     """out = I - K_k as a full (S, S) array, K_k(s, s') = sum_a k(s, a) P(s'|s, a)."""
     n_s, n_a, n_k = prob.shape
@@ -119,7 +119,7 @@ def dense_system(k, succ, prob, out):
         out[s, s] += 1.0
 
 
-@njit(cache=True, fastmath=LOOSE)
+@njit(cache=True, nogil=True, fastmath=LOOSE)
 def soft_shift(g, succ, prob, lam, step, v, q, pi, v_new):
     """Move a finished `soft_backup` of ``v`` to v + step, for steps far below lam: no exponential is taken afresh.
 

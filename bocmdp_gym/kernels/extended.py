@@ -46,7 +46,7 @@ def _add(high, low, a, a_low):
     return _two_sum(s, e + f)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def extended_expectation(succ, prob, v, v_low, out, out_low):
     """P (v + v_low) per stored row, ``(S, M)``, as two doubles."""
     n_s, n_m, n_k = prob.shape
@@ -62,7 +62,7 @@ def extended_expectation(succ, prob, v, v_low, out, out_low):
             out[s, m], out_low[s, m] = high, low
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, residual):
     """One soft Bellman backup of v + v_low, of which ``future`` + ``future_low`` (S, M) is the expectation per stored row.
 
@@ -102,7 +102,7 @@ def extended_backup(r, g, rows, future, future_low, lam, v, v_low, q, pi, residu
     return worst, moved
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def extended_step(v, v_low, step):
     """v + v_low + step, in place."""
     for s in range(v.shape[0]):

@@ -18,7 +18,7 @@ from bocmdp_gym.kernels import LOOSE
 _RELAXATION = 0.7
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def level_order(succ, position):
     """``position`` (S,), with states that do not wait for each other side by side.
 
@@ -52,7 +52,7 @@ def level_order(succ, position):
     return ordered
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def row_structure(succ, position):
     """The distinct columns of every row. Returns (indptr, columns, diagonal, slot).
 
@@ -101,7 +101,7 @@ def row_structure(succ, position):
     return indptr, columns[: indptr[n_s]].copy(), diagonal, slot
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def triangles(indptr, columns, diagonal, transposed):
     """The strict triangles of A, or of its transpose, by rows, and where their numbers are in ``data``.
 
@@ -135,7 +135,7 @@ def triangles(indptr, columns, diagonal, transposed):
     return (pointers[0], below, below_places), (pointers[1], above, above_places)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def assemble(k, prob, position, indptr, diagonal, slot, data):
     """data = I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a)."""
     n_s, n_m, n_k = prob.shape
@@ -149,7 +149,7 @@ def assemble(k, prob, position, indptr, diagonal, slot, data):
         data[diagonal[position[s]]] += 1.0
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def dilu(indptr, columns, diagonal, data, inverse):
     """``inverse`` (S,) = 1 / D of the preconditioner M = (D + L) D^-1 (D + U), L and U the strict triangles of A.
 
@@ -178,7 +178,7 @@ def dilu(indptr, columns, diagonal, data, inverse):
                 inverse[j] -= ((1.0 - _RELAXATION) * data[p] + _RELAXATION * total) * data[low] * inverse[i]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def scale_triangle(pointers, places, data, inverse, out):
     """A strict triangle of D^-1 A, or of D^-1 A^T."""
     for i in range(inverse.shape[0]):
@@ -186,14 +186,14 @@ def scale_triangle(pointers, places, data, inverse, out):
             out[p] = inverse[i] * data[places[p]]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def scale_diagonal(diagonal, data, inverse, out):
     """The diagonal of D^-1 A."""
     for i in range(inverse.shape[0]):
         out[i] = inverse[i] * data[diagonal[i]]
 
 
-@njit(cache=True, fastmath=LOOSE, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=LOOSE, error_model="numpy")
 def bicgstab(
     lower,  # pointers, columns and, scaled, numbers of the strict triangles of D^-1 A
     lower_columns,

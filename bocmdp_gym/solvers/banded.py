@@ -97,7 +97,7 @@ def banded_space(n_states, band):
     return np.empty((n_states, 2 * band + 4))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def banded_factor(k, succ, prob, position, band, lu, y):
     """LU of I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a), rows and columns permuted by ``position``.
 
@@ -175,7 +175,7 @@ def _banded_back(lu, position, band, y, out):
     return out
 
 
-@njit(cache=True, fastmath=LOOSE)
+@njit(cache=True, nogil=True, fastmath=LOOSE)
 def banded_solve(lu, position, band, b, out):
     """Solve (I - K) out = b with the factor of `banded_factor`."""
     n_s = lu.shape[0]
@@ -199,7 +199,7 @@ def banded_factor_solve(k, succ, prob, position, band, lu, b, y, out):
     return _banded_back(lu, position, band, y, out)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def banded_values(pi, g, r, succ, prob, position, band, lu, out):
     """Write the values of a policy, `PolicySolver.values`, into ``out``; ``lu`` is working space."""
     n_s, n_a = pi.shape
@@ -211,7 +211,7 @@ def banded_values(pi, g, r, succ, prob, position, band, lu, out):
     banded_factor_solve(k, succ, prob, position, band, lu, gains, np.empty(n_s), out)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def banded_solve_transposed(lu, position, band, b, out):
     """Solve (I - K)^T out = b with the factor of `banded_factor`."""
     n_s = lu.shape[0]
@@ -230,7 +230,7 @@ def banded_solve_transposed(lu, position, band, b, out):
     return out
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def banded_policy_iteration(r, g, succ, prob, lam, position, band, ends, tolerance, max_iterations, v, q, pi, lu):
     """Soft policy iteration (Newton on the soft Bellman equation) from ``v``, overwritten with the solution.
 

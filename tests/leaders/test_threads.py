@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from threading import Event, get_ident
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 from benchmarks.grids import grid_model
 from bocmdp_gym import FactoredTransitions, TabularBOCMDP, TabularEnv
+from bocmdp_gym.solvers import PolicySolver
 from followers import CallableFollower, NaturalPolicyGradient, SoftPolicyIteration, SoftQLearning
 from leaders import AMD, HPGD, ExactGradient, ZeroOrder, optimize
 from leaders.loop import one_torch_thread
@@ -114,6 +116,38 @@ def test_autograd_of_one_model(name: str) -> None:
         return x.grad.numpy()
 
     _equal(gradient)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+@pytest.mark.parametrize("solver", ["banded", "dense", "krylov", "sparse-lu"])
+def test_contexts_are_solved_in_threads(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: set[int] = set()
+    model = grid_model(225, contexts=12).replace(solver=solver)
+
+    def noted(self: PolicySolver, *arguments: Any) -> Any:
+        used.add(get_ident())
+        return own(self, *arguments)
+
+    kind = type(model.configure(np.zeros(225)).arrays(0).solver)
+    own = kind.policy_iteration
+    monkeypatch.setattr(kind, "policy_iteration", noted)
+
+    def gradient(threads: int) -> npt.NDArray[Any]:
+        numba.set_num_threads(threads)
+        x = torch.from_numpy(np.random.default_rng(0).standard_normal(225)).requires_grad_()
+        model.leader_return(x, LAMBDA).backward()
+        assert x.grad is not None
+        return x.grad.numpy()
+
+    before = numba.get_num_threads()
+    try:
+        alone = gradient(1)
+        assert used == {get_ident()}
+        together = gradient(2)
+    finally:
+        numba.set_num_threads(before)
+    assert len(used) >= 2
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_agents_that_draw_from_global_generators() -> None:
