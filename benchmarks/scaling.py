@@ -6,6 +6,7 @@ that its peak memory is its own. The problem is `benchmarks.grids`: 4 actions, g
 - *States*, 100 to 1,000,000: F and dF/dx by `model.leader_return(x, ...)` and ``backward()`` from a cold start (V = 0) on a model
   not solved before. The gradient is compared with finite differences in random directions (Richardson's extrapolation of central
   differences, solved to residuals of 1e-13 and started at V*).
+- *States, P moving*: the same, moves from cell s slipping as x_s says.
 - *Contexts*, 1 to 1,000 of 100 states: the same; *warm* starts at V* of an x nearby. Beside the grid, where rewards depend on x
   and the moves are shared, a random MDP in which all of r, rbar, P and mu do, and differ between contexts.
 
@@ -64,13 +65,13 @@ def peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
 
-def measure_states(states: int) -> dict[str, Any]:
-    """One row: time, memory and error of the gradient at one size."""
-    small = grid_model(2500)  # compiles everything
+def measure_states(states: int, moving: bool) -> dict[str, Any]:
+    """One row: time, memory and error of the gradient at one size, P moving with x or not."""
+    small = grid_model(2500, moving=moving)  # compiles everything
     for solver in ("auto", "banded"):
         gradient(small.replace(solver=solver), torch.zeros(small.leader_dim, dtype=torch.float64))
     began = perf_counter()
-    model = grid_model(states)
+    model = grid_model(states, moving=moving)
     row: dict[str, Any] = {"states": model.n_states, "build_seconds": perf_counter() - began}
     x = 0.3 * torch.randn(model.leader_dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     runs = [gradient(model.replace(), x)[1] for _ in range(1 if states > 200_000 else 3)]
@@ -116,6 +117,7 @@ def _in_child(task: str, *arguments: Any) -> dict[str, Any]:
 def main() -> None:
     lu = lu_seconds()
     by_states = [_in_child("states", states) for states in STATES]
+    moving = [_in_child("moving", states) for states in STATES]
     by_contexts = [_in_child("contexts", contexts, family) for family in FAMILIES for contexts in CONTEXTS]
     large = [row for row in by_states if row["states"] >= 900]
     slopes = {
@@ -123,8 +125,11 @@ def main() -> None:
         for key in ("seconds", "processor_seconds")
     }
     store_table("scaling_states", by_states)
+    store_table("scaling_moving", moving)
     store_table("scaling_contexts", by_contexts)
-    store("scaling", {"lu_microseconds": 1e6 * lu, "slopes": slopes, "states": by_states, "contexts": by_contexts})
+    store(
+        "scaling", {"lu_microseconds": 1e6 * lu, "slopes": slopes, "states": by_states, "moving": moving, "contexts": by_contexts}
+    )
     plot(by_states, by_contexts, slopes["processor_seconds"])
 
 
@@ -154,7 +159,7 @@ def plot(by_states: list[dict[str, Any]], by_contexts: list[dict[str, Any]], slo
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
-    elif sys.argv[1] == "states":
-        print(json.dumps(measure_states(int(sys.argv[2]))))
+    elif sys.argv[1] in ("states", "moving"):
+        print(json.dumps(measure_states(int(sys.argv[2]), sys.argv[1] == "moving")))
     else:
         print(json.dumps(measure_contexts(int(sys.argv[2]), sys.argv[3])))
