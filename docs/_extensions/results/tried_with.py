@@ -7,8 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from .common import stored, table
 
-def tried_with(r: dict[str, Any]) -> Iterable[str]:
+
+@stored("tried_with")
+def _tried_with(r: dict[str, Any]) -> Iterable[str]:
     """A row for each environment: which followers run with which leaders; below it, every sentence of refusal."""
     outcomes: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     seconds: dict[str, list[float]] = defaultdict(list)
@@ -19,8 +22,7 @@ def tried_with(r: dict[str, Any]) -> Iterable[str]:
             seconds[row["world"]].append(row["seconds"])
         else:
             refusals[_plain(row["sentence"], row["follower"])].add((row["world"], row["follower"], row["leader"]))
-    yield "| environment | the leader pays for | with all leaders | without HPGD | refused | seconds a run |"
-    yield "|---|---|---|---|---|---|"
+    rows = []
     for world, found in outcomes.items():
         groups: dict[str, list[str]] = {"all": [], "some": [], "none": []}
         for follower, by_leader in found.items():
@@ -31,7 +33,9 @@ def tried_with(r: dict[str, Any]) -> Iterable[str]:
             groups[group].append(name)
         cells = ["; ".join(names) or "–" for names in groups.values()]
         pace = f"{sum(seconds[world]) / len(seconds[world]):.1f}" if seconds[world] else "–"
-        yield "| " + " | ".join([world, r["pays_for"][world], *cells, pace]) + " |"
+        rows.append((world, r["pays_for"][world], *cells, pace))
+    header = ("environment", "the leader pays for", "with all leaders", "without HPGD", "refused", "seconds a run")
+    yield from table(header, rows)
     yield ""
     n, ran = len(r["rows"]), sum(row["outcome"] == "runs" for row in r["rows"])
     failed = sum(row["outcome"] == "failed" for row in r["rows"])

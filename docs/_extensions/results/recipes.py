@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from .common import stored, table
 
-def recipes(r: dict[str, Any]) -> Iterable[str]:
+
+@stored("recipes")
+def _recipes(r: dict[str, Any]) -> Iterable[str]:
     """One line per recipe: means over seeds ± standard errors, and x of the first seed."""
-    yield "| recipe | before | after | gain | seeds | x after, seed 0 | CPU time per seed |"
-    yield "|---|---|---|---|---|---|---|"
+    rows = []
     for name, one in r.items():
         runs = one["runs"]
         means = (_mean(one[what]) for what in ("before", "after", "gain"))
         x = ", ".join(f"{value:.2f}" for value in runs[0]["x"])
         seconds = sum(run["cpu_seconds"] for run in runs) / len(runs)
-        yield f"| `{name}` | {' | '.join(means)} | {len(runs)} | {x} | {seconds:.0f} s |"
+        rows.append((f"`{name}`", *means, len(runs), x, f"{seconds:.0f} s"))
+    yield from table(("recipe", "before", "after", "gain", "seeds", "x after, seed 0", "CPU time per seed"), rows)
 
 
 def _mean(found: dict[str, float]) -> str:
