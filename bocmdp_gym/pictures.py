@@ -110,7 +110,7 @@ class Canvas:
 
     def array(self) -> npt.NDArray[np.uint8]:
         """The picture, uint8 ``(H, W, 3)``."""
-        return np.asarray(self._image.resize((self.width, self.height), Image.Resampling.LANCZOS), dtype=np.uint8)
+        return np.asarray(self._image.reduce(_OVERSAMPLING), dtype=np.uint8)
 
 
 def blend(first: Colour, second: Colour, share: float) -> Colour:

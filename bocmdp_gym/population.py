@@ -140,10 +140,15 @@ class PopulationBOCMDP(Constructed):
         self._check_produced()
         self._check_objective()
         self._bases: dict[float, tuple[Array, Array]] = {}  # loads and values, by lambda
+        self._last: tuple[Any, Found] | None = None  # the last equilibrium found from there, with what it was asked by
 
     def __repr__(self) -> str:
         sizes = f"{self.n_contexts} classes, {self.n_states} states, {self.n_actions} actions, {self.n_loads} loads"
         return f"<{type(self).__name__}: {sizes}, x of dimension {self.leader_dim}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the last equilibrium, whose graph cannot be copied."""
+        return self.__dict__ | {"_last": None}
 
     @staticmethod
     def _of_pair(name: str, part: Function) -> Any:
@@ -226,9 +231,16 @@ class PopulationBOCMDP(Constructed):
         tolerance, limit = check_number("tolerance", tolerance, above=0.0), check_count("max_iterations", max_iterations)
         given = None if start is None else self._check_loads("start", start)
 
-        def find_at(x: Array) -> Found:
-            loads, value = self._base(regularization) if given is None else (given, None)
+        def find_from(x: Array, loads: Array, value: Array | None) -> Found:
             return find(self._crowd, x, regularization, loads, value, near=True, tolerance=tolerance, max_iterations=limit)
+
+        def find_at(x: Array) -> Found:
+            if given is not None:
+                return find_from(x, given, None)
+            asked = (x.tobytes(), regularization, tolerance, limit)
+            if self._last is None or self._last[0] != asked:
+                self._last = asked, find_from(x, *self._base(regularization))
+            return self._last[1]
 
         return Search(find_at)
 

@@ -22,6 +22,7 @@ from leaders.train import parse
 #: Components of x that have a slider each; where there are more, one slider moves the component that is chosen.
 SLIDERS = 12
 _PERIOD = 200  # milliseconds from one gradient step to the next
+_TALLEST = 520  # pixels of the picture
 
 
 class Page:
@@ -45,7 +46,7 @@ class Page:
 
     def __init__(self, playground: Playground, title: str):
         pn = _panel()
-        self._playground, self._quiet, self._ticking = playground, False, None
+        self._playground, self._quiet, self._waiting, self._ticking = playground, False, False, None
         d = len(playground.x)
         many = d > SLIDERS
         self.component = pn.widgets.IntSlider(label="component of x", start=0, end=d - 1) if many else None
@@ -59,13 +60,13 @@ class Page:
             label="leader's return", format="{value:.4f}", font_size="28pt", title_size="11pt"
         )
         self.returns = pn.pane.HTML()
-        self.picture = pn.pane.Image(max_height=520)
+        self.picture = pn.pane.Image()
         self.steps = 0
         for slider in self.sliders:
             slider.param.watch(self._moved, "value")
         if self.component is not None:
             self.component.param.watch(lambda event: self._follow(), "value")
-        self.context.param.watch(lambda event: self._draw(), "value")
+        self.context.param.watch(lambda event: self._draw_picture(), "value")
         self.step.on_click(lambda event: self.climb())
         self.reset.on_click(lambda event: self._back())
         self.run.param.watch(self._toggled, "value")
@@ -124,7 +125,8 @@ class Page:
             self._ticking.stop()
 
     def _draw(self) -> None:
-        view = self._playground.look(self.context.value)
+        """Show what both sides get, and then, once the browser has that, the picture."""
+        view = self._playground.look()
         self.leader_return.value = view.leader_return
         rows = [
             f"<tr><td>{context}</td><td>{leader:.4f}</td><td>{follower:.4f}</td></tr>"
@@ -132,9 +134,16 @@ class Page:
         ]
         head = "<tr><th>context</th><th>leader</th><th>follower</th></tr>"
         self.returns.object = f'<table style="text-align: right; border-spacing: 16px 2px">{head}{"".join(rows)}</table>'
-        self.picture.visible = view.picture is not None
-        if view.picture is not None:
-            self.picture.object = Image.fromarray(view.picture)
+        if not self._waiting:
+            self._waiting = True
+            _panel().state.execute(self._draw_picture, schedule=True)
+
+    def _draw_picture(self) -> None:
+        self._waiting = False
+        picture = self._playground.picture(self.context.value)
+        self.picture.visible = picture is not None
+        if picture is not None:
+            self.picture.param.update(object=Image.fromarray(picture), height=min(_TALLEST, len(picture)))
 
 
 def _panel() -> Any:

@@ -17,7 +17,7 @@ from bocmdp_gym.optimum import WarmSolver
 from bocmdp_gym.validation import check_leader
 from followers import TrajectoryOracle
 from leaders.contexts import every_context
-from leaders.report.outcomes import answers
+from leaders.report.outcomes import Answers, answers
 from leaders.run_arguments import generator
 from leaders.settings import RunSettings
 from leaders.video import Frame, pictured, snapshot
@@ -29,12 +29,11 @@ _STEPS = 60
 
 @dataclass(frozen=True)
 class View:
-    """What is seen at one x: the mean of the leader's returns, both sides' returns per context, and the picture or None."""
+    """What both sides get at one x: the mean of the leader's returns, and the two returns in every context ``(C,)``."""
 
     leader_return: float
     leader: Array
     follower: Array
-    picture: Frame | None
 
 
 class Playground:
@@ -54,7 +53,10 @@ class Playground:
 
     def __init__(self, settings: RunSettings):
         settings = replace(settings, leader="exact", estimator=None, follower="soft-policy-iteration")
-        self._oracle = TrajectoryOracle(settings.make_env(), settings.make_follower())
+        self._shown: Any = None
+        with suppress(UnsupportedError):  # then there is no picture
+            self._shown = pictured(settings)
+        self._oracle = TrajectoryOracle(self._shown or settings.make_env(), settings.make_follower())
         core, model = self._oracle.core, self._oracle.model
         if not isinstance(model, TabularBOCMDP):
             raise UnsupportedError(
@@ -68,9 +70,7 @@ class Playground:
         self.start = core.initial_leader(generator(settings.seed))
         self.low = np.where(np.isfinite(self._space.low), self._space.low, self.start - 5.0)
         self.high = np.where(np.isfinite(self._space.high), self._space.high, self.start + 5.0)
-        self._shown: Any = None
-        with suppress(UnsupportedError):  # then there is no picture
-            self._shown = pictured(settings)
+        self._answered: tuple[Array, Answers] | None = None
         self.move(self.start)
 
     @property
@@ -92,15 +92,23 @@ class Playground:
         gradients = [p * self._leader.estimate(self._oracle, self._x.detach(), c, rng) for c, p in self._contexts]
         self._leader.update.step(self._x, torch.stack(gradients).sum(0))
 
-    def look(self, context: int = 0) -> View:
-        """What is seen at x, the picture in one context."""
-        x = self.x
-        found = answers(self._oracle, x, self._regularization, self._solver)
+    def look(self) -> View:
+        """What both sides get at x."""
         shares: Any = self._oracle.core.model.context_probabilities
-        picture = None
-        if self._shown is not None:
-            name, _ = self._contexts[context]
-            policy = self._oracle.respond(x, name, generator(0))
-            picture = snapshot(self._shown, x, name, policy, generator(0), _STEPS)
-        leader, follower = found.returns
-        return View(float(np.asarray(shares) @ leader), leader, follower, picture)
+        leader, follower = self._answers().returns
+        return View(float(np.asarray(shares) @ leader), leader, follower)
+
+    def picture(self, context: int = 0) -> Frame | None:
+        """The follower at work at x, after 60 steps at most, in one context; None where there are no pictures."""
+        if self._shown is None:
+            return None
+        name, _ = self._contexts[context]
+        policy = self._oracle.task(self.x, name).tabular_policy(self._answers().policies[name])
+        return snapshot(self._shown, self.x, name, policy, generator(0), _STEPS)
+
+    def _answers(self) -> Answers:
+        """The follower's answers at x, worked out once for each x."""
+        x = self.x
+        if self._answered is None or not np.array_equal(self._answered[0], x):
+            self._answered = x, answers(self._oracle, x, self._regularization, self._solver)
+        return self._answered[1]

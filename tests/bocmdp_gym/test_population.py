@@ -17,7 +17,7 @@ from torch import Tensor
 
 import followers
 import leaders
-from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP, TabularEnv, check_configurable_env
+from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP, TabularEnv, check_configurable_env, population
 from bocmdp_gym.errors import ConvergenceError, DiscountError, ModelError, OptionError, RegularizationError, UnsupportedError
 
 LAMBDA = 0.5
@@ -192,6 +192,22 @@ def test_results_depend_on_x_alone() -> None:
     model.equilibrium(x, 2 * LAMBDA)
     assert torch.equal(model.equilibrium(x, LAMBDA).loads, first)
     assert torch.equal(copy.deepcopy(model).equilibrium(x, LAMBDA).loads, first)
+
+
+def test_the_last_equilibrium_is_not_searched_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays, values and gradients at one x take one search together."""
+    model, searches = random_population(3, terminating=True), []
+    search = population.find
+    monkeypatch.setattr(population, "find", lambda *given, **options: searches.append(given[1]) or search(*given, **options))
+    x = np.full(4, 0.2)
+    model.equilibrium(model.example, LAMBDA)
+    searches.clear()
+    model.at(LAMBDA).configure(torch.from_numpy(x))
+    model.leader_return(torch.from_numpy(x).requires_grad_(), LAMBDA).backward()
+    assert len(searches) == 1
+    model.equilibrium(x, 2 * LAMBDA)
+    model.equilibrium(x, LAMBDA, start=np.ones(4))
+    assert len(searches) == 4  # two for the other lambda, which begins at `example`
 
 
 def test_followers_on_a_ring_leave_it_at_small_regularization() -> None:

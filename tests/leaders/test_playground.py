@@ -25,8 +25,15 @@ def test_what_is_seen_is_exact() -> None:
         assert view.leader_return == pytest.approx(float(model.leader_return(x, regularization=0.05)), abs=1e-9)
         mdps, solution = model.configure(x), model.solve(x, 0.05)
         np.testing.assert_allclose(view.follower, (mdps.initial * solution.value).sum(-1).numpy(), atol=1e-9)
-        assert view.picture is not None
-        assert view.picture.shape[2] == 3
+
+
+def test_the_picture_shows_x() -> None:
+    playground = Playground(settings_from_values("four-rooms", ROOMS))
+    before = playground.picture(0)
+    playground.move(playground.x + np.linspace(-4, 4, 105))
+    assert before is not None
+    assert (playground.picture(0) != before).any()
+    assert (playground.picture(1) != playground.picture(0)).any()
 
 
 def test_steps_are_those_of_the_exact_leader() -> None:
