@@ -55,6 +55,12 @@ def check_configurable_env(env: gym.Env[Any, Any], *, seed: int = 0, steps: int 
     missing += ["result_figure"] * (_overrides(core, "result_figure") and core.result_name is None)
     _require(not missing, f"{', '.join(missing)} must be declared: set interpolates, exposes_states or result_name (see Hooks)")
 
+    outlines = core.leader_outlines()
+    if outlines is not None:
+        drawn = [np.asarray(one) for one in outlines]
+        fit = [one.ndim == 2 and one.shape[1] == 2 and len(one) > 2 and np.isfinite(one).all() for one in drawn]
+        _require(len(drawn) == len(x) and all(fit), "leader_outlines must have finite corners (n, 2), n > 2, for each entry of x")
+
     if isinstance(core.context_space, gym.spaces.Discrete):
         beyond = int(core.context_space.start + core.context_space.n)
         _raises(ContextError, lambda: core.set_context(beyond), "set_context must refuse a context out of range")

@@ -78,6 +78,17 @@ class Grid:
             raise LayoutError(f"{name} {[row, column]} lies inside a wall; choose a free cell.")
         return int(self.index[row, column])
 
+    def outlines(self, actions: bool = False) -> list[npt.NDArray[np.float64]]:
+        """The corners ``(n, 2)`` of each cell, y upwards; with ``actions``, of its quarters, in the order of MOVES."""
+        square = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, -1.0], [0.0, -1.0]])  # clockwise from the top left
+        middle = square.mean(0)
+        parts = [np.stack([square[i], square[(i + 1) % 4], middle]) for i in range(4)] if actions else [square]
+        return [part + np.array([column, -row]) for row, column in self.cells for part in parts]
+
+    def bar(self) -> npt.NDArray[np.float64]:
+        """The corners ``(4, 2)`` of a bar beneath the grid, for what lies in none of its cells."""
+        return np.array([[0.0, -0.5], [self.width, -0.5], [self.width, -1.5], [0.0, -1.5]]) - np.array([0.0, self.height])
+
     def slippery_moves(self, slip_probability: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
         """Successors and probabilities, each ``(S, 4, 4)``: the chosen direction, or each other with a third of the slip.
 

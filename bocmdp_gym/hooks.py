@@ -6,6 +6,7 @@ Followers and leaders read hooks from the layer that `bocmdp_gym.configurable` r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -77,6 +78,10 @@ class Hooks:
     def constraints(self) -> list[dict[str, Any]]:
         """What x must satisfy: keywords of ``leaders.Constraint``, one dictionary each. Default: none."""
         return []
+
+    def leader_outlines(self) -> Sequence[npt.NDArray[np.float64]] | None:
+        """Where the components of x lie on a map: the outline of each, corners ``(n, 2)``, y upwards. Default: None, nowhere."""
+        return None
 
     def result_figure(self, x: npt.ArrayLike, policies: npt.NDArray[np.float64]) -> Any:
         """A matplotlib figure of x and the policies ``(C, S, A)`` that answer it; set ``result_name`` as well.

@@ -1,7 +1,8 @@
 """A page to play on: ``python -m leaders.play four-rooms --regularization 0.01`` opens it in a browser.
 
-Sliders move x; the environment's picture under the follower's exact answer, and what both sides get, follow. A button takes steps
-of exact gradient ascent while one watches. Environments, and their options, are those of ``python -m leaders.train``.
+Sliders move x; where it has many components, they are chosen on a map of x, and one slider moves those. What both sides
+get under the follower's exact answer, and its picture, follow. A button takes steps of exact gradient ascent while one watches.
+Environments, and their options, are those of ``python -m leaders.train``.
 
 The page is served on this machine alone. ``--port`` chooses the port, ``--no-show`` leaves the browser closed. It needs Panel:
 ``pip install 'bocmdp-gym[play]'``.
@@ -13,14 +14,18 @@ import argparse
 import sys
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from bocmdp_gym.errors import BOCMDPError, OptionError
+from leaders.brush import Brush
 from leaders.playground import Playground
 from leaders.train import parse
 
-#: Components of x that have a slider each; where there are more, one slider moves the component that is chosen.
+#: Components of x that have a slider each; where there are more, one slider moves those that are chosen.
 SLIDERS = 12
+#: Components of x that are drawn on a map, at most.
+DRAWN = 5_000
 _PERIOD = 200  # milliseconds from one gradient step to the next
 _TALLEST = 520  # pixels of the picture
 
@@ -33,8 +38,9 @@ class Page:
         title: of the page.
 
     Attributes:
-        sliders: one per component of x, or a single one for the `component` that is chosen.
-        component: which component the single slider moves; None with a slider each.
+        sliders: one per component of x, or a single one for those that are chosen.
+        brush: the map on which components are chosen for the single slider; None with a slider each, and where there is no map.
+        component: which component the single slider moves, where there is no map.
         step, run, reset: take one gradient step; go on taking them; go back to the start.
         leader_return: the mean of the leader's returns.
         steps: gradient steps taken.
@@ -49,8 +55,13 @@ class Page:
         self._playground, self._quiet, self._waiting, self._ticking = playground, False, False, None
         d = len(playground.x)
         many = d > SLIDERS
-        self.component = pn.widgets.IntSlider(label="component of x", start=0, end=d - 1) if many else None
-        self.sliders = [self._slider(pn, "its value" if many else f"x{i}", i) for i in range(1 if many else d)]
+        outlines = playground.outlines() if many and d <= DRAWN else None
+        self.brush = None if outlines is None else Brush(outlines, self._choose)
+        self.component = pn.widgets.IntSlider(label="component of x", start=0, end=d - 1) if many and not self.brush else None
+        names = ["value of what is chosen"] if many else [f"x{i}" for i in range(d)]
+        self.sliders = [pn.widgets.FloatSlider(label=name) for name in names]
+        self._moves = [[i] for i in range(d)] if not many else [[]] if self.brush else [[0]]  # the components that each one moves
+        self._follow()
         contexts = list(range(playground.n_contexts))
         self.context = pn.widgets.Select(label="context of the picture", options=contexts, visible=len(contexts) > 1)
         self.step = pn.widgets.Button(label="One gradient step", color="primary")
@@ -65,21 +76,18 @@ class Page:
         for slider in self.sliders:
             slider.param.watch(self._moved, "value")
         if self.component is not None:
-            self.component.param.watch(lambda event: self._follow(), "value")
+            self.component.param.watch(lambda event: self._choose([event.new]), "value")
         self.context.param.watch(lambda event: self._draw_picture(), "value")
         self.step.on_click(lambda event: self.climb())
         self.reset.on_click(lambda event: self._back())
         self.run.param.watch(self._toggled, "value")
-        moved = [*([] if self.component is None else [self.component]), *self.sliders]
+        chooser = self.component if self.brush is None else pn.pane.Bokeh(self.brush.figure)
+        moved = self.sliders if chooser is None else [chooser, *self.sliders]
         controls = pn.Column(self.step, self.run, self.reset, self.context, *moved, width=330)
         seen = pn.Column(self.leader_return, self.returns, self.picture)
         parts = pn.FlexBox(controls, seen, gap="24px", sizing_mode="stretch_width")  # one below the other where it is narrow
         self.layout = pn.Column(f"# {title}", parts, sizing_mode="stretch_width")
         self._draw()
-
-    def _slider(self, pn: Any, name: str, i: int) -> Any:
-        low, high, value = (float(part[i]) for part in (self._playground.low, self._playground.high, self._playground.x))
-        return pn.widgets.FloatSlider(label=name, start=low, end=high, step=(high - low) / 200, value=value)
 
     def climb(self) -> None:
         """Take a gradient step, and show where it led."""
@@ -98,23 +106,28 @@ class Page:
         if self._quiet:
             return
         x = self._playground.x
-        for i, slider in self._shown():
-            x[i] = slider.value if event.obj is slider else x[i]
+        for components, slider in zip(self._moves, self.sliders, strict=True):
+            if event.obj is slider:
+                x[components] = slider.value
         self._playground.move(x)
         self._draw()
 
-    def _shown(self) -> list[tuple[int, Any]]:
-        """The sliders, with the components they stand for."""
-        return [(int(self.component.value), self.sliders[0])] if self.component is not None else list(enumerate(self.sliders))
+    def _choose(self, components: list[int]) -> None:
+        """Let the single slider move these."""
+        self._moves = [components]
+        self._follow()
 
     def _follow(self) -> None:
-        """Let the sliders show x."""
+        """Let the sliders show x: the mean of what they move."""
         self._quiet = True
         try:
             x = self._playground.x
-            for i, slider in self._shown():
-                low, high = float(self._playground.low[i]), float(self._playground.high[i])
-                slider.param.update(start=min(low, x[i]), end=max(high, x[i]), value=float(x[i]))
+            low, high = np.minimum(self._playground.low, x), np.maximum(self._playground.high, x)
+            for components, slider in zip(self._moves, self.sliders, strict=True):
+                slider.disabled = not components
+                if components:
+                    start, end = float(low[components].min()), float(high[components].max())
+                    slider.param.update(start=start, end=end, step=(end - start) / 200, value=float(x[components].mean()))
         finally:
             self._quiet = False
 
@@ -127,6 +140,8 @@ class Page:
     def _draw(self) -> None:
         """Show what both sides get, and then, once the browser has that, the picture."""
         view = self._playground.look()
+        if self.brush is not None:
+            self.brush.show(self._playground.x)
         self.leader_return.value = view.leader_return
         rows = [
             f"<tr><td>{context}</td><td>{leader:.4f}</td><td>{follower:.4f}</td></tr>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,8 @@ from leaders.video import Frame, pictured, snapshot
 Array = npt.NDArray[np.float64]
 #: Steps of the follower before the picture is taken, at most.
 _STEPS = 60
+#: Times that a step is halved, at most; then x stays.
+_HALVINGS = 8
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class Playground:
         """Where it is ``(d,)``."""
         return self._x.detach().numpy().copy()
 
+    def outlines(self) -> Sequence[Array] | None:
+        """Where the components of x lie on a map (`bocmdp_gym.Hooks.leader_outlines`); None: nowhere."""
+        outlines: Sequence[Array] | None = self._oracle.core.leader_outlines()
+        return outlines
+
     def move(self, x: npt.ArrayLike) -> None:
         """Put x somewhere.
 
@@ -87,10 +95,16 @@ class Playground:
         self._x: Tensor = self._leader.update.start(torch.tensor(check_leader(x, self._space)), self._iterations, self._space)
 
     def step(self) -> None:
-        """One step of exact gradient ascent on the mean of the leader's returns."""
-        rng = generator(0)
+        """One step of exact gradient ascent on the mean of the leader's returns, halved while it leads to a lower one."""
+        rng, before, least = generator(0), self._x.detach().clone(), self.look().leader_return
         gradients = [p * self._leader.estimate(self._oracle, self._x.detach(), c, rng) for c, p in self._contexts]
         self._leader.update.step(self._x, torch.stack(gradients).sum(0))
+        change = self._x.detach() - before
+        for halvings in range(1, _HALVINGS + 1):
+            if self.look().leader_return >= least:
+                return
+            with torch.no_grad():
+                self._x.copy_(before + 0.5**halvings * change if halvings < _HALVINGS else before)
 
     def look(self) -> View:
         """What both sides get at x."""

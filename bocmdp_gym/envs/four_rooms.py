@@ -238,6 +238,10 @@ class FourRooms(PicturedEnv):
         """The same as characters, without the penalties."""
         return self.grid.text({**self._marks(self._episode_context), self._state: "A"}) + "\n"
 
+    def leader_outlines(self) -> list[npt.NDArray[np.float64]]:
+        """The cells, and beneath them a bar for what is not spent."""
+        return [*self.grid.outlines(), self.grid.bar()]
+
     def _marks(self, context: int | None) -> dict[int, str]:
         goals = {goal: "G" if context is None or i == context else "g" for i, goal in enumerate(self.goals)}
         start = {} if self.start is None else {self.start: "S"}

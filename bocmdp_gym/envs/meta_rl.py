@@ -246,6 +246,10 @@ class MetaRL(PicturedEnv):
 
     # pictures
 
+    def leader_outlines(self) -> list[npt.NDArray[np.float64]] | None:
+        """In a grid: each cell's quarters towards its neighbours, those of the actions."""
+        return None if self.grid is None else self.grid.outlines(actions=True)
+
     def picture(self) -> npt.NDArray[np.uint8]:
         """Grid: the prior as lines, as long as likely; S start, G the task's goal, g other tasks' goals, the agent.
 

@@ -321,6 +321,13 @@ class PrincipalAgent(PicturedEnv):
 
     # pictures
 
+    def leader_outlines(self) -> list[Array] | None:
+        """In a grid: the cells, or their quarters towards each neighbour, and beneath them a bar for what is not spent."""
+        if self.grid is None:
+            return None
+        outlines = self.grid.outlines(actions=self.bonus_on == "state_action")
+        return [*outlines, self.grid.bar()] if self.budget_on == "sum" else outlines
+
     def picture(self) -> npt.NDArray[np.uint8]:
         """Bonus in red; the principal's rewards in green (layered graph) or as numbers at exits (grid); the agent.
 

@@ -11,7 +11,7 @@ import torch
 
 from bocmdp_gym.benchmark import Benchmark
 from bocmdp_gym.envs.population_env import PopulationEnv
-from bocmdp_gym.envs.road_tolls_map import draw_map, draw_picture
+from bocmdp_gym.envs.road_tolls_map import draw_map, draw_picture, link_outlines
 from bocmdp_gym.errors import DiscountError, OptionError
 from bocmdp_gym.options import check_regularization
 from bocmdp_gym.population import AmongOthers
@@ -155,6 +155,10 @@ class RoadTolls(PopulationEnv):
         traffic = self._in_force()
         goal = None if self._episode_context is None else int(self.population.classes[self._episode_context])
         return draw_picture(self.network, traffic.flows, traffic.times, self._state, goal)
+
+    def leader_outlines(self) -> list[npt.NDArray[np.float64]]:
+        """The links with a toll, each direction to the right of the other."""
+        return link_outlines(self.network, self.population.tollable)
 
     result_name = "traffic_map"
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.pictures import AGENT, INK, PALETTE, Canvas, blend
-from bocmdp_gym.road_network import Array, RoadNetwork
+from bocmdp_gym.road_network import Array, Indices, RoadNetwork
 
 _WIDEST = 9.0  # line of the largest flow, in points or pixels
 
@@ -28,6 +28,14 @@ def _ends(network: RoadNetwork, places: Array, shift: float) -> tuple[Array, Arr
     length = np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     right = np.stack([along[:, 1], -along[:, 0]], -1) / length * shift
     return start + right, end + right
+
+
+def link_outlines(network: RoadNetwork, links: Indices) -> list[Array]:
+    """The corners ``(4, 2)`` of bars in the place of some links, on a map with sides of at most 1."""
+    spacing = 1.0 / max(np.sqrt(network.n_nodes), 2.0)
+    places = _placed(network)
+    near, far = (_ends(network, places, shift * spacing) for shift in (0.02, 0.1))
+    return [np.stack([near[0][link], near[1][link], far[1][link], far[0][link]]) for link in links]
 
 
 def draw_map(

@@ -108,13 +108,48 @@ def test_an_undeclared_hook_is_found_by_the_check() -> None:
         bocmdp_gym.check_configurable_env(Undeclared())
 
 
+@pytest.mark.parametrize(
+    ("env_id", "options", "pieces"),
+    [
+        ("FourRooms", {}, 104),
+        ("MetaRL", {}, 41 * 4),
+        ("PrincipalAgent", {"instance": "grid", "bonus_on": "state"}, 18),
+        ("PrincipalAgent", {"instance": "grid", "budget_on": "paid"}, 18 * 4),
+        ("PrincipalAgent", {}, 0),
+        ("RoadTolls", {"network": "braess", "tollable": [1, 3]}, 2),
+        ("RandomMDP", {}, 0),
+    ],
+)
+def test_outlines_of_a_map_lie_apart(env_id: str, options: dict[str, Any], pieces: int) -> None:
+    """Every component has one, and no two have their middle in the same place."""
+    env = gym.make(f"bocmdp/{env_id}-v0", **options)
+    bocmdp_gym.check_configurable_env(env)
+    core = configurable(env)
+    outlines = core.leader_outlines()
+    if not pieces:
+        assert outlines is None
+        return
+    assert len(outlines) == core.leader_space.shape[0]
+    assert len(outlines) - pieces in (0, 1)  # a bar for what is not spent
+    assert len({tuple(one.mean(0).round(6)) for one in outlines}) == len(outlines)
+
+
+def test_outlines_that_are_not_those_of_x_are_found_by_the_check() -> None:
+    class Drawn(Foreign):
+        def leader_outlines(self) -> Any:
+            return [np.zeros((3, 2)), np.zeros((3, 2))]
+
+    with pytest.raises(errors.CheckError, match="leader_outlines"):
+        bocmdp_gym.check_configurable_env(Drawn())
+
+
 @pytest.mark.parametrize("env_id", IDS)
 def test_hooks_have_one_signature(env_id: str) -> None:
     core = configurable(gym.make(env_id))
     assert isinstance(core, Hooks)
     assert core.layer is core
-    hooks = ("initial_leader", "benchmark", "constraints", "result_figure", "observe", "states_of", "neighbours", "joint_action")
-    for hook in hooks:
+    hooks = ("initial_leader", "benchmark", "constraints", "leader_outlines", "result_figure")
+    for hook in (*hooks, "observe", "states_of", "neighbours", "joint_action"):
         expected, found = (inspect.signature(getattr(kind, hook)).parameters for kind in (Hooks, type(core)))
         assert list(found) == list(expected), hook
         assert [p.default for p in found.values()] == [p.default for p in expected.values()], hook

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,31 @@ def test_gradient_steps_move_the_sliders() -> None:
     assert page.leader_return.value == pytest.approx(before, abs=1e-9)
 
 
-def test_many_components_share_a_slider() -> None:
+def test_components_are_chosen_on_a_map() -> None:
     playground, page = _page("four-rooms", ROOMS)
     assert len(playground.x) > SLIDERS
+    assert page.component is None
+    assert page.brush is not None
+    (slider,), expected = page.sliders, playground.x
+    assert slider.disabled
+    for chosen, value in (([3], 2.0), ([3, 60, 104], -1.0)):
+        page.brush.source.selected.indices = chosen
+        assert not slider.disabled
+        assert slider.value == pytest.approx(expected[chosen].mean())
+        slider.value = value
+        expected[chosen] = value
+        np.testing.assert_array_equal(playground.x, expected)
+        np.testing.assert_array_equal(page.brush.source.data["value"], expected)
+    page.step.clicks += 1
+    np.testing.assert_array_equal(page.brush.source.data["value"], playground.x)
+    page.brush.source.selected.indices = []
+    assert slider.disabled
+
+
+def test_without_a_map_a_slider_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leaders.play.DRAWN", 104)
+    playground, page = _page("four-rooms", ROOMS)
+    assert page.brush is None
     assert page.component is not None
     start = playground.x
     for component, value in ((3, 2.0), (104, -1.0)):
@@ -65,37 +87,93 @@ def test_settings_that_cannot_be_played_with_are_refused(capsys: pytest.CaptureF
     assert "RegularizationError" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the server's sockets, when its thread ends
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_a_browser_sees_the_number_change(tmp_path: Path) -> None:
-    """A slider is moved with the keyboard, and the button pressed."""
+@pytest.fixture
+def serve() -> Iterator[Callable[[Page], Any]]:
+    """The page in a tab of a browser, once it shows its number."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     import panel
 
-    _, page = _page("tax-design", TAXES)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    server: Any = panel.serve(page.layout, port=port, show=False, threaded=True)
-    try:
-        with playwright.sync_playwright() as started:
-            browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    servers: list[Any] = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def open_(page: Page) -> Any:
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                port = free.getsockname()[1]
+            servers.append(panel.serve(page.layout, port=port, show=False, threaded=True))
             tab = browser.new_page(viewport={"width": 1300, "height": 800})
             tab.goto(f"http://localhost:{port}")
-            shown = tab.get_by_text(f"{page.leader_return.value:.4f}")
-            shown.wait_for()
-            handle = tab.locator(".noUi-handle").nth(1)
-            handle.focus()
-            handle.press("ArrowRight")
-            shown.wait_for(state="detached")
-            before = page.leader_return.value
-            tab.get_by_text(f"{before:.4f}").wait_for()
-            tab.get_by_text("One gradient step").click()
-            tab.get_by_text(f"{before:.4f}").wait_for(state="detached")
             tab.get_by_text(f"{page.leader_return.value:.4f}").wait_for()
-            assert page.leader_return.value > before
-            tab.screenshot(path=tmp_path / "play.png")
-            browser.close()
-    finally:
+            return tab
+
+        yield open_
+        browser.close()
+    for server in servers:
         server.stop()
+
+
+def in_a_browser(test: Any) -> Any:
+    test = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")(test)  # of sockets, when threads end
+    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")(test))
+
+
+@in_a_browser
+def test_a_browser_sees_the_number_change(serve: Any) -> None:
+    """A slider is moved with the keyboard, and the button pressed."""
+    _, page = _page("tax-design", TAXES)
+    before, tab = page.leader_return.value, serve(page)
+    handle = tab.locator(".noUi-handle").nth(1)
+    handle.focus()
+    handle.press("ArrowRight")
+    tab.get_by_text(f"{before:.4f}").wait_for(state="detached")
+    before = page.leader_return.value
+    tab.get_by_text(f"{before:.4f}").wait_for()
+    tab.get_by_text("One gradient step").click()
+    tab.get_by_text(f"{before:.4f}").wait_for(state="detached")
+    tab.get_by_text(f"{page.leader_return.value:.4f}").wait_for()
+    assert page.leader_return.value > before
+
+
+@in_a_browser
+def test_a_browser_watches_the_climb(serve: Any) -> None:
+    """Pressed once, the number rises by itself; pressed again, it stays."""
+    _, page = _page("tax-design", TAXES)
+    tab, numbers = serve(page), [page.leader_return.value]
+    page.leader_return.param.watch(lambda event: numbers.append(event.new), "value")
+    tab.get_by_text("Keep climbing").click()
+    tab.get_by_text(f"{numbers[0]:.4f}").wait_for(state="detached")
+    while page.steps < 4:
+        tab.wait_for_timeout(50)
+    tab.get_by_text("Keep climbing").click()
+    tab.wait_for_timeout(500)  # for what was under way
+    steps = page.steps
+    tab.wait_for_timeout(600)  # three of its periods
+    assert page.steps == steps
+    assert numbers == sorted(set(numbers))
+    tab.get_by_text(f"{numbers[-1]:.4f}").wait_for()
+
+
+@in_a_browser
+def test_a_browser_chooses_on_the_map(serve: Any) -> None:
+    """A click and a click with shift choose two cells, and the slider moves both."""
+    playground, page = _page("four-rooms", ROOMS)
+    before, tab, start = page.leader_return.value, serve(page), playground.x
+    where = tab.locator(".bk-Canvas").first.bounding_box()
+    x, y = where["x"] + 0.35 * where["width"], where["y"] + 0.3 * where["height"]
+    tab.mouse.click(x, y)
+    tab.wait_for_timeout(600)  # not a double click
+    tab.keyboard.down("Shift")
+    tab.mouse.click(x, y + 25)
+    tab.keyboard.up("Shift")
+    handle = tab.locator(".noUi-handle").first
+    tab.wait_for_timeout(300)
+    handle.focus()
+    for _ in range(20):
+        handle.press("ArrowRight")
+    tab.get_by_text(f"{before:.4f}").wait_for(state="detached")
+    tab.wait_for_timeout(500)
+    assert len(page.brush.source.selected.indices) == 2
+    moved = np.flatnonzero(playground.x != start)
+    assert sorted(page.brush.source.selected.indices) == moved.tolist()
+    assert len(set(playground.x[moved])) == 1

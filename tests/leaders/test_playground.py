@@ -47,6 +47,18 @@ def test_steps_are_those_of_the_exact_leader() -> None:
     np.testing.assert_allclose(playground.x, found.x.numpy(), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("halved", [True, False])
+def test_steps_too_long_are_halved(halved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not halved:
+        monkeypatch.setattr("leaders.playground._HALVINGS", 0)
+    playground = Playground(settings_from_values("tax-design", {"grid_size": 11, "horizon": 10, "learning_rate": 1.0}))
+    returns = [playground.look().leader_return]
+    for _ in range(5):
+        playground.step()
+        returns.append(playground.look().leader_return)
+    assert (returns == sorted(returns)) == halved
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [
