@@ -30,6 +30,7 @@ __all__ = [
     "ObservationError",
     "OptionError",
     "RegularizationError",
+    "ReportWarning",
     "ResetError",
     "RunInterruptedError",
     "StateError",
@@ -109,6 +110,10 @@ class CriticWarning(UserWarning):
 
 class FrozenLeaderWarning(UserWarning):
     """What leaders might seem to move stays as it is: entries of x without derivatives, or a wrapped problem's own x."""
+
+
+class ReportWarning(UserWarning):
+    """A run, a sweep or an evaluation is complete, but its report could not be written."""
 
 
 class CheckError(BOCMDPError, AssertionError):

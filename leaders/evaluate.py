@@ -40,7 +40,7 @@ from leaders.policy_evaluation import (
     pooled,
     spread,
 )
-from leaders.report import write_run_report
+from leaders.report import at_the_end, write_run_report
 from leaders.report.run_record import points_of, read_run, read_summary
 from leaders.run_arguments import generator
 from leaders.run_folder import EVALUATION, EVALUATION_PICTURE, SUMMARY, VIDEO, VIDEO_BEFORE
@@ -234,7 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
         save(picture(evaluation), chosen.run / EVALUATION_PICTURE)
         for point, name in films:
             film(settings, point, chosen.run / name, chosen.seed)
-        write_run_report(read_run(chosen.run, chosen.module))
+        with at_the_end(chosen.run, chosen.module):
+            write_run_report(read_run(chosen.run, chosen.module))
     except (BOCMDPError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

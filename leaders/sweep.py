@@ -35,7 +35,7 @@ import tyro
 from bocmdp_gym.errors import BOCMDPError, OptionError, RunInterruptedError, suggest
 from bocmdp_gym.files import remove_scratch
 from bocmdp_gym.options import check_count
-from leaders.report import write_sweep_report
+from leaders.report import at_the_end, write_sweep_report
 from leaders.run_folder import REPORT
 from leaders.settings import RunSettings, settings_from_values
 from leaders.settings.command_line import read
@@ -150,7 +150,8 @@ def _finish(outcomes: Outcomes, tasks: Mapping[str, Mapping[str, Any]], folder: 
     for name in (*TABLES, REPORT):
         remove_scratch(folder, name)
     write_tables(tasks, outcomes, folder)
-    write_sweep_report(folder)
+    with at_the_end(folder):
+        write_sweep_report(folder)
 
 
 def read_plan(path: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from bocmdp_gym.errors import BOCMDPError, RunInterruptedError
 from leaders.constraints import Constraint
 from leaders.loop import optimize
 from leaders.plots import learning_curve, save
-from leaders.report import write_run_report
+from leaders.report import at_the_end, write_run_report
 from leaders.report.run_record import read_run
 from leaders.result import Result
-from leaders.run_folder import REPORT, RunFolder
+from leaders.run_folder import SUMMARY, RunFolder
 from leaders.settings import RunSettings, commands, import_module, settings_from_values
 from leaders.settings.command_line import choose
 
@@ -24,6 +24,9 @@ def train(settings: RunSettings) -> Result:
 
     Raises:
         BOCMDPError: settings that cannot work, or a folder in use, before anything runs; files that cannot be written.
+
+    Warns:
+        ReportWarning: all is there but the report.
     """
     env, leader, follower = settings.make_env(), settings.make_leader(), settings.make_follower()
     objective = settings.make_objective()
@@ -70,9 +73,11 @@ def train(settings: RunSettings) -> Result:
                 "seconds": result.seconds,
             }
         )
-        write_run_report(read_run(run.path, settings.module), result.oracle)
+        seen = run.path / SUMMARY
+        with at_the_end(run.path, settings.module):
+            seen = write_run_report(read_run(run.path, settings.module), result.oracle)
     env.close()
-    print(f"{_returns(result)}{result.iterations:,} iterations in {result.seconds:.1f} s; see {run.path / REPORT}")
+    print(f"{_returns(result)}{result.iterations:,} iterations in {result.seconds:.1f} s; see {seen}")
     print(f"gradients are from {result.estimator}")
     return result
 
@@ -105,8 +110,8 @@ def parse(arguments: list[str] | None = None) -> RunSettings:
 def main(arguments: list[str] | None = None) -> int:
     """The command line.
 
-    Returns the exit status: 0, 2 for settings that cannot work or files that cannot be written, and 128 plus its number after a
-    signal (143: SIGTERM, 130: SIGINT, 129: SIGHUP).
+    Returns the exit status: 0, 2 for settings that cannot work or files (but the report) that cannot be written, and 128 plus
+    its number after a signal (143: SIGTERM, 130: SIGINT, 129: SIGHUP).
     """
     try:
         train(parse(arguments))

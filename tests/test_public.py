@@ -45,7 +45,8 @@ def test_every_error_is_exported_in_one_place() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if ".reproduce" not in module.name:
                 importlib.import_module(module.name)
-    kinds, found = [errors.BOCMDPError, errors.CriticWarning, errors.FrozenLeaderWarning], set()
+    warnings = [errors.CriticWarning, errors.FrozenLeaderWarning, errors.ReportWarning]
+    kinds, found = [errors.BOCMDPError, *warnings], set()
     while kinds:
         kind = kinds.pop()
         if kind.__module__.split(".")[0] in ("bocmdp_gym", "followers", "leaders"):

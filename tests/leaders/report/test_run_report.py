@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bocmdp_gym import configurable
+from bocmdp_gym.errors import FolderError, ReportWarning
 from leaders.evaluate import main as evaluate
 from leaders.history import COLUMNS
 from leaders.report import run_report
@@ -213,6 +214,30 @@ def test_an_environment_without_pictures_says_so(pole: Any, capsys: pytest.Captu
         assert evaluate([str(out), "--module", "mine_pole", option]) == 2
         assert f"UnsupportedError: {text}" in capsys.readouterr().err
     assert not (out / "evaluation.json").exists()
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(
+    rooms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training and evaluation end well without it, and say how to write it; which then works."""
+    out = tmp_path / "run"
+    write = run_report.write_atomically
+
+    def full(path: Path, content: Any) -> None:
+        raise FolderError(28, f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(run_report, "write_atomically", full)
+    with pytest.warns(ReportWarning, match=r"report\.html could not be written \(FolderError.*No space left") as warned:
+        assert train([*ROOMS, "--out", str(out)]) == 0
+    assert str(warned[0].message).endswith(f"python -m leaders.report {out}")
+    assert f"see {out / 'summary.json'}" in capsys.readouterr().out
+    with pytest.warns(ReportWarning):
+        assert evaluate([str(out), "--env-steps", "100"]) == 0
+    assert (out / "evaluation.json").exists()
+    assert not (out / "report.html").exists()
+    monkeypatch.setattr(run_report, "write_atomically", write)
+    assert report([str(out)]) == 0
+    assert json.loads((out / "summary.json").read_text())["x"] == json.loads((rooms / "summary.json").read_text())["x"]
 
 
 def test_what_is_no_run_is_named(tmp_path: Path, rooms: Path, capsys: pytest.CaptureFixture[str]) -> None:
