@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import PurePath
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class Constructed:
 
     #: Whether objects remember what they were constructed with, as what makes a run's identity must; others hold on to nothing.
     _records = False
+    #: What to do instead of giving an argument that similar classes have, by its name.
+    _instead: ClassVar[Mapping[str, str]] = {}
     _given_arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -56,7 +58,7 @@ class Constructed:
             return super().__new__(cls)
         current = _current(cls, kwargs)
         if not usual:
-            check_arguments(cls.__name__, parameters_of(cls), args, current)
+            check_arguments(cls.__name__, parameters_of(cls), args, current, cls._instead)
         self = super().__new__(cls)
         if cls._records:
             object.__setattr__(self, "_given_arguments", bind_arguments(parameters_of(cls), args, current))  # frozen ones too
@@ -109,8 +111,12 @@ def _parameters(cls: Any) -> tuple[Parameter, ...]:
     return () if constructor is object.__init__ else tuple(signature(constructor).parameters.values())[1:]
 
 
-def check_arguments(name: str, parameters: Sequence[Parameter], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_arguments(
+    name: str, parameters: Sequence[Parameter], args: Sequence[Any], kwargs: Mapping[str, Any], instead: Mapping[str, str] = {}
+) -> None:
     """Refuse arguments that a function or constructor called ``name`` does not have; missing ones are left to Python.
+
+    ``instead``: what the message says of some names, in the place of the nearest known ones.
 
     Raises:
         UnknownOptionError: a name that is not among ``parameters``, too many positional arguments, or one given twice.
@@ -120,7 +126,7 @@ def check_arguments(name: str, parameters: Sequence[Parameter], args: Sequence[A
     by_name = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for given in kwargs:
         if given not in by_name and Parameter.VAR_KEYWORD not in kinds:
-            raise UnknownOptionError(f"{name} has no option {given!r}. {suggest(given, by_name)}")
+            raise UnknownOptionError(f"{name} has no option {given!r}. {instead.get(given) or suggest(given, by_name)}")
     if len(args) > len(by_position) and Parameter.VAR_POSITIONAL not in kinds:
         taken = f"{len(by_position)} ({', '.join(by_position)})" if by_position else "none"
         raise UnknownOptionError(

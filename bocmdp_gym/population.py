@@ -19,8 +19,8 @@ each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -85,6 +85,11 @@ class PopulationBOCMDP(Constructed):
         mass: ``(C,)``.
         problem: the classes' MDPs as a `TabularBOCMDP` of the parameter (x, loads) ``(d + K,)``, without the leader.
     """
+
+    _instead: ClassVar[Mapping[str, str]] = {
+        "action_mask": "In a population all actions exist: let those that should not lead nowhere, and pay so little that nobody "
+        "takes them, as bocmdp_gym.envs.RoadTolls does where a node has no further road."
+    }
 
     def __init__(
         self,

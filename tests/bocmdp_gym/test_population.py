@@ -18,7 +18,15 @@ from torch import Tensor
 import followers
 import leaders
 from bocmdp_gym import PopulationBOCMDP, TabularBOCMDP, TabularEnv, check_configurable_env, population
-from bocmdp_gym.errors import ConvergenceError, DiscountError, ModelError, OptionError, RegularizationError, UnsupportedError
+from bocmdp_gym.errors import (
+    ConvergenceError,
+    DiscountError,
+    ModelError,
+    OptionError,
+    RegularizationError,
+    UnknownOptionError,
+    UnsupportedError,
+)
 
 LAMBDA = 0.5
 
@@ -357,6 +365,11 @@ def test_other_lambdas_than_the_others_are_refused() -> None:
         ({"discount": 0.9, "load_discount": 1.0, "termination": np.zeros((1, 1, 2))}, DiscountError, "leader_discount is 1"),
         ({"leader_space": gym.spaces.Discrete(2)}, OptionError, "leader_space"),
         ({"example": [1.0, 2.0]}, ModelError, r"expected a valid x, \(1,\)"),
+        (
+            {"action_mask": np.ones((1, 2), bool)},
+            UnknownOptionError,
+            "no option 'action_mask'. In a population all actions exist",
+        ),
     ],
 )
 def test_bad_input_is_refused(options: dict[str, Any], error: type[Exception] | None, message: str) -> None:
