@@ -7,6 +7,9 @@ The mathematics. Assets s, hours h, spending c_i on good i; income tax y and VAT
     s'          ~ N(m(s, a), std^2), truncated to the asset range
     rbar(a)     = 15 mean_i(c_i / (1 + v_i)) / 5 + 5 log(1 + sum_i v_i c_i / (1 + v_i) + y w h)
 
+With ``brackets`` b_1 < b_2 < ... of income, y w h becomes sum_k y_k max(0, min(w h, b_k) - b_{k-1}), with b_0 = 0 and no end of
+the last: y_k is the marginal rate of bracket k, and x has an entry for each.
+
 VAT is in the rewards, the income tax in the transitions, the preferences alpha are the context. The leader's reward is social
 welfare: what is consumed, and the public budget with diminishing returns.
 
@@ -69,6 +72,7 @@ class Economy:
     Attributes:
         nvec: levels of each part of an action.
         hours, total: hours worked and total spending, ``(A,)``; spending: per good, ``(A, goods)``.
+        n_brackets: how many rates the income tax has, 1 or more.
         rows: the row of P that each joint action stores its probabilities in, ``(A,)``; M rows for different
             hours or total spending.
 
@@ -84,6 +88,7 @@ class Economy:
         asset_range: Sequence[float],
         noise_std: float,
         tax_upper: Sequence[float],
+        brackets: Sequence[float] = (),
     ):
         self.prices = check_array("prices", prices, (None,))
         if not (self.prices > 0).all():
@@ -97,9 +102,12 @@ class Economy:
         if not self.low < self.high:
             raise OptionError(f"asset_range is [{self.low:g}, {self.high:g}], which is empty; expected [low, high], low < high.")
         self.noise_std = check_number("noise_std", noise_std, above=0.0)
-        self.tax_upper = check_array("tax_upper", tax_upper, (goods + 1,))
-        if not (self.tax_upper > 0).all():
-            raise OptionError(f"tax_upper is {self.tax_upper.tolist()}; expected positive bounds: of the income tax, then VAT.")
+        bounds = check_array("tax_upper", tax_upper, (goods + 1,))
+        if not (bounds > 0).all():
+            raise OptionError(f"tax_upper is {bounds.tolist()}; expected positive bounds: of the income tax, then VAT.")
+        self._brackets = self._check_brackets(brackets)
+        self.n_brackets = len(self._brackets)
+        self.tax_upper = np.append(np.repeat(bounds[0], self.n_brackets), bounds[1:])
         self.nvec = (len(HOURS), *(len(SPENDING),) * goods)
         self.n_actions = prod(self.nvec)
         levels = np.array(np.unravel_index(np.arange(self.n_actions), self.nvec)).T
@@ -113,27 +121,51 @@ class Economy:
         self._bundles = torch.from_numpy(bundles.prod(-1))  # prod_i (c_i / p_i)^alpha_i, (C, A)
         self._preferences = torch.from_numpy(self.preferences)
         self._labour_cost = torch.from_numpy(LABOUR_COST * self.hours**2)
-        self._earned = torch.from_numpy(self.wage * self.hours)
-        self._row_earned, self._row_total = torch.from_numpy(choices * [self.wage, 1.0]).T
+        self._earned, self._row_earned = (torch.from_numpy(self._in_brackets(hours)) for hours in (self.hours, choices[:, 0]))
+        self._row_total = torch.from_numpy(choices[:, 1].copy())
+
+    def _check_brackets(self, brackets: Any) -> Array:
+        """Where each bracket begins ``(K,)``, the first one at 0.
+
+        Raises:
+            OptionError: incomes that do not rise, or that nobody reaches.
+        """
+        starts = np.append(0.0, check_array("brackets", brackets, (None,)) if np.size(brackets) else [])
+        most = self.wage * HOURS[-1]
+        if not ((np.diff(starts) > 0).all() and (len(starts) == 1 or starts[-1] < most)):
+            raise OptionError(
+                f"brackets are {starts[1:].tolist()}; expected rising incomes above 0 and below {most:g}, the most that "
+                "anybody earns in a step."
+            )
+        return starts
+
+    def _in_brackets(self, hours: Array) -> Array:
+        """What is earned in hours ``(N,)`` within each bracket, ``(N, K)``."""
+        widths = np.append(np.diff(self._brackets), np.inf)
+        within: Array = np.clip(self.wage * hours[:, None] - self._brackets, 0.0, widths)
+        return within
 
     def rates(self, x: Tensor) -> Tensor:
-        """Income tax, then VAT rates: ``tax_upper * sigmoid(x)``."""
+        """Income tax (of every bracket), then VAT rates: ``tax_upper * sigmoid(x)``."""
         return self._upper * torch.sigmoid(x)
 
     def utility(self, rates: Tensor) -> Tensor:
         """The follower's reward without u(s), ``(C, A)``."""
-        return self._bundles * torch.exp(-self._preferences @ torch.log1p(rates[1:])).unsqueeze(-1) - self._labour_cost
+        return (
+            self._bundles * torch.exp(-self._preferences @ torch.log1p(rates[self.n_brackets :])).unsqueeze(-1)
+            - self._labour_cost
+        )
 
     def welfare(self, rates: Tensor) -> Tensor:
         """The leader's reward, ``(A,)``."""
-        income_tax, vat = rates[0], rates[1:]
+        income_tax, vat = rates[: self.n_brackets], rates[self.n_brackets :]
         consumed = self._spending / (1.0 + vat)
-        revenue = consumed @ vat + income_tax * self._earned
+        revenue = consumed @ vat + (income_tax * self._earned).sum(-1)
         return 15.0 * consumed.mean(-1) / 5.0 + 5.0 * torch.log1p(revenue)
 
     def savings(self, rates: Tensor) -> Tensor:
         """What the actions of each row add to the assets on average, ``(M,)``."""
-        return (1.0 - rates[0]) * self._row_earned - self._row_total
+        return ((1.0 - rates[: self.n_brackets]) * self._row_earned).sum(-1) - self._row_total
 
     def tables(self, x: Array) -> tuple[Array, Array, Array]:
         """What the simulator reads at x: utility ``(C, A)``, welfare ``(A,)`` and savings ``(A,)`` of joint actions."""
@@ -250,8 +282,8 @@ class TaxDesign(Pictures, ConfigurableEnv):
     policy tabulated on that grid acts between two points as the mean of theirs, weighted linearly by distance (`neighbours`).
 
     ## Leader parameter
-    x in R^(1 + goods), unbounded: income tax and VAT rates are ``tax_upper * sigmoid(x)``, in this order. `initial_leader`
-    draws x_0 ~ N(0, 1).
+    x in R^(1 + goods), unbounded: income tax and VAT rates are ``tax_upper * sigmoid(x)``, in this order; with ``brackets``, one
+    marginal rate of the income tax for each comes first. `initial_leader` draws x_0 ~ N(0, 1).
 
     ## Context
     ``Discrete(number of preferences)``: the exponents of the household's utility of consumption. It is not observed.
@@ -284,6 +316,7 @@ class TaxDesign(Pictures, ConfigurableEnv):
     discount: the households' gamma, below 1.
     leader_discount: the leader's gamma_L, below 1; None: gamma.
     render_mode: "rgb_array" or "human".
+    brackets: incomes of a step, rising, above each of which the income tax has another marginal rate; (): one rate for all.
 
     Raises:
         OptionError, DiscountError: an argument out of range, or lengths that do not fit.
@@ -312,10 +345,11 @@ class TaxDesign(Pictures, ConfigurableEnv):
         discount: float = 0.9,
         leader_discount: float | None = None,
         render_mode: str | None = None,
+        brackets: Sequence[float] = (),
     ):
         given = locals()
         self._settings = {name: given[name] for name in signature(TaxDesign).parameters if name not in ("horizon", "render_mode")}
-        self.economy = Economy(prices, wage, preferences, asset_range, noise_std, tax_upper)
+        self.economy = Economy(prices, wage, preferences, asset_range, noise_std, tax_upper, brackets)
         self.initial_std = check_number("initial_std", initial_std, above=0.0)
         self.horizon = check_horizon(horizon)
         self.render_mode = check_render_mode(render_mode, self.metadata)
@@ -450,13 +484,14 @@ class TaxDesign(Pictures, ConfigurableEnv):
             canvas.line(start, end, AGENT, 2)
         canvas.disc(points[-1], 4, AGENT)
         rates = self.rates(self._episode_leader)
-        names = ["income tax", *(f"VAT {i}" for i in range(1, len(rates)))]
+        goods, marginal = len(economy.prices), [f"income tax {k}" for k in range(1, economy.n_brackets + 1)]
+        names = [*(marginal if economy.n_brackets > 1 else ["income tax"]), *(f"VAT {i}" for i in range(1, goods + 1))]
         self._bars(canvas, 50, "tax rates", names, rates, economy.tax_upper, "{:.0%}", PALETTE[0])
         if self._actions:
             last = self._actions[-1]
             done = [economy.hours[last], *economy.spending[last]]
-            names = ["hours", *(f"good {i}" for i in range(1, len(rates)))]
-            limits = np.array([HOURS[-1], *[SPENDING[-1]] * (len(rates) - 1)])
+            names = ["hours", *(f"good {i}" for i in range(1, goods + 1))]
+            limits = np.array([HOURS[-1], *[SPENDING[-1]] * goods])
             self._bars(canvas, 205, "last step", names, np.array(done), limits, "{:.1f}", PALETTE[1])
         return canvas.array()
 

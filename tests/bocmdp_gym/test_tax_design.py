@@ -25,6 +25,11 @@ SMALL: dict[str, Any] = {"prices": [1.0], "preferences": [[0.6], [0.2]], "tax_up
 X = np.array([-0.4, 0.3])
 
 
+def model_gradient(env: TaxDesign, x: torch.Tensor, context: int) -> torch.Tensor:
+    oracle = TrajectoryOracle(env, SoftPolicyIteration(0.1))
+    return leaders.ExactGradient().estimate(oracle, x, context, np.random.default_rng(0))
+
+
 def test_model_is_that_of_the_paper() -> None:
     env = TaxDesign(grid_size=41)
     assert (env.model.n_contexts, env.model.n_states, env.model.n_actions) == (2, 41, 1250)
@@ -53,6 +58,36 @@ def test_rewards_by_hand(context: int) -> None:
     assert (terminated, truncated) == (False, False)
     env.reset(options={"state": -7.0})
     assert env.step([0, 0, 0, 0])[1] == pytest.approx(-7.0)  # debt hurts in proportion
+
+
+def test_brackets_have_marginal_rates() -> None:
+    """Taxes by hand; with equal rates in all brackets, everything is as with a single one."""
+    options: dict[str, Any] = SMALL | {"wage": 2.0}
+    flat, env = TaxDesign(**options), TaxDesign(**options, brackets=[4.0, 10.0])
+    assert env.model.leader_dim == 4
+    assert TaxDesign(brackets=[4.0]).benchmark() is None
+    x = np.array([-1.0, 0.3, 1.0, 0.2])
+    first, second, third, vat = env.rates(x)
+    income = 2.0 * env.economy.hours
+    due = first * np.minimum(income, 4) + second * np.clip(income - 4, 0, 6) + third * np.maximum(income - 10, 0)
+    _, welfare, savings = env.economy.tables(x)
+    np.testing.assert_allclose(savings, income - due - env.economy.total, atol=1e-12)
+    consumed = env.economy.spending[:, 0] / (1 + vat)
+    np.testing.assert_allclose(welfare, 3 * consumed + 5 * np.log1p(vat * consumed + due), atol=1e-12)
+    same = np.array([0.3, 0.3, 0.3, 0.2])
+    for one, other in zip(env.economy.tables(same), flat.economy.tables(same[2:]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_gradient_with_brackets_matches_finite_differences() -> None:
+    env = TaxDesign(**SMALL, grid_size=21, brackets=[4.0], render_mode="rgb_array")
+    x = torch.tensor([-1.0, 0.3, 0.2], dtype=F64)
+    estimates = [model_gradient(env, x, c) for c in range(2)]
+    numeric = finite_difference(lambda z: env.model.leader_return(z, 0.1, tolerance=1e-13), x)
+    assert relative_error(torch.stack(estimates).mean(0), numeric) <= 1e-6
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    assert env.render().shape == (360, 760, 3)
 
 
 def test_log_density_of_the_model_and_its_score() -> None:
@@ -117,8 +152,7 @@ def test_simulator_agrees_with_the_grid(start: float) -> None:
 def test_gradient_matches_finite_differences() -> None:
     env = TaxDesign(grid_size=21)
     x = torch.tensor([-0.4, 0.3, 0.1, -0.2], dtype=F64)
-    oracle = TrajectoryOracle(env, SoftPolicyIteration(0.1))
-    estimates = [leaders.ExactGradient().estimate(oracle, x, c, np.random.default_rng(0)) for c in range(2)]
+    estimates = [model_gradient(env, x, c) for c in range(2)]
     numeric = finite_difference(lambda z: env.model.leader_return(z, 0.1, tolerance=1e-13), x)
     assert relative_error(torch.stack(estimates).mean(0), numeric) <= 1e-6
 
@@ -234,6 +268,10 @@ def test_critic_estimates_from_the_continuous_simulator() -> None:
         ({"preferences": [[0.5, 0.5, 0.0]]}, "preferences are"),
         ({"tax_upper": [1.0, 2.0]}, "tax_upper has shape"),
         ({"tax_upper": [1.0, 2.0, 2.0, 0.0]}, "tax_upper is"),
+        ({"brackets": [3.0, 3.0]}, "rising incomes above 0 and below 8"),
+        ({"brackets": [0.0]}, "rising incomes"),
+        ({"brackets": [9.0]}, "the most that anybody"),
+        ({"brackets": "two"}, "brackets is 'two'"),
         ({"asset_range": [10.0, 10.0]}, "which is empty"),
         ({"asset_range": [10.0, -10.0]}, "which is empty"),
         ({"asset_range": [10.0]}, "asset_range has shape"),
