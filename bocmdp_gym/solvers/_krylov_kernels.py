@@ -137,16 +137,21 @@ def triangles(indptr, columns, diagonal, transposed):
 
 @njit(cache=True, nogil=True)
 def assemble(k, prob, position, indptr, diagonal, slot, data):
-    """data = I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a)."""
+    """data = I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a). Returns the largest sum of a state's weights."""
     n_s, n_m, n_k = prob.shape
     data[:] = 0.0
+    largest = 0.0
     for s in range(n_s):
         start = indptr[position[s]]
+        total = 0.0
         for a in range(n_m):
             weight = k[s, a]
+            total += weight
             for m in range(n_k):
                 data[start + slot[s, a, m]] -= weight * prob[s, a, m]
         data[diagonal[position[s]]] += 1.0
+        largest = max(largest, total)
+    return largest
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

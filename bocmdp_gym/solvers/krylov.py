@@ -36,7 +36,7 @@ class KrylovSolver(SparseRowsSolver):
     "Efficient implementation of a class of preconditioned conjugate gradient methods", SIAM J. Sci. Stat. Comput. 2, 1981).
     I - K is an M-matrix, so the factorisation exists.
 
-    Newton steps of a policy iteration are solved as roughly as the next one allows: to a tenth of the residual of the soft
+    Newton steps of a policy iteration are solved as roughly as the next one allows: to a fifth of the residual of the soft
     Bellman equation, and more exactly once that residual is below lambda, where Newton's method is quadratic. Other solves, and
     all where the discount is `DISCOUNTED` or above, go to `TOLERANCE`. Should the iteration not get there, `SparseLUSolver` takes
     over for that system.
@@ -91,11 +91,10 @@ class KrylovSystem(System):
     def prepare(self, k: Array, prob: Array) -> None:
         """Factor I - K of these weights."""
         solver = self._solver
-        solver.entries(k, prob, self._data)
+        self._is_discounted = solver.entries(k, prob, self._data) < DISCOUNTED
         dilu(solver.indptr, solver.columns, solver.diagonal, self._data, self._inverse)
         scale_diagonal(solver.diagonal, self._data, self._inverse, self._middle)
         self._weights = (k, prob)
-        self._is_discounted = float(k.sum(-1).max()) < DISCOUNTED
         self._is_scaled = [False, False]
         self._direct: System | None = None
 
@@ -106,7 +105,7 @@ class KrylovSystem(System):
         return self._solve(b, True)
 
     def newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, goal: float) -> None:
-        enough = max(0.03 * goal, min(0.1, residual / lam) * residual)
+        enough = max(0.03 * goal, min(0.2, residual / lam) * residual)
         v += self._solve(v_new - v, False, enough if self._is_discounted else 0.0)
 
     def _solve(self, b: Array, transposed: bool, absolute: float = 0.0) -> Array:

@@ -26,7 +26,8 @@ class SparseLUSolver(SparseRowsSolver):
         Raises:
             ConvergenceError: the system is singular, or its factors do not fit into memory.
         """
-        data = self.entries(k, prob, np.empty(len(self.columns)))
+        data = np.empty(len(self.columns))
+        self.entries(k, prob, data)
         transposed = csc_matrix((data, self.columns, self.indptr), shape=(self.n_states, self.n_states))
         try:
             lu = splu(transposed, "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})

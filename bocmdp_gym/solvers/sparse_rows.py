@@ -34,7 +34,7 @@ class SparseRowsSolver(PolicySolver):
         self.position = position
         self.indptr, self.columns, self.diagonal, self._slot = row_structure(succ, position)
 
-    def entries(self, k: Array, prob: Array, out: Array) -> Array:
-        """The numbers of I - K, in ``out`` of the size of ``columns``."""
-        assemble(k, prob, self.position, self.indptr, self.diagonal, self._slot, out)
-        return out
+    def entries(self, k: Array, prob: Array, out: Array) -> float:
+        """Write the numbers of I - K into ``out``, of the size of ``columns``. Returns the largest sum of a state's weights."""
+        largest: float = assemble(k, prob, self.position, self.indptr, self.diagonal, self._slot, out)
+        return largest

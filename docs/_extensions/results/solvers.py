@@ -34,14 +34,17 @@ def _scaling(r: dict[str, Any]) -> Iterable[str]:
     rows = [
         (
             f"{o['states']:,}",
+            what,
             f"{o['seconds']:.3g} s",
             f"{o['processor_seconds']:.3g} s",
             f"{o['peak_gigabytes']:.2f} GB",
             f"{o['finite_difference_error']:.1g}",
         )
-        for o in r["states"]
+        for what, sizes in (("rewards", r["states"]), ("rewards and P", r["moving"]))
+        for o in sizes
     ]
-    yield from table(("states", "wall time", "processor time", "peak memory", "error against finite differences"), rows)
+    header = ("states", "of x", "wall time", "processor time", "peak memory", "error against finite differences")
+    yield from table(header, rows)
     slopes = r["slopes"]
     yield ""
     yield (
