@@ -29,7 +29,6 @@ from bocmdp_gym.affine import Affine, AffineFunctions, AffineParts, Point
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, jacobian_columns, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
-from bocmdp_gym.gymnasium_tables import CHECK_SAMPLES, gymnasium_tables, masks_of_states
 from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, refuse_misuse, tensors_in
 from bocmdp_gym.losses import Loss, check_loss
@@ -39,6 +38,7 @@ from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_function, check_instance
 from bocmdp_gym.parts import check_part, dense, is_function, owned_part
 from bocmdp_gym.proper import check_proper
+from bocmdp_gym.published_tables import CHECK_SAMPLES, gymnasium_tables, masks_of_states
 from bocmdp_gym.recognition import recognised
 from bocmdp_gym.soft_bellman import MAX_ITERATIONS, TOLERANCE
 from bocmdp_gym.solvers.choice import METHODS

@@ -10,7 +10,14 @@ error.txt    the traceback of its last failure, while it has no result
 Runs of `leaders.train` over seeds and settings are such tasks (`leaders.sweep`), and so are the cells of a published table.
 """
 
-from leaders.tasks.attempts import Function
-from leaders.tasks.runner import Backend, Outcomes, run_tasks
+from typing import TYPE_CHECKING
+
+from bocmdp_gym.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from leaders.tasks.attempts import Function
+    from leaders.tasks.runner import Backend, Outcomes, run_tasks
+else:
+    __getattr__, __dir__ = on_first_use(__name__)
 
 __all__ = ["Backend", "Function", "Outcomes", "run_tasks"]

@@ -33,6 +33,18 @@ def test_heavy_packages_wait_until_they_are_used() -> None:
     assert json.loads(found.stdout) == []
 
 
+def test_packages_import_what_is_asked_of_them() -> None:
+    """Only Gymnasium is needed to register the environments."""
+    script = (
+        "import sys, bocmdp_gym, followers, leaders\n"
+        "own = [name for name in sys.modules if name.split('.')[0] in ('bocmdp_gym', 'followers', 'leaders')]\n"
+        "print(*sorted(own), *({'torch', 'numba', 'scipy', 'PIL', 'pandas', 'tqdm', 'tyro', 'jinja2'} & sys.modules.keys()))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    own = ["bocmdp_gym", "bocmdp_gym.lazy", "bocmdp_gym.registration", "bocmdp_gym.version", "followers", "leaders"]
+    assert found.stdout.split() == own
+
+
 def test_nothing_imports_the_reproduction() -> None:
     """The experiments use the library; the library does not know them."""
     modules = [name for name in MODULES if "reproduce" not in name]
