@@ -6,9 +6,12 @@ Two forms are read: the ``Args:`` section of Google style, an argument or a few 
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from importlib.abc import InspectLoader
 from typing import Any
 
 #: A list of names between commas.
@@ -17,7 +20,26 @@ _NAMES = r"(?:{0})(?:, (?:{0}))*"
 
 def summary(kind: Callable[..., Any]) -> str:
     """The first paragraph of a docstring on one line; "" without a docstring."""
-    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+    return _first_paragraph(inspect.getdoc(kind) or "")
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def source_summary(where: str) -> str:
+    """The `summary` of a class or function, from the source of its module, which is imported only where that does not say it.
+
+    Args:
+        where: it is, as Gymnasium's entry points are written: "module:name".
+    """
+    module, _, name = where.partition(":")
+    found = importlib.util.find_spec(module)
+    source = found.loader.get_source(module) if found is not None and isinstance(found.loader, InspectLoader) else None
+    for one in ast.parse(source or "").body:
+        if isinstance(one, (ast.ClassDef, ast.FunctionDef)) and one.name == name and (text := ast.get_docstring(one)):
+            return _first_paragraph(text)
+    return summary(getattr(importlib.import_module(module), name))
 
 
 def argument_groups(kind: Callable[..., Any]) -> list[tuple[tuple[str, ...], str]]:

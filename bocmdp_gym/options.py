@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from bocmdp_gym.errors import OptionError, RegularizationError, suggest
 
@@ -79,7 +79,8 @@ def as_number(value: Any) -> float:
 def as_array(value: Any) -> npt.NDArray[np.float64] | None:
     """A float64 copy; None for what are not real numbers: strings, booleans, complex numbers, and arrays with masked entries."""
     try:
-        if isinstance(value, Tensor):
+        torch = sys.modules.get("torch")  # who hands over a tensor has imported it
+        if torch is not None and isinstance(value, torch.Tensor):
             value = value.detach().cpu().to_dense().numpy()
         if np.ma.isMaskedArray(value) and np.ma.is_masked(value):
             return None

@@ -39,7 +39,7 @@ from leaders.report import at_the_end, write_sweep_report
 from leaders.run_folder import REPORT
 from leaders.settings import RunSettings, settings_from_values
 from leaders.settings.command_line import read
-from leaders.settings.values import module_of, refuse_unnamed_modules
+from leaders.settings.modules import module_of, refuse_unnamed_modules
 from leaders.sweep_table import TABLES, write_tables
 from leaders.sweep_tasks import check_environments, run_task, task_of
 from leaders.tasks import Backend, Outcomes, run_tasks

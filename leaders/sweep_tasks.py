@@ -24,7 +24,7 @@ from leaders.run_folder import HISTORY, SUMMARY
 from leaders.settings import RunSettings, settings_from_summary, settings_from_values
 from leaders.tasks import Backend
 from leaders.tasks.pools import one_thread, worker_context
-from leaders.train import train
+from leaders.training import train
 
 #: The mean of the sampled returns is taken over this share of the iterations, the last ones.
 _LAST = 0.1

@@ -30,7 +30,7 @@ from bocmdp_gym.docstrings import argument_groups
 from bocmdp_gym.registration import ENVIRONMENTS, Entry
 from leaders.gradients.registry import ESTIMATORS
 from leaders.history import COLUMNS
-from leaders.settings.environments import command_name
+from leaders.settings.names import command_name
 
 #: The packages and modules whose ``__all__`` is the public surface; each has an API page.
 PUBLIC = (

@@ -6,8 +6,9 @@ from bocmdp_gym.lazy import on_first_use
 
 if TYPE_CHECKING:
     from leaders.settings.environments import CustomSettings, commands
+    from leaders.settings.modules import import_module
     from leaders.settings.run import RunSettings
-    from leaders.settings.values import import_module, settings_from_summary, settings_from_values
+    from leaders.settings.values import settings_from_summary, settings_from_values
 else:
     __getattr__, __dir__ = on_first_use(__name__)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Union
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import make_dataclass
+from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
@@ -25,7 +27,7 @@ def read(kind: Any, module: str, description: str | None, arguments: list[str] |
 
 
 def choose(kinds: Mapping[str, type[Any]], module: str, description: str | None, arguments: list[str] | None = None) -> Any:
-    """Settings of the kind that the first argument names, read from the rest.
+    """Settings of the kind that the first argument names, read from the rest; of ``kinds``, only that one is made.
 
     Args:
         kinds: dataclasses of settings by the name of their command; docstrings become help texts.
@@ -33,8 +35,29 @@ def choose(kinds: Mapping[str, type[Any]], module: str, description: str | None,
         description: of the script.
         arguments: those of the process if None.
     """
-    commands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name, description=kind.__doc__)] for name, kind in kinds.items())
-    return read(Union[commands], module, description, arguments, (tyro.conf.OmitSubcommandPrefixes,))  # noqa: UP007
+    given = sys.argv[1:] if arguments is None else arguments
+    if (name := named(given, kinds)) is not None:
+        return read(kinds[name], f"{module} {name}", kinds[name].__doc__, given[1:])
+    return list_commands({name: kind.__doc__ for name, kind in kinds.items()}, module, description, given)
+
+
+def named(arguments: Sequence[str], commands: Collection[str]) -> str | None:
+    """The command that arguments begin with, spelled with hyphens or underscores; None if they name none."""
+    name = arguments[0].replace("_", "-") if arguments else None
+    return name if name in commands else None
+
+
+def list_commands(texts: Mapping[str, str | None], module: str, description: str | None, arguments: list[str]) -> NoReturn:
+    """Say what the commands are, to arguments that name none of them, and end the process.
+
+    Args:
+        texts: what the commands are for, by name.
+        module, description, arguments: as of `choose`.
+    """
+    kinds = {name: make_dataclass("Command", (), namespace={"__doc__": text}) for name, text in texts.items()}
+    commands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name, description=texts[name])] for name, kind in kinds.items())
+    read(Union[commands], module, description, arguments)  # noqa: UP007
+    raise SystemExit(2)
 
 
 _NUMBERS = tyro.constructors.ConstructorRegistry()

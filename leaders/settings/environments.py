@@ -9,82 +9,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
-from bocmdp_gym.docstrings import argument_help, summary
-from bocmdp_gym.registration import ENVIRONMENTS, Entry
+from bocmdp_gym.docstrings import argument_help
+from bocmdp_gym.registration import Entry
 from followers.registry import FOLLOWERS
 from leaders.leaders import HPGD
+from leaders.settings.names import CUSTOM, DEFAULTS, Defaults, command_text, environments
 from leaders.settings.options import Option, annotated, options_of
 from leaders.settings.run import RUN_NAMES, RunSettings, follower_fields, leader_fields, named_fields, objective_fields
-
-
-class Defaults(NamedTuple):
-    """What a run in one environment has otherwise than others.
-
-    Attributes:
-        values: defaults of settings of the run.
-        same: arguments of the environment that are settings of the run, and default to the argument's default.
-        note: what its help says besides.
-    """
-
-    values: Mapping[str, Any] = {}
-    same: Mapping[str, str] = {}
-    note: str = ""
-
-
-_STORAGE = Defaults(
-    {"leader": "exact", "contexts": "all", "regularization": 0.1, "learning_rate": 0.1, "optimizer": "Adam", "iterations": 200},
-    note="States are real numbers, so hpgd needs --estimator critic here.",
-)
-DEFAULTS: dict[str, Defaults] = {
-    "bocmdp/Battery-v0": _STORAGE,
-    "bocmdp/BuildingControl-v0": Defaults(
-        {"leader": "exact", "regularization": 0.1, "learning_rate": 0.3, "optimizer": "Adam", "iterations": 200},
-        note="Other leaders than exact need --follower linear-quadratic here (or ppo, sac, ...), and hpgd --estimator critic.",
-    ),
-    "bocmdp/DynamicMechanism-v0": Defaults(
-        {
-            "leader": "exact",
-            "contexts": "all",
-            "iterations": 200,
-            "optimizer": "Adam",
-            "learning_rate": 0.05,
-            "regularization": 0.03,
-        },
-        note="Payments are differences of values in several contexts: a few contexts per iteration mislead, and hpgd, which has "
-        "to tell them from noise, needs many --env-steps. The return is the revenue up to an entropy in proportion to "
-        "--regularization.",
-    ),
-    "bocmdp/IncomeTax-v0": Defaults(
-        {"leader": "exact", "iterations": 300, "optimizer": "Adam", "learning_rate": 0.02},
-        same={"regularization": "regularization"},
-        note="--regularization is the lambda of all people.",
-    ),
-    "bocmdp/Inventory-v0": _STORAGE,
-    "bocmdp/LeaderActs-v0": Defaults(
-        {"leader": "exact", "regularization": 0.05, "learning_rate": 0.1, "iterations": 1000},
-        note="The best setting known of hpgd is --estimator td --td-rate 0.02 --schedule cosine.",
-    ),
-    "bocmdp/MetaRL-v0": Defaults(
-        same={"kl_weight": "regularization"},
-        note="--regularization is kl_weight, the price of departing from the prior.",
-    ),
-    "bocmdp/RoadTolls-v0": Defaults(
-        {"leader": "exact", "iterations": 200, "optimizer": "Adam", "learning_rate": 0.2},
-        same={"regularization": "regularization"},
-        note="--regularization is the lambda of all drivers, in minutes.",
-    ),
-    "bocmdp/TaxDesign-v0": Defaults(
-        {"leader": "exact", "regularization": 0.1, "iterations": 1000},
-        note="States are real numbers, so hpgd needs --estimator critic here. The published runs have --regularization 0.1, 0.2 "
-        "and 0.3.",
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,29 +38,33 @@ class CustomSettings(RunSettings):
         return self._arguments("environment")["options"]
 
 
-def commands() -> dict[str, type[RunSettings]]:
+class Commands(Mapping[str, type[RunSettings]]):
+    """The settings of a run by the name of its command; a command's are made, and its environment imported, when asked for."""
+
+    def __getitem__(self, name: str) -> type[RunSettings]:
+        entry = None if name == CUSTOM else environments()[name]
+        estimators, followers = tuple(HPGD.kinds.items()), tuple((one, entry.options) for one, entry in FOLLOWERS.items())
+        return _command(name, entry, estimators, followers)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from environments()
+        yield CUSTOM
+
+    def __len__(self) -> int:
+        return len(environments()) + 1
+
+
+def commands() -> Commands:
     """The settings of a run by the name of its command, such as four-rooms for ``bocmdp/FourRooms-v0``."""
-    return dict(
-        _commands(tuple(ENVIRONMENTS), tuple(HPGD.kinds.items()), tuple((name, one.options) for name, one in FOLLOWERS.items()))
-    )
+    return Commands()
 
 
-@lru_cache(maxsize=1)
-def _commands(*known: Any) -> dict[str, type[RunSettings]]:
-    """As `commands`; made again when something has been registered."""
-    found = {command_name(entry.id): _command(entry) for entry in ENVIRONMENTS}
-    options = Option("options", dict[str, Any], {}, "Keywords of gym.make, by name", {})
-    found["custom"] = _settings("custom", CustomSettings, CustomSettings.__doc__ or "", {"options": options}, {})
-    return found
-
-
-def command_name(env_id: str) -> str:
-    """The name of an environment's command: ``bocmdp/FourRooms-v0`` has four-rooms."""
-    name = re.sub(r"-v\d+$", "", env_id.rpartition("/")[2])
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
-
-
-def _command(entry: Entry) -> type[RunSettings]:
+@lru_cache
+def _command(name: str, entry: Entry | None, *registered: Any) -> type[RunSettings]:
+    """The settings of one command; made again when an estimator or a follower has been registered."""
+    if entry is None:
+        keywords = Option("options", dict[str, Any], {}, "Keywords of gym.make, by name", {})
+        return _settings(name, CustomSettings, CustomSettings.__doc__ or "", {"options": keywords}, {})
     module, _, attribute = entry.entry_point.partition(":")
     constructor = getattr(importlib.import_module(module), attribute)
     own = DEFAULTS.get(entry.id, Defaults())
@@ -133,7 +73,7 @@ def _command(entry: Entry) -> type[RunSettings]:
     values = dict(own.values) | {setting: known[name].default for name, setting in own.same.items()}
     options = {name: option for name, option in known.items() if name not in own.same}
     base = type("EnvironmentSettings", (RunSettings,), {"env_id": entry.id, "same": own.same})
-    return _settings(command_name(entry.id), base, f"{summary(constructor)} {own.note}".strip(), options, values)
+    return _settings(name, base, command_text(entry), options, values)
 
 
 def _settings(

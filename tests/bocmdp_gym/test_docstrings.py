@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
+from pathlib import Path
 
 import pytest
 
-from bocmdp_gym.docstrings import argument_groups, argument_help, summary
+from bocmdp_gym.docstrings import argument_groups, argument_help, source_summary, summary
 from bocmdp_gym.registration import ENVIRONMENTS, Entry
 
 
@@ -59,3 +61,20 @@ def test_every_argument_of_every_environment_is_explained(entry: Entry) -> None:
     module, _, name = entry.entry_point.partition(":")
     kind = getattr(importlib.import_module(module), name)
     assert argument_help(kind).keys() == inspect.signature(kind).parameters.keys()
+
+
+def test_a_summary_is_read_from_the_source_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unread.py").write_text(
+        'class Told:\n    """What it is,\n    in a paragraph.\n\n    More.\n    """\n'
+        "class Inherited(Told): pass\n"
+        'def made():\n    "What it makes."\n'
+        "Other = made\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert source_summary("unread:Told") == "What it is, in a paragraph."
+    assert source_summary("unread:made") == "What it makes."
+    assert "unread" not in sys.modules
+    assert source_summary("unread:Inherited") == "What it is, in a paragraph."
+    assert source_summary("unread:Other") == "What it makes."
+    with pytest.raises(ModuleNotFoundError):
+        source_summary("not_there:Told")

@@ -45,6 +45,22 @@ def test_packages_import_what_is_asked_of_them() -> None:
     assert found.stdout.split() == own
 
 
+def test_the_list_of_commands_needs_no_environment() -> None:
+    """It tells what each is for all the same."""
+    script = (
+        "import sys\n"
+        "from leaders.train import main\n"
+        "try:\n"
+        "    main(['--help'])\n"
+        "finally:\n"
+        "    print(*({'torch', 'numba', 'scipy', 'bocmdp_gym.env', 'leaders.loop'} & sys.modules.keys()), 'loaded')\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    *text, loaded = found.stdout.splitlines()
+    assert loaded.split() == ["loaded"]
+    assert any("four-rooms" in line and "A follower walks to a goal" in line for line in text)
+
+
 def test_nothing_imports_the_reproduction() -> None:
     """The experiments use the library; the library does not know them."""
     modules = [name for name in MODULES if "reproduce" not in name]

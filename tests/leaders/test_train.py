@@ -13,7 +13,8 @@ from bocmdp_gym import configurable
 from bocmdp_gym.registration import ENVIRONMENTS
 from followers import CallableFollower
 from leaders.settings import CustomSettings, commands
-from leaders.train import _returns, main, parse
+from leaders.train import main, parse
+from leaders.training import _returns
 from tests.leaders.test_evaluate import Draws
 from tests.problems import principal_agent
 
@@ -104,6 +105,29 @@ def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
         main([*SMALL, "--penalty-cots", "1"])
     assert stop.value.code == 2
     assert "--penalty-cost" in capsys.readouterr().err
+
+
+def test_help_lists_the_commands_with_what_each_says_of_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert stop.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, kind in commands().items():
+        assert " ".join(f"{name} {kind.__doc__}".split()) in shown
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [([], "Expected one of"), (["four-room"], "Unrecognized"), (["-x"], "Unrecognized")]
+)
+def test_what_names_no_command_is_refused(wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(wrong)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_command_may_be_spelled_with_underscores() -> None:
+    assert parse(["four_rooms", "--env-steps", "3"]).name == "four-rooms"
 
 
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases = [{"learning_rate": 0.1}, {"learning_rate": 0.2}]
     plan = Sweep(environments=["random-mdp"], leaders=["exact"], seeds=[0, 1], settings=SETTINGS, cases=cases)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("leaders.train.save", _fail_once())
+        patch.setattr("leaders.training.save", _fail_once())
         outcomes = sweep(plan, out, backend="serial", retries=0, progress=False)
     assert len(outcomes.failures) == 1
     return out

@@ -9,7 +9,7 @@ import pytest
 from bocmdp_gym import configurable
 from bocmdp_gym.registration import ENVIRONMENTS, Entry
 from leaders.settings import commands, settings_from_values
-from leaders.settings.environments import DEFAULTS, Defaults, command_name
+from leaders.settings.names import DEFAULTS, Defaults, command_name
 from leaders.settings.run import RUN_NAMES
 from leaders.train import parse
 
@@ -46,17 +46,17 @@ def test_its_help_explains_every_argument(entry: Entry, capsys: pytest.CaptureFi
         assert f"--{'env-' * (name in RUN_NAMES)}{name.replace('_', '-')}" in shown
 
 
-@pytest.mark.parametrize(
-    ("env_id", "name"), [("bocmdp/FourRooms-v0", "four-rooms"), ("bocmdp/RandomMDP-v1", "random-mdp"), ("MetaRL", "meta-rl")]
-)
-def test_ids_become_names(env_id: str, name: str) -> None:
-    assert command_name(env_id) == name
-
-
 def test_an_environment_that_is_added_has_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     other = Entry("mine/OtherRooms-v0", "bocmdp_gym.envs.four_rooms:FourRooms")
-    monkeypatch.setattr("leaders.settings.environments.ENVIRONMENTS", (*ENVIRONMENTS, other))
+    monkeypatch.setattr("leaders.settings.names.ENVIRONMENTS", (*ENVIRONMENTS, other))
     assert commands()["other-rooms"]().env_id == "mine/OtherRooms-v0"
+    assert len(commands()) == len(ENVIRONMENTS) + 2
+
+
+def test_a_command_s_settings_are_made_once() -> None:
+    assert commands()["four-rooms"] is commands()["four-rooms"]
+    with pytest.raises(KeyError, match="four-room"):
+        commands()["four-room"]
 
 
 def test_values_of_every_form_reach_the_environment() -> None:
