@@ -34,6 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + v + "; try: make install PYTHON=python3.11")'
 	$(call venv,$(VENV))
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m leaders.warm_up
 	@touch $@
 
 demo: $(STAMP)  ## Run the main job: HPGD on Four-Rooms, results in runs/demo.
