@@ -196,12 +196,12 @@ def _derivative(value: Tensor, x: Tensor, direction: Tensor) -> Tensor | None:
     generator = torch.Generator().manual_seed(0)
     try:
         weights = torch.randn(value.shape, generator=generator, dtype=value.dtype).requires_grad_()
-        (pulled,) = torch.autograd.grad(value, x, weights, create_graph=True, allow_unused=True)
+        (pulled,) = torch.autograd.grad((weights * value).sum(), x, create_graph=True, allow_unused=True)
         if pulled is None:
             return zeros
         pushed = None
         if pulled.requires_grad:
-            (pushed,) = torch.autograd.grad(pulled, weights, direction, allow_unused=True)
+            (pushed,) = torch.autograd.grad(pulled @ direction, weights, allow_unused=True)
     except Exception:  # noqa: BLE001 - a function of the user's own that cannot be differentiated twice
         return None
     derivative = zeros if pushed is None else pushed.detach().to(torch.float64)

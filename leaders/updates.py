@@ -75,9 +75,9 @@ class Update(WithArguments):
         self._constant = schedule == "constant"
         self._factory, self._options = _optimizer(optimizer, learning_rate, optimizer_options), optimizer_options
         self.optimizer_name = _name(self._factory)
-        self._optimizer: torch.optim.Optimizer | None = None
-        # plain ascent is one addition, and a torch optimiser object costs more than solving a small follower
+        # plain ascent is one addition: torch's optimiser costs more than solving a small follower, and a second of imports
         self._plain = self._factory is torch.optim.SGD and not optimizer_options
+        self._optimizer: torch.optim.Optimizer | None = None  # where it is needed, from start on
         self._bounds: tuple[Tensor, Tensor] | None = None
         self._done, self._iterations = 0, 1
         self._parameter: Tensor | None = None  # what `start` returned, and its values
@@ -86,9 +86,10 @@ class Update(WithArguments):
     def start(self, x: Tensor, iterations: int = 1, space: gym.spaces.Box | None = None) -> Tensor:
         """Begin a run of ``iterations`` steps at x ``(d,)`` in ``space``: returns the parameter that `step` moves in place."""
         parameter = x.detach().clone().requires_grad_()
-        self._optimizer = _start(self._factory, parameter, self.learning_rate, self._options)
-        for group in self._optimizer.param_groups:
-            group["maximize"] = True
+        if not self._plain:
+            self._optimizer = _start(self._factory, parameter, self.learning_rate, self._options)
+            for group in self._optimizer.param_groups:
+                group["maximize"] = True
         self._done, self._iterations = 0, iterations
         self._parameter, self._values = parameter, parameter.detach().numpy()
         self._bounds = None
@@ -98,7 +99,7 @@ class Update(WithArguments):
 
     def step(self, x: Tensor, gradient: Tensor) -> float:
         """Move x along ``gradient``. Returns the gradient's norm before clipping."""
-        if self._optimizer is None:
+        if self._parameter is None:
             raise OptionError("step was called before start(x).")
         ascent = gradient.numpy()
         norm = math.sqrt(np.vdot(ascent, ascent))
@@ -108,7 +109,7 @@ class Update(WithArguments):
         if self.max_gradient_norm is not None and norm > self.max_gradient_norm:
             scale = self.max_gradient_norm / norm
         rate = self.learning_rate if self._constant else self.learning_rate * self.schedule(self._done, self._iterations)
-        if self._plain:
+        if self._optimizer is None:
             values = self._values if x is self._parameter else x.detach().numpy()
             values += rate * scale * ascent
         else:
@@ -125,8 +126,8 @@ class Update(WithArguments):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the optimiser's buffers and the position in the schedule."""
-        assert self._optimizer is not None
-        return {"done": self._done, "optimizer": dict(self._optimizer.state_dict()["state"])}
+        buffers = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
+        return {"done": self._done, "optimizer": dict(buffers)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state`; call it after `start`.
@@ -134,10 +135,12 @@ class Update(WithArguments):
         Raises:
             DamagedError: it is not what this optimiser would have by now.
         """
-        assert self._optimizer is not None
         self._done = count_entry(state, "done")
-        if self._plain or type(self._optimizer).__module__.startswith("torch.optim"):  # others may keep what they like
-            check_like("optimizer", entry(state, "optimizer", dict), self._fresh_buffers())
+        if self._optimizer is None:
+            check_like("optimizer", entry(state, "optimizer", dict), {})
+            return
+        if type(self._optimizer).__module__.startswith("torch.optim"):  # others may keep what they like
+            check_like("optimizer", entry(state, "optimizer", dict), self._fresh_buffers(self._optimizer))
         buffers = {
             index: {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in saved.items()}
             for index, saved in (state.get("optimizer") or {}).items()
@@ -147,12 +150,11 @@ class Update(WithArguments):
         for own, saved in zip(self._optimizer.state.values(), buffers.values(), strict=True):
             own.update(saved)  # with the types they had: load_state_dict casts to that of x, and NAdam keeps float32
 
-    def _fresh_buffers(self) -> dict[Any, Any]:
+    def _fresh_buffers(self, running: torch.optim.Optimizer) -> dict[Any, Any]:
         """The buffers of an optimiser that made one step, or none."""
-        assert self._optimizer is not None
-        if self._plain or self._done == 0:
+        if self._done == 0:
             return {}
-        x = torch.zeros_like(self._optimizer.param_groups[0]["params"][0]).requires_grad_()
+        x = torch.zeros_like(running.param_groups[0]["params"][0]).requires_grad_()
         optimizer = _start(self._factory, x, self.learning_rate, self._options)
         x.grad = torch.zeros_like(x)
         optimizer.step()

@@ -91,9 +91,14 @@ def warm_up(progress: bool = True) -> Compiled:
     Args:
         progress: show a progress bar.
     """
-    calls: list[Callable[[], None]] = [partial(_run, *run) for run in RUNS] + [partial(_runs_at_once, make) for make in MANY]
+    calls: list[Callable[[], None]] = [
+        *(partial(_run, *run) for run in RUNS),
+        *(partial(_runs_at_once, make) for make in MANY),
+        _run_on_a_loss,
+        _step_copies,
+    ]
     began = perf_counter()
-    for call in tqdm([*calls, _run_on_a_loss, _step_copies], desc="compiling", unit="run", disable=not progress):
+    for call in tqdm(calls, desc="compiling", unit="run", disable=not progress):
         call()
     known = [kernel.stats for kernel in kernels().values()]
     return Compiled(
