@@ -52,7 +52,7 @@ class ActionMask(Constructed):
         """A part ``(C or 1, S or 1, A or 1)`` with the numbers that stand for actions that do not exist."""
         if part.shape[-1] == 1:  # the same for all actions
             return part
-        sizes = torch.broadcast_shapes(part.shape, self.source.shape)
+        sizes = np.broadcast_shapes(part.shape, self.source.shape)
         return part.expand(sizes).gather(-1, self.source.expand(sizes))
 
     def fill_transitions(self, transition: TransitionOperator) -> TransitionOperator:

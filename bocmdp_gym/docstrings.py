@@ -28,28 +28,39 @@ def _first_paragraph(text: str) -> str:
 
 
 def source_summary(where: str) -> str:
-    """The `summary` of a class or function, from the source of its module, which is imported only where that does not say it.
+    """The `summary` of what is at "module:name", without importing it (`_source_docstring`)."""
+    return _first_paragraph(_source_docstring(where))
 
-    Args:
-        where: it is, as Gymnasium's entry points are written: "module:name".
-    """
+
+def source_argument_help(where: str) -> dict[str, str]:
+    """The `argument_help` of what is at "module:name", in Google style, without importing it (`_source_docstring`)."""
+    return {name: text for names, text in _google(_source_docstring(where)) or () for name in names}
+
+
+def _source_docstring(where: str) -> str:
+    """The docstring of a class or function in the source of its module, which is imported only if it is not there."""
     module, _, name = where.partition(":")
     found = importlib.util.find_spec(module)
     source = found.loader.get_source(module) if found is not None and isinstance(found.loader, InspectLoader) else None
     for one in ast.parse(source or "").body:
         if isinstance(one, (ast.ClassDef, ast.FunctionDef)) and one.name == name and (text := ast.get_docstring(one)):
-            return _first_paragraph(text)
-    return summary(getattr(importlib.import_module(module), name))
+            return text
+    return inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
 
 
 def argument_groups(kind: Callable[..., Any]) -> list[tuple[tuple[str, ...], str]]:
     """The arguments that a docstring explains, in its order: names that are explained together, and their text on one line."""
     text = inspect.getdoc(kind) or ""
-    google = re.search(r"^Args:\n((?:[ \t].*\n|\n)*)", text + "\n", re.M)
-    if google is not None:
-        return _split(inspect.cleandoc("\n" + google[1]), r"^", (r"\*{0,2}\w+",))
+    if (google := _google(text)) is not None:
+        return google
     page = re.search(r"^## Arguments\n(.*?)(?=^## |^\w+:\n|\Z)", text, re.M | re.S)
     return [] if page is None else _split(page[1], r"(?:^|\s+)", inspect.signature(kind).parameters)
+
+
+def _google(text: str) -> list[tuple[tuple[str, ...], str]] | None:
+    """As `argument_groups`, of a docstring in Google style; None if it has no such section."""
+    section = re.search(r"^Args:\n((?:[ \t].*\n|\n)*)", text + "\n", re.M)
+    return None if section is None else _split(inspect.cleandoc("\n" + section[1]), r"^", (r"\*{0,2}\w+",))
 
 
 def argument_help(kind: Callable[..., Any]) -> dict[str, str]:

@@ -294,7 +294,7 @@ class _Adjoint(Operation):
 
     @staticmethod
     def forward(by_loads: Tensor, by_value: Tensor, x: Tensor, search: Search) -> Tensor:
-        lead = torch.broadcast_shapes(by_loads.shape[:-1], by_value.shape[:-1], x.shape[:-1])
+        lead = np.broadcast_shapes(by_loads.shape[:-1], by_value.shape[:-1], x.shape[:-1])
         weights = _rows(by_loads, lead), _rows(by_value, lead)
         rows = [adjoint(found.crowd, a, b) for found, a, b in zip(_repeated(search, len(weights[0])), *weights, strict=True)]
         return torch.from_numpy(np.array(rows)).reshape(*lead, -1)
@@ -325,7 +325,7 @@ class _Derivative(Operation):
 
     @staticmethod
     def forward(dx: Tensor, x: Tensor, search: Search) -> tuple[Tensor, Tensor]:
-        lead = torch.broadcast_shapes(dx.shape[:-1], x.shape[:-1])
+        lead = np.broadcast_shapes(dx.shape[:-1], x.shape[:-1])
         rows = _rows(dx, lead)
         pairs = [derivative(found.crowd, one) for found, one in zip(_repeated(search, len(rows)), rows, strict=True)]
         loads, values = (torch.from_numpy(np.array(part)).reshape(*lead, -1) for part in zip(*pairs, strict=True))
@@ -350,7 +350,7 @@ class _Derivative(Operation):
         return _Derivative.apply(*_batched(info.batch_size, in_dims, args[:1], args[1]), args[2]), (0, 0)
 
 
-def _rows(tensor: Tensor, lead: torch.Size) -> Array:
+def _rows(tensor: Tensor, lead: tuple[int, ...]) -> Array:
     rows: Array = np.ascontiguousarray(tensor.detach().expand(*lead, tensor.shape[-1]).reshape(-1, tensor.shape[-1]).numpy())
     return rows
 

@@ -178,7 +178,7 @@ class SoftOptimalValue(Operation):
         statistics: SolveStatistics,
     ) -> tuple[Tensor, Tensor]:
         operator = transition.with_values(values)
-        lead = torch.broadcast_shapes(r.shape[:-2], g.shape[:-2], values.shape[:-3])
+        lead = np.broadcast_shapes(r.shape[:-2], g.shape[:-2], values.shape[:-3])
         v = r.new_zeros(*lead, r.shape[-2])
         if initial_value is not None:
             v += initial_value.detach().to(v)
@@ -274,7 +274,7 @@ class PolicySolve(Operation):
             matrix = operator.policy_matrix(k)
             system = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device) - matrix
             return torch.linalg.solve(system.mT if transposed else system, b.unsqueeze(-1)).squeeze(-1)
-        out = torch.empty(torch.broadcast_shapes(k.shape[:-1], b.shape, values.shape[:-2]), dtype=b.dtype)
+        out = torch.empty(np.broadcast_shapes(k.shape[:-1], b.shape, values.shape[:-2]), dtype=b.dtype)
 
         def solve(problem: _Problem) -> None:
             k_i, b_i = problem.operands
@@ -379,7 +379,7 @@ def _problems(
     Outputs are written to, so they must have it already.
     """
     values = transition.values
-    lead = torch.broadcast_shapes(values.shape[:-3], *(t.shape[: t.ndim - 1 - tail] for t, tail in operands))
+    lead = np.broadcast_shapes(values.shape[:-3], *(t.shape[: t.ndim - 1 - tail] for t, tail in operands))
     prob = values.expand(*lead, *values.shape[-3:]).detach().numpy()
     inputs = [t.expand(*lead, *t.shape[t.ndim - 1 - tail :]).detach().numpy() for t, tail in operands]
     results = [t.detach().numpy() for t in outputs]

@@ -349,7 +349,7 @@ class _Product(torch.autograd.Function):
         kernel, rank = (bellman.adjoint, 2) if pushes else (bellman.expectation, 1)
         core = values.shape[-3:-2] if pushes else values.shape[-3:-1]
         succ = operator.successors()
-        lead = torch.broadcast_shapes(values.shape[:-3], operand.shape[:-rank])
+        lead = np.broadcast_shapes(values.shape[:-3], operand.shape[:-rank])
         out = torch.empty(*lead, *core, dtype=torch.float64)
         prob = values.expand(*lead, *values.shape[-3:]).numpy()
         operands, results = operand.expand(*lead, *operand.shape[-rank:]).numpy(), out.numpy()

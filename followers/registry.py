@@ -12,6 +12,7 @@ from typing import Any
 from bocmdp_gym.errors import OptionError, UnknownOptionError, suggest
 from bocmdp_gym.options import check_count
 from followers.base import Follower
+from followers.sb3.normalized import Normalized
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,15 @@ class FollowerEntry:
         make: its class, or another function that makes it; or where that is, "module:name", to be imported when it is asked for.
         budget: the keyword of its budget per response; None: it solves to a tolerance.
         default_budget: the budget of a run that names none; the constructor's default if None.
-        options: arguments of its constructor that are options of the command line by themselves.
+        options: arguments of its constructor that are options of the command line by themselves, with their types; None: the
+            constructor's annotation says it.
         fixed: further keywords.
     """
 
     make: str | Callable[..., Follower]
     budget: str | None
     default_budget: int | None
-    options: tuple[str, ...]
+    options: Mapping[str, Any]
     fixed: Mapping[str, Any]
 
     def load(self) -> Callable[..., Follower]:
@@ -51,7 +53,7 @@ def register(
     *,
     budget: str | None = None,
     default_budget: int | None = None,
-    options: Sequence[str] = (),
+    options: Sequence[str] | Mapping[str, Any] = (),
     **fixed: Any,
 ) -> None:
     """Give a follower a name on the command line.
@@ -63,7 +65,8 @@ def register(
         budget: the keyword of its budget per response (environment steps, updates, iterations), which ``--follower-steps`` sets.
         default_budget: the budget of a run that names none; the constructor's default if None.
         options: arguments of its constructor (or of a base's, where it hands on keywords) that the command line offers as options
-            of their own, with the texts of the docstring; all others go into ``--follower-options``.
+            of their own, with the texts of the docstring; all others go into ``--follower-options``. A mapping has their types
+            besides, so that the command line is known without importing what makes the follower.
         fixed: further keywords that this name stands for.
 
     Raises:
@@ -80,9 +83,11 @@ def register(
         raise OptionError(f"default_budget is {default_budget}, and no budget is named; expected budget='iterations', say.")
     if default_budget is not None:
         default_budget = check_count("default_budget", default_budget)
-    if isinstance(options, str) or not isinstance(options, Sequence) or not all(isinstance(one, str) for one in options):
+    listed = isinstance(options, (Sequence, Mapping)) and not isinstance(options, str)
+    if not listed or not all(isinstance(one, str) for one in options):
         raise OptionError(f"options is {options!r}; expected names of arguments of {name}'s constructor, such as ['tolerance'].")
-    entry = FollowerEntry(make, budget, default_budget, tuple(options), fixed)
+    types = dict(options) if isinstance(options, Mapping) else dict.fromkeys(options)
+    entry = FollowerEntry(make, budget, default_budget, types, fixed)
     if FOLLOWERS.get(name, entry) != entry:
         raise OptionError(f"another follower is called {name!r} already; choose another name.")
     FOLLOWERS[name] = entry
@@ -141,7 +146,9 @@ register("vanilla-policy-gradient", "followers:VanillaPolicyGradient", budget="i
 register("linear-programming", "followers:LinearProgramming")
 register("linear-quadratic", "followers:LinearQuadratic")
 _SB3: dict[str, Any] = {"budget": "total_timesteps", "default_budget": 5_000}
-register("soft-dqn", "followers:SoftDQNFollower", **_SB3, options=["normalize"])
-register("ppo", "followers:SB3Follower", **_SB3, options=["normalize"], algorithm="PPO")
-register("a2c", "followers:SB3Follower", **_SB3, options=["normalize"], algorithm="A2C")
-register("dqn", "followers:SB3Follower", **_SB3, options=["softmax_temperature", "normalize"], algorithm="DQN")
+_NORMALIZE = {"normalize": Normalized}
+_FOLLOWER = "followers.sb3.follower:SB3Follower"
+register("soft-dqn", "followers.sb3.soft_dqn_follower:SoftDQNFollower", **_SB3, options=_NORMALIZE)
+register("ppo", _FOLLOWER, **_SB3, options=_NORMALIZE, algorithm="PPO")
+register("a2c", _FOLLOWER, **_SB3, options=_NORMALIZE, algorithm="A2C")
+register("dqn", _FOLLOWER, **_SB3, options={"softmax_temperature": float} | _NORMALIZE, algorithm="DQN")

@@ -14,13 +14,12 @@ from __future__ import annotations
 import io
 import json
 import platform
-import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +27,8 @@ from bocmdp_gym.errors import OptionError
 from bocmdp_gym.files import LOCK, owning, remove_scratch, write_atomically, writing
 from leaders.checkpoints import Checkpoints
 from leaders.history import History
-from leaders.run_log import EVENTS, CSVLog, EventsLog
+from leaders.run_log import EVENTS, CSVLog, EventsLog, print_record
 from leaders.settings import RunSettings
-
-if TYPE_CHECKING:  # Stable-Baselines3 takes seconds to import: only runs that are logged do
-    from stable_baselines3.common.logger import Logger
 
 SUMMARY, HISTORY, REPORT = "summary.json", "history.npz", "report.html"
 #: What ``leaders.evaluate`` measured, and its picture.
@@ -59,7 +55,6 @@ class RunFolder:
         self.path = settings.folder()
         self._settings = settings
         self._logs: tuple[CSVLog, EventsLog] | None = None
-        self._screen: Logger | None = None
         self._printed: float | None = None  # when
         self._open = ExitStack()
         self.checkpoints = Checkpoints(self.path / "checkpoints", settings.checkpoint_every, settings.fingerprint())
@@ -108,10 +103,7 @@ class RunFolder:
                 log.write(record)
         if self._printed is None or now - self._printed >= _PRINT_SECONDS or last:
             self._printed = now
-            self._screen = self._screen or _screen_logger()
-            for name, value in record.items():
-                self._screen.record(name, value)
-            self._screen.dump(int(record["iteration"]))
+            print_record(record)
 
     def _start_logs(self, records: list[dict[str, Any]]) -> tuple[CSVLog, EventsLog]:
         return CSVLog(self.path / "progress.csv", records), EventsLog(self.path, records)
@@ -146,8 +138,6 @@ class RunFolder:
 
     def close(self) -> None:
         """Let others have the folder."""
-        if self._screen is not None:
-            self._screen.close()
         self._open.close()
 
 
@@ -173,9 +163,3 @@ def processor() -> str:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
-
-
-def _screen_logger() -> Logger:
-    from stable_baselines3.common.logger import HumanOutputFormat, Logger
-
-    return Logger(None, [HumanOutputFormat(sys.stdout)])

@@ -1,7 +1,7 @@
-"""The logs of a run: progress.csv and TensorBoard's events.
+"""The logs of a run: progress.csv, TensorBoard's events, and the screen.
 
-Every row is on disk when its call ends, and a log that was removed, or a disk that is full, is an error then and there: a file
-kept open would take rows in silence until the run ends.
+Every row of a file is on disk when its call ends, and a log that was removed, or a disk that is full, is an error then and
+there: a file kept open would take rows in silence until the run ends.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from bocmdp_gym.files import write_atomically, writing
 
@@ -100,6 +102,15 @@ class EventsLog:
         summary = self._summary(value=[self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()])
         event = self._event(wall_time=time.time(), step=int(record["iteration"]), summary=summary)
         return _record(event.SerializeToString())
+
+
+def print_record(record: Mapping[str, Any]) -> None:
+    """Show a record on the screen: a frame with a line per value, by name; progress bars stay below it."""
+    values = {name: f"{value:.3g}" if isinstance(value, (float, np.floating)) else str(value) for name, value in record.items()}
+    left, right = max(map(len, values)), max(map(len, values.values()))
+    lines = [f"| {name:<{left}} | {values[name]:<{right}} |" for name in sorted(values)]
+    rule = "-" * (left + right + 7)
+    tqdm.write("\n".join([rule, *lines, rule]), file=sys.stdout)
 
 
 def _record(data: bytes) -> bytes:

@@ -47,7 +47,8 @@ from followers.sb3.envs import DiscountedReturns, Watched, training_envs
 from followers.sb3.episodes import MaskedSB3Policy, RecurrentSB3Policy
 from followers.sb3.learner import ContinuousLog, Learner, Saved, Watch, as_callbacks, set_progress
 from followers.sb3.masks import check_masked, check_unmasked, masks_of_states
-from followers.sb3.normalization import Normalized, Statistics, check_normalize, normalizer_of, normalizing
+from followers.sb3.normalization import Statistics, check_normalize, normalizer_of, normalizing
+from followers.sb3.normalized import Normalized
 from followers.sb3.policy import DiscreteSB3Policy, SB3Policy, decides_itself, masked_table, reader
 from followers.sb3.replay import check_relabelling
 from followers.sb3.saving import SavedInFolder

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -30,9 +30,7 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import check_choice
 from followers.policies import Array
 from followers.sb3.envs import DiscountedReturns
-
-#: What is normalised.
-Normalized = Literal["observation", "reward", "both"]
+from followers.sb3.normalized import Normalized
 
 #: Wrappers of copies that leave observations, actions and rewards alone, or whose work networks repeat when they act.
 _TRANSPARENT = (DiscountedReturns, VecMonitor, VecCheckNan, VecTransposeImage)

@@ -43,8 +43,8 @@ class Commands(Mapping[str, type[RunSettings]]):
 
     def __getitem__(self, name: str) -> type[RunSettings]:
         entry = None if name == CUSTOM else environments()[name]
-        estimators, followers = tuple(HPGD.kinds.items()), tuple((one, entry.options) for one, entry in FOLLOWERS.items())
-        return _command(name, entry, estimators, followers)
+        followers = tuple((follower, *one.options.items()) for follower, one in FOLLOWERS.items())
+        return _command(name, entry, tuple(HPGD.kinds.items()), followers)
 
     def __iter__(self) -> Iterator[str]:
         yield from environments()

@@ -71,13 +71,20 @@ def options_of(parameters: Iterable[Parameter], constructor: Callable[..., Any],
     for p in parameters:
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
-        kind = setting_type(hints.get(p.name, Any if p.default in (None, p.empty) else type(p.default)))
-        if kind is None:
-            continue
-        spelling = {_hyphens(one): one for one in _choices(hints.get(p.name))}
-        default = MISSING if p.default is p.empty else _plain(p.default, {one: said for said, one in spelling.items()})
-        found[p.name] = Option(p.name, kind, default, about.get(p.name, ""), spelling)
+        annotation = hints.get(p.name, Any if p.default in (None, p.empty) else type(p.default))
+        option = option_of(p.name, annotation, MISSING if p.default is p.empty else p.default, about.get(p.name, ""))
+        if option is not None:
+            found[p.name] = option
     return found
+
+
+def option_of(name: str, annotation: Any, default: Any, about: str) -> Option | None:
+    """An argument as a setting, from its annotation; None if a setting cannot hold it."""
+    kind = setting_type(annotation)
+    if kind is None:
+        return None
+    spelling = {_hyphens(one): one for one in _choices(annotation)}
+    return Option(name, kind, _plain(default, {one: said for said, one in spelling.items()}), about, spelling)
 
 
 def setting_type(annotation: Any) -> Any:

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal, Union
 import gymnasium as gym
 
 import bocmdp_gym  # noqa: F401 - registers the environments
-from bocmdp_gym.docstrings import argument_help, summary
+from bocmdp_gym.docstrings import argument_help, source_argument_help, summary
 from bocmdp_gym.errors import OptionError
 from followers import FictitiousPlay, Follower
-from followers.registry import FOLLOWERS, make_follower
+from followers.registry import FOLLOWERS, FollowerEntry, make_follower
 from leaders.annealing import Annealing
 from leaders.gradients import Estimator
 from leaders.leaders import (
@@ -35,7 +35,7 @@ from leaders.leaders import (
     signature_of,
 )
 from leaders.objectives import OBJECTIVES, Objective
-from leaders.settings.options import Option, annotated, options_of
+from leaders.settings.options import Option, annotated, option_of, options_of
 from leaders.updates import Update
 
 #: Leaders by their names on the command line.
@@ -288,24 +288,33 @@ def follower_fields(taken: Set[str]) -> list[tuple[str, Option, str]]:
     Args:
         taken: names of other settings; a follower's option of such a name is called follower_NAME.
     """
-    found: dict[str, tuple[Option, list[str]]] = {}
+    found: dict[str, dict[str, Option]] = {}
     for user, entry in FOLLOWERS.items():
         for name in entry.options:
-            found.setdefault(name, (_follower_option(entry.load(), name), []))[1].append(user)
+            found.setdefault(name, {})[user] = _follower_option(entry, name)
     made = []
-    for name, (option, users) in found.items():
+    for name, users in found.items():
+        option = next((one for one in users.values() if one.help), next(iter(users.values())))
         text = f"{option.help[:1].upper()}{option.help[1:].rstrip('.')} ({', '.join(users)})."
         field_name = f"follower_{name}" if name in taken else name
         made.append((field_name, replace(option, kind=option.kind | None, default=None, help=text), "follower"))
     return made
 
 
-def _follower_option(make: Any, name: str) -> Option:
+def _follower_option(entry: FollowerEntry, name: str) -> Option:
     """An argument of what makes a follower: its own, or that of the base class it hands keywords on to.
+
+    Where the registry has its type, what makes the follower is not imported.
 
     Raises:
         OptionError: there is none, or none that a command line can hold.
     """
+    if entry.options[name] is not None:
+        about = source_argument_help(entry.make) if isinstance(entry.make, str) else argument_help(entry.make)
+        option = option_of(name, entry.options[name], None, about.get(name, ""))
+        if option is not None:
+            return option
+    make: Any = entry.load()
     for kind in inspect.getmro(make) if inspect.isclass(make) else (make,):
         parameter = {p.name: p for p in inspect.signature(kind).parameters.values()}.get(name)
         option = options_of([parameter], kind, argument_help(kind)).get(name) if parameter is not None else None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 #: Packages that take long to import, and that no run needs before it logs or draws.
 HEAVY = ("stable_baselines3", "tensorboard", "matplotlib", "panel", "ray")
@@ -59,6 +60,18 @@ def test_the_list_of_commands_needs_no_environment() -> None:
     *text, loaded = found.stdout.splitlines()
     assert loaded.split() == ["loaded"]
     assert any("four-rooms" in line and "A follower walks to a goal" in line for line in text)
+
+
+def test_a_run_imports_what_it_needs(tmp_path: Path) -> None:
+    """HPGD on Four-Rooms needs neither Stable-Baselines3 nor the compilers of torch, which take seconds and 200 MB."""
+    script = (
+        "import sys\n"
+        "from leaders.train import main\n"
+        f"main(['four-rooms', '--iterations', '2', '--env-steps', '100', '--no-progress', '--out', {str(tmp_path / 'run')!r}])\n"
+        "print(*({'stable_baselines3', 'pandas', 'torch._dynamo', 'sympy', 'matplotlib.pyplot'} & {*sys.modules}), 'loaded')\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1].split() == ["loaded"]
 
 
 def test_nothing_imports_the_reproduction() -> None:

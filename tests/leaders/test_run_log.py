@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bocmdp_gym.errors import FolderError
 from leaders import run_log
-from leaders.run_log import CSVLog, EventsLog
+from leaders.run_log import CSVLog, EventsLog, print_record
 
 RECORDS: list[dict[str, Any]] = [{"iteration": 0, "a": 0.5, "text": 'a,"b"'}, {"iteration": 5, "b": 1e-300, "a": 2}]
 
@@ -72,3 +72,15 @@ def test_a_full_disk_is_named_and_leaves_no_half_row(kind: str, tmp_path: Path, 
     with pytest.raises(FolderError, match="No space left on device"):
         log.write(RECORDS[1])
     assert path.read_bytes() == before
+
+
+def test_the_screen_shows_a_record(capsys: pytest.CaptureFixture[str]) -> None:
+    print_record({"iteration": 10_000, "context": 0, "leader_return": 0.123456, "seconds": 1e-7})
+    assert capsys.readouterr().out.splitlines() == [
+        "-------------------------",
+        "| context       | 0     |",
+        "| iteration     | 10000 |",
+        "| leader_return | 0.123 |",
+        "| seconds       | 1e-07 |",
+        "-------------------------",
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 import followers
 import leaders
 from bocmdp_gym.errors import OptionError
+from followers.registry import FOLLOWERS
 from leaders.gradients import MonteCarloEstimator
-from leaders.settings import settings_from_values
-from leaders.settings.run import LEADERS
+from leaders.settings import commands, settings_from_values
+from leaders.settings.run import LEADERS, _follower_option
 from leaders.train import main, parse
 from tests.registries import restored
 
@@ -155,6 +157,18 @@ def test_followers_options_are_their_constructors(capsys: pytest.CaptureFixture[
     ):
         with pytest.raises(OptionError, match=match):
             parse(["four-rooms", *wrong, *RUN]).make_follower()
+
+
+def test_the_registry_has_the_types_of_the_constructors() -> None:
+    """It tells them without importing Stable-Baselines3."""
+    typed = [(entry, name) for entry in FOLLOWERS.values() for name, kind in entry.options.items() if kind is not None]
+    assert len(typed) == 5
+    for entry, name in typed:
+        told, asked = (_follower_option(one, name) for one in (entry, replace(entry, options={name: None})))
+        assert (told.kind | None, told.default, told.spelling) == (asked.kind, asked.default, asked.spelling)
+        assert told.help in ("", asked.help)  # "" where a base class has the text, which another follower tells
+    options = {field.name: field.metadata.get("option") for field in fields(commands()["four-rooms"])}
+    assert all(options[name].help for _, name in typed)
 
 
 def test_a_registered_followers_options_join_the_command() -> None:
