@@ -27,7 +27,7 @@ from bocmdp_gym.envs.income_tax_picture import draw_rates
 from bocmdp_gym.envs.road_tolls_map import draw_map
 from bocmdp_gym.pictures import Canvas
 from bocmdp_gym.registration import ENVIRONMENTS
-from leaders.settings.environments import command_name
+from leaders.settings.names import command_name
 
 Array = npt.NDArray[np.float64]
 IMAGES = Path(__file__).parents[1] / "images"
