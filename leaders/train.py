@@ -1,4 +1,7 @@
-"""Run a leader against a follower in an environment: ``python -m leaders.train --help``, or ``bocmdp-train --help``."""
+"""Run a leader against a follower in an environment: ``python -m leaders.train --help``, or ``bocmdp-train --help``.
+
+``--warm-up``, instead of an environment, compiles the kernels before the first run waits for them (`leaders.warm_up`).
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
     Returns the exit status: 0, 2 for settings that cannot work or files (but the report) that cannot be written, and 128 plus
     its number after a signal (143: SIGTERM, 130: SIGINT, 129: SIGHUP).
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["--warm-up"]:
+        from leaders.warm_up import main as warm_up
+
+        return warm_up(given[1:])
     try:
-        settings = parse(arguments)
+        settings = parse(given)
         from leaders.training import train  # after what has been refused: it takes long to import
 
         train(settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from followers.registry import FOLLOWERS
-from leaders import warm_up
+from leaders import train, warm_up
 from leaders.settings import settings_from_values
 from leaders.settings.run import LEADERS, hyphenated
 
@@ -34,7 +34,7 @@ def test_it_says_what_was_compiled_and_where_it_is_kept(
     done = warm_up.warm_up(progress=False)
     assert done.kernels == sum(sum(one.stats.cache_misses.values()) for one in warm_up.kernels().values())
     assert Path(done.folder).is_dir()
-    assert warm_up.main(["--no-progress"]) == 0
+    assert train.main(["--warm-up", "--no-progress"]) == 0
     assert f" s; kept below {done.folder}\n" in capsys.readouterr().out
 
 
