@@ -7,6 +7,7 @@ from bocmdp_gym.version import __version__
 
 if TYPE_CHECKING:
     from followers.base import Follower, Task
+    from followers.best_of import BestOf
     from followers.callable import CallableFollower
     from followers.checks import check_follower
     from followers.empirical import EmpiricalPolicy, empirical_policy
@@ -36,6 +37,7 @@ else:
     __getattr__, __dir__ = on_first_use(__name__)
 
 __all__ = [
+    "BestOf",
     "CallableFollower",
     "EmpiricalPolicy",
     "FictitiousPlay",

@@ -279,6 +279,7 @@ CASES: dict[str, Case] = {
     "NaturalPolicyGradient": Case(followers.NaturalPolicyGradient, lambda: LAMBDA),
     "LinearProgramming": Case(followers.LinearProgramming, dict),
     "LinearQuadratic": Case(followers.LinearQuadratic, lambda: LAMBDA),
+    "BestOf": Case(followers.BestOf, lambda: {"agents": [greedy, greedy], "episodes": 2}),
     "CallableFollower": Case(followers.CallableFollower, lambda: {"agent": greedy}),
     "SB3Follower": Case(followers.SB3Follower, lambda: {"algorithm": "PPO", "total_timesteps": 64, "n_steps": 64}),
     "IndependentLearners": Case(
