@@ -48,6 +48,12 @@ def test_code_fits_its_column(page: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not long, f"wider than {columns} columns, so a reader must scroll:\n" + "\n".join(long)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "recipes").glob("*.py")), ids=lambda path: path.stem)
+def test_code_of_recipes_fits_its_column(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = extension("formulas", monkeypatch).COLUMNS
+    assert not [line for line in path.read_text().splitlines() if len(line) > columns]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_code_of_notebooks_fits_its_column(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = extension("formulas", monkeypatch).COLUMNS

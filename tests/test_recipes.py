@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from benchmarks.common import RESULTS
 MOST_LINES = 25
 #: Iterations of a try.
 FEW = 1
+#: Optional packages that recipes need, beyond those they import, and those whose tries take long.
+NEEDED = {"lunar_lander": {"Box2D"}}
+SLOW = {"blackjack", "highway", "lunar_lander"}
 
 
 def lines_of_code(path: Path) -> int:
@@ -45,8 +49,29 @@ def test_every_recipe_is_on_the_page_with_its_picture_and_its_results() -> None:
     assert list(stored) == recipes.names()
 
 
+def imported(name: str) -> set[str]:
+    """Packages that a recipe imports."""
+    module = ast.parse((recipes.FOLDER / f"{name}.py").read_text())
+    return {one.split(".")[0] for node in ast.walk(module) for one in _names(node)}
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (one.name for one in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield node.module or ""
+
+
 @pytest.mark.parametrize("name", recipes.names())
+def test_recipe_does_not_hide_what_it_imports(name: str) -> None:
+    """A script finds its own folder first."""
+    assert not imported(name) & {*recipes.names()}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in recipes.names()])
 def test_recipe_runs(name: str) -> None:
+    for package in imported(name) | NEEDED.get(name, set()):
+        pytest.importorskip(package)
     row = recipes.attempt(name, seed=0, iterations=FEW, judged_steps=200)
     assert np.isfinite([row["before"], row["after"], *row["x"]]).all()
     assert row["env_steps"] > 0

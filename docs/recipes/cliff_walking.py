@@ -1,4 +1,4 @@
-"""CliffWalking with a fence: thorns along the edge, x high in each column, stop a careless walker; they need upkeep."""
+"""CliffWalking with a fence of thorns, x high in each column: it stops the careless, and costs."""
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +12,8 @@ world = gym.make("CliffWalking-v1", render_mode="rgb_array")
 falls = torch.as_tensor(bocmdp_gym.gymnasium_tables(world).reward == -100.0).double()  # (1, S, A)
 model = bocmdp_gym.TabularBOCMDP.from_gymnasium(
     world,
-    reward=lambda x: -1.0 - falls * x.repeat(4).reshape(1, 48, 1),  # it minds thorns, and falls no more than any step
+    # the walker minds thorns, and falls no more than any step
+    reward=lambda x: -1.0 - falls * x.repeat(4).reshape(1, 48, 1),
     leader_reward=lambda x: -10.0 * falls - 0.01 * x.sum(),
     leader_space=gym.spaces.Box(0.0, 10.0, (12,), np.float64),
     discount=0.95,

@@ -1,4 +1,4 @@
-"""FrozenLake with a paid path: the leader pays a walker, cell by cell, for going round its lawn on the way to the goal."""
+"""FrozenLake with a paid path: x, cell by cell, is paid to a walker who should go round a lawn."""
 
 import gymnasium as gym
 import numpy as np

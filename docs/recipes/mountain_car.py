@@ -9,16 +9,9 @@ import leaders
 from bocmdp_gym.wrappers import LeaderReward
 
 
-def rule(top, s):
+def rule(top, s, rng):
     """Push along the way it moves, up to a speed."""
     return 1 if abs(s[1]) > top else 2 * int(s[1] >= 0.0)
-
-
-def choose(env, context, rng):
-    """Try every rule for an episode, and take the one that pays best."""
-    judge = partial(leaders.evaluate_policy, env, x=env.get_wrapper_attr("leader"), env_steps=1)
-    rules = [partial(rule, top) for top in (0.07, 0.04, 0.03, 0.02, 0.01)]
-    return max(rules, key=lambda one: judge(follower=followers.CallableFollower(one)).contexts[0].follower_value)
 
 
 def bonus(x, s, a, context):
@@ -32,8 +25,9 @@ def leader_reward(x, s, a, context):
 
 
 world = gym.make("MountainCar-v0", render_mode="rgb_array")
-env = LeaderReward(world, bonus, gym.spaces.Box(0.0, 2.0, (1,), "float64"), leader_reward, discount=0.99)
-follower = followers.CallableFollower(train=choose)
+space = gym.spaces.Box(0.0, 2.0, (1,), "float64")
+env = LeaderReward(world, bonus, space, leader_reward, discount=0.99)
+follower = followers.BestOf([partial(rule, top) for top in (0.07, 0.04, 0.03, 0.02, 0.01)])
 leader, iterations = leaders.ZeroOrder(0.1, 0.5, decay=False, directions=4, env_steps=1), 12
 
 if __name__ == "__main__":

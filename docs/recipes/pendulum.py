@@ -1,4 +1,4 @@
-"""Pendulum with a price of torque: a utility that pays 0.5 for a unit of torque squared chooses what it asks."""
+"""Pendulum with a price of torque: what a utility buys at 0.5 per unit squared, it sells at x."""
 
 from functools import partial
 
@@ -10,17 +10,11 @@ import leaders
 from bocmdp_gym.wrappers import LeaderReward
 
 
-def rule(limit, s):
+def rule(limit, s, rng):
     """Swing up by energy, then hold, with a limited torque."""
-    u = -10.0 * s[1] - 2.0 * s[2] if s[0] > 0.9 else -2.0 * np.sign((s[2] ** 2 / 6.0 + 5.0 * (s[0] - 1.0)) * s[2] + 1e-9)
+    swing = -2.0 * np.sign((s[2] ** 2 / 6.0 + 5.0 * (s[0] - 1.0)) * s[2] + 1e-9)
+    u = -10.0 * s[1] - 2.0 * s[2] if s[0] > 0.9 else swing
     return np.clip([u], -limit, limit).astype(np.float32)
-
-
-def choose(env, context, rng):
-    """Try every rule for an episode, and take the one that pays best."""
-    judge = partial(leaders.evaluate_policy, env, x=env.get_wrapper_attr("leader"), env_steps=1)
-    rules = [partial(rule, limit) for limit in (2.0, 1.5, 1.0, 0.5, 0.0)]
-    return max(rules, key=lambda one: judge(follower=followers.CallableFollower(one)).contexts[0].follower_value)
 
 
 def bonus(x, s, a, context):
@@ -34,8 +28,9 @@ def leader_reward(x, s, a, context):
 
 
 world = gym.make("Pendulum-v1", render_mode="rgb_array")
-env = LeaderReward(world, bonus, gym.spaces.Box(0.0, 5.0, (1,), "float64"), leader_reward, discount=0.99)
-follower = followers.CallableFollower(train=choose)
+space = gym.spaces.Box(0.0, 5.0, (1,), "float64")
+env = LeaderReward(world, bonus, space, leader_reward, discount=0.99)
+follower = followers.BestOf([partial(rule, limit) for limit in (2.0, 1.5, 1.0, 0.5, 0.0)], 3)
 leader, iterations = leaders.ZeroOrder(0.3, 0.3, decay=False, directions=2, env_steps=1), 10
 
 if __name__ == "__main__":

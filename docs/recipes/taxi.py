@@ -1,4 +1,4 @@
-"""Taxi with a fare: a company that earns 10 per passenger chooses a wage per ride and one per step with a passenger."""
+"""Taxi with a fare: who earns 10 per ride pays x[0] for it, and x[1] per step with a passenger."""
 
 import gymnasium as gym
 import numpy as np
