@@ -13,9 +13,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-
-from leaders.run_folder import processor
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "scipy", "numba", "torch", "gymnasium", "stable-baselines3")
@@ -47,6 +44,8 @@ def lu_seconds(states: int = 104) -> float:
 
 def store(name: str, results: dict[str, Any]) -> Path:
     """Write ``results`` with the command, versions and processor to ``results/name.json``, and print them."""
+    from leaders.run_folder import processor  # here, so that a process whose memory is measured need not import it
+
     RESULTS.mkdir(exist_ok=True)
     module = Path(sys.argv[0]).stem
     record = {
@@ -86,6 +85,8 @@ def plot_methods(
         ours: the column that is drawn as a solid line.
         ylabel: what the times are.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
     panels = figure.subplots(1, len(problems), sharey=True)
     for axes, problem in zip(panels, problems, strict=True):

@@ -28,6 +28,8 @@ from followers import TrajectoryOracle
 ROOT = Path(__file__).parents[1]
 FOLDER, PICTURES = ROOT / "docs" / "recipes", ROOT / "docs" / "images" / "recipes"
 SEEDS = 3
+#: Steps of the fresh episodes that judge an answer, at least; where an episode is a hand of cards, luck takes longer to settle.
+JUDGED_STEPS, MORE = 2_000, {"blackjack": 100_000}
 #: Answers that are judged are seeded from here on.
 FIRST_EVALUATION = 1_000_000
 #: Frames of a picture, its height in pixels, and milliseconds per frame.
@@ -44,15 +46,16 @@ def load(name: str) -> dict[str, Any]:
     return runpy.run_path(str(FOLDER / f"{name}.py"))
 
 
-def attempt(name: str, seed: int, iterations: int | None = None, judged_steps: int = 2_000) -> dict[str, Any]:
+def attempt(name: str, seed: int, iterations: int | None = None, judged_steps: int | None = None) -> dict[str, Any]:
     """One run of a recipe: x and the leader's return before and after.
 
     Args:
         name: of the recipe.
         seed: of the run; answers before and after share another.
         iterations: how many; the recipe's own number if None.
-        judged_steps: of fresh episodes, before and after each, at least.
+        judged_steps: of fresh episodes, before and after each, at least; as above if None.
     """
+    judged_steps = MORE.get(name, JUDGED_STEPS) if judged_steps is None else judged_steps
     began, recipe = process_time(), load(name)
     env, follower = recipe["env"], recipe["follower"]
     iterations = recipe["iterations"] if iterations is None else iterations

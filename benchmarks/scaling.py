@@ -26,7 +26,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 import bocmdp_gym
 from benchmarks.common import RESULTS, lu_seconds, store, store_table
@@ -135,6 +134,8 @@ def main() -> None:
 
 def plot(by_states: list[dict[str, Any]], by_contexts: list[dict[str, Any]], slope: float) -> None:
     """Time and memory against states, time against contexts."""
+    from matplotlib.figure import Figure  # not in the processes whose memory is measured
+
     figure = Figure(figsize=(12.5, 4.0), layout="constrained")
     time, memory, contexts = figure.subplots(1, 3)
     states = [row["states"] for row in by_states]

@@ -17,8 +17,8 @@ from bocmdp_gym.solvers.sparse_lu import SparseLUSolver
 
 #: Below this bandwidth, banded elimination beats LAPACK's dense one whatever the number of states.
 NARROW_BAND = 48
-#: From this number of states on, sparse models without a narrow band are solved by iteration.
-LARGE = 200
+#: From this number of states on, sparse models of a bandwidth above `WIDE_BAND` are solved by iteration.
+LARGE, WIDE_BAND = 200, 36
 #: What `policy_solver` takes as a method.
 METHODS = ("auto", "banded", "dense", "krylov", "sparse-lu")
 
@@ -70,7 +70,7 @@ def policy_solver(succ: npt.NDArray[np.int32], index: npt.NDArray[np.int64] | No
             position, band = bandwidth_order(succ)
     if method == "sparse-lu":
         return SparseLUSolver(succ, position)
-    if method == "krylov" or (method == "auto" and n_states >= LARGE and band > NARROW_BAND):
+    if method == "krylov" or (method == "auto" and n_states >= LARGE and band > WIDE_BAND):
         return KrylovSolver(succ, position)
     if method == "banded" or band <= max(NARROW_BAND, n_states // 4):
         return BandedSolver(succ, position, band)

@@ -28,7 +28,7 @@ world = gym.make("Blackjack-v1", sab=True, render_mode="rgb_array")
 space = gym.spaces.Box(0.0, 2.0, (1,), "float64")
 env = LeaderReward(world, bonus, space, leader_reward, discount=1.0)
 follower = followers.BestOf([partial(rule, least) for least in (17, 18, 19, 20, 21)], 200)
-leader, iterations = leaders.ZeroOrder(0.8, 0.3, decay=False, directions=4, env_steps=2_000), 12
+leader, iterations = leaders.ZeroOrder(0.8, 0.3, decay=False, directions=4, env_steps=2_000), 30
 
 if __name__ == "__main__":
     result = leaders.optimize(env, leader, follower, iterations, seed=0)
