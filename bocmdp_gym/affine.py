@@ -128,7 +128,7 @@ class AffineParts(NamedTuple):
 
     def of(self, context: int, shape: tuple[int, int]) -> dict[str, Array]:
         """One context of all parts, ``(S, A)`` each."""
-        return {name: self.values(name, context, np.empty(shape)) for name in self.parts}
+        return {name: part.values(self.z, context, np.empty(shape)) for name, part in self.parts.items()}
 
     def pull(self, weights: Mapping[str, Array], context: int | npt.NDArray[np.int64]) -> Array:
         """Weights ``(S, A)`` on one context's parts, or ``(B, S, A)`` in contexts ``(B,)``, as weights on z."""

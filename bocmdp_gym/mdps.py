@@ -219,8 +219,11 @@ class _Contexts(dict[int, ContextArrays]):
     def _rewards(self, context: int, names: Collection[str]) -> dict[str, Any]:
         """These of both sides' rewards, by name."""
         shape = (self._model.n_states, self._model.n_actions)
-        affine = {} if self._affine is None else self._affine.of(context, shape)
-        return affine | {name: self._array(name, context) for name in names if name not in affine}
+        found = {} if self._affine is None else self._affine.of(context, shape)
+        for name in names:
+            if name not in found:
+                found[name] = self._array(name, context)
+        return found
 
     def _all(self, context: int) -> ContextArrays:
         operator: TransitionOperator = self._parts["transition"]

@@ -196,7 +196,7 @@ class GeometricEstimator(PolicyEstimator):
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
     ) -> Estimate:
-        mdps, table = oracle.configure(x), policy_table(oracle, policy, "the geometric estimator")
+        mdps, table = oracle.configure(policy.leader), policy_table(oracle, policy, "the geometric estimator")
         if self.loss is not None:
             return self._estimate_loss(mdps, context, table, self.loss, rng)
         return self._estimate_return(mdps, context, table, rng)

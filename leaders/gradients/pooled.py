@@ -94,7 +94,7 @@ class PooledEstimator(PolicyEstimator):
             raise OptionError("PooledEstimator.estimate was called before bind(oracle).")
         batch = oracle.sample(policy, self.env_steps, rng)
         self._counts.add(batch)
-        mdps, tabulated = oracle.configure(x), oracle.tabulate(policy)
+        mdps, tabulated = oracle.configure(policy.leader), oracle.tabulate(policy)
         table = self._counts.observed(batch) if tabulated is None else tabulated.table
         weights, leader, seen = pooled_weights(mdps, context, self._counts, table, self._lambda)
         metrics = {"seen_pairs": float(seen.sum())}

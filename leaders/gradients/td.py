@@ -61,6 +61,7 @@ from leaders.gradients.estimate import Estimate
 from leaders.gradients.needs import SCORED
 
 _NO_BONUS = np.zeros(0)
+_DYNAMICS = frozenset({"transition", "termination"})
 
 
 class Tables(NamedTuple):
@@ -121,6 +122,7 @@ class TDEstimator(PolicyEstimator):
             action_samples=check_count("action_samples", action_samples),
         )
         self._tables: dict[int, Tables] = {}
+        self._endless: dict[int, bool] = {}  # of contexts that no x changes
         self._sizes = (0, 0)  # of the tables
         self._networks: NetworkTD | None = None  # None: tables
 
@@ -135,7 +137,7 @@ class TDEstimator(PolicyEstimator):
         self.needs_fixed = frozenset() if tabular else frozenset({"termination"})  # its scores are defined for tables alone
         self.needs_probabilities_for = frozenset({"transition"})  # the follower's values include the policy's entropy
         super().bind(oracle, loss)
-        self._tables = {}
+        self._tables, self._endless = {}, {}
         self._sizes = (oracle.model.n_states, oracle.model.n_actions) if isinstance(oracle.model, TabularBOCMDP) else (0, 0)
         self._networks = None if tabular else NetworkTD(oracle, self._lambda, self.training)
 
@@ -162,7 +164,7 @@ class TDEstimator(PolicyEstimator):
         batch = oracle.sample(policy, self.env_steps, rng)
         if self._networks is not None:
             return self._networks.estimate(oracle, batch, policy, x, rng)
-        mdps, table = oracle.configure(x), policy_table(oracle, policy, "the TD estimator")
+        mdps, table = oracle.configure(policy.leader), policy_table(oracle, policy, "the TD estimator")
         tables, error = self._learn(batch, mdps, table, rng)
         weights = td_weights(batch, mdps, table, tables, self._lambda)
         assert weights.leader_reward is not None
@@ -185,7 +187,7 @@ class TDEstimator(PolicyEstimator):
     def _learn(self, batch: Trajectories, mdps: ConfiguredMDPs, policy: Array, rng: np.random.Generator) -> tuple[Tables, float]:
         """The context's tables after these steps, and the root mean squared TD error."""
         model, context = mdps.model, batch.context
-        bonus = self._lambda * entr(policy).sum(-1) if {"transition", "termination"} & set(model.moving) else _NO_BONUS
+        bonus = _NO_BONUS if _DYNAMICS.isdisjoint(model.moving) else self._lambda * entr(policy).sum(-1)
         if context not in self._tables:
             self._tables[context] = new_tables(model.n_states, model.n_actions)
         tables = self._tables[context]
@@ -202,21 +204,24 @@ class TDEstimator(PolicyEstimator):
             model.discount,
             model.leader_discount,
             self.td_rate,
-            is_endless(mdps.arrays(context), model.discount, model.leader_discount),
+            self._is_endless(mdps, context),
             rng.bit_generator.random_raw(4),
             *tables,
         )
         return tables, float(error)
 
+    def _is_endless(self, mdps: ConfiguredMDPs, context: int) -> bool:
+        """Whether no episode terminates, whatever is done, and a reward that never changes has a value."""
+        model = mdps.model
+        if "termination" in model.moving or context not in self._endless:
+            endless = max(model.discount, model.leader_discount) < 1.0 and not mdps.arrays(context).termination.any()
+            self._endless[context] = bool(endless)
+        return self._endless[context]
+
 
 def new_tables(n_states: int, n_actions: int) -> Tables:
     """Tables of somebody who has seen nothing."""
     return Tables(np.zeros((n_states, n_actions)), np.zeros(n_states), np.zeros(n_states, dtype=np.bool_), np.zeros(2))
-
-
-def is_endless(arrays: ContextArrays, discount: float, leader_discount: float) -> bool:
-    """Whether no episode terminates, whatever is done, and a reward that never changes has a value."""
-    return max(discount, leader_discount) < 1.0 and not arrays.termination.any()
 
 
 def td_weights(batch: Trajectories, mdps: ConfiguredMDPs, policy: Array, tables: Tables, regularization: float) -> Weights:

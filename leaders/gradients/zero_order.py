@@ -130,7 +130,7 @@ class ZeroOrderEstimator(Estimator):
         return self._differences(oracle, x, u, lambda point: objective([one(point) for one in returns]), rng)
 
     def _differences(
-        self, oracle: TrajectoryOracle, x: Tensor, u: float, evaluate: Callable[[Tensor], float], rng: np.random.Generator
+        self, oracle: TrajectoryOracle, x: Tensor, u: float, evaluate: Callable[[Array], float], rng: np.random.Generator
     ) -> Estimate:
         """Differences of a function of x, at distance u."""
         before, gradients, returns, at = oracle.env_steps, [], [], x.detach().numpy()
@@ -139,7 +139,7 @@ class ZeroOrderEstimator(Estimator):
 
             def value(point: Array) -> float:
                 branches.begin()
-                returns.append(evaluate(torch.from_numpy(point)))
+                returns.append(evaluate(point))
                 if len(returns) == 1 and oracle.last_response is not None:
                     metrics.update(oracle.last_response.metrics)
                 return returns[-1]
@@ -177,12 +177,12 @@ class ZeroOrderEstimator(Estimator):
     def _inside(self, x: Array) -> Array:
         return x if self._bounds is None else np.clip(x, *self._bounds)
 
-    def _evaluation(self, oracle: TrajectoryOracle, context: Any, rng: np.random.Generator) -> Callable[[Tensor], float]:
+    def _evaluation(self, oracle: TrajectoryOracle, context: Any, rng: np.random.Generator) -> Callable[[Array], float]:
         """F_xi as a function of x, for one estimate."""
         share = self.common_random_numbers and not (self._is_exact and oracle.follower.exact)
         seed = int(rng.integers(2**63)) if share else None
 
-        def evaluate(x: Tensor) -> float:
+        def evaluate(x: Array) -> float:
             training, episodes = (rng, rng) if seed is None else np.random.default_rng(seed).spawn(2)
             policy = oracle.respond(x, context, training)
             if self._is_exact:
@@ -192,12 +192,12 @@ class ZeroOrderEstimator(Estimator):
 
         return evaluate
 
-    def _exact_return(self, oracle: TrajectoryOracle, x: Tensor, context: int, policy: Policy) -> float:
+    def _exact_return(self, oracle: TrajectoryOracle, x: Array, context: int, policy: Policy) -> float:
         if not isinstance(oracle.model, TabularBOCMDP):
             value = response_return(oracle, x, context, policy)
             assert value is not None
             return value
         table: Array = policy_table(oracle, policy, "ZeroOrder(exact=True)")
         if self.loss is not None:
-            return -float(evaluate_loss(self.loss, x.detach(), torch.from_numpy(table), context))
+            return -float(evaluate_loss(self.loss, torch.from_numpy(x.copy()), torch.from_numpy(table), context))
         return policy_return(oracle.configure_for(policy).arrays(context), table)
