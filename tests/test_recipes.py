@@ -39,12 +39,15 @@ def test_recipe_is_short(name: str) -> None:
     assert lines_of_code(recipes.FOLDER / f"{name}.py") <= MOST_LINES
 
 
-def test_every_recipe_is_on_the_page_with_its_picture_and_its_results() -> None:
-    page = (recipes.ROOT / "docs" / "recipes.md").read_text()
+def test_every_recipe_has_a_page_with_its_picture_and_its_results() -> None:
+    contents = (recipes.ROOT / "docs" / "recipes.md").read_text()
     stored = json.loads((RESULTS / "recipes.json").read_text())["results"]
     for name in recipes.names():
-        assert f"recipes/{name}.py" in page
+        assert f"\nrecipes/{name}\n" in contents
+        page = (recipes.FOLDER / f"{name}.md").read_text()
+        assert f"{name}.py" in page
         assert f"images/recipes/{name}.gif" in page
+        assert f"includes/recipe_{name}.md" in page
         assert (recipes.PICTURES / f"{name}.gif").exists()
     assert list(stored) == recipes.names()
 
