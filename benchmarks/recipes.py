@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
+import sys
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -114,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=names())
     arguments = parser.parse_args()
+    del sys.argv[1:]  # stored is the command that makes all of them
     path = RESULTS / "recipes.json"
     for name in arguments.names:
         rows = [attempt(name, seed) for seed in range(SEEDS)]
