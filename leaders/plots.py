@@ -42,11 +42,11 @@ def learning_curve(history: History, title: str = "") -> Figure:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure to ``path``, whole or not at all.
+    """Write a figure to ``path``, in the format that its ending names, whole or not at all.
 
     Raises:
         FolderError: it cannot be written.
     """
     content = io.BytesIO()
-    figure.savefig(content, dpi=130, format="png")
+    figure.savefig(content, dpi=130, format=path.suffix.removeprefix("."))
     write_atomically(path, content.getvalue())
