@@ -7,19 +7,22 @@ all others, and the difference of two returns would be that of their training as
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, Self
 
 from followers import Follower
 
 
 class Branches:
-    """The branches of a follower's training; made by `branching`.
+    """A follower asked at several x, with ``begin()`` before each; afterwards it continues from its answer at the first.
+
+    Training steps of all branches count. An exact follower is left alone: its answers are the same wherever it starts.
 
     Args:
         follower: at the fork.
+
+    Warns:
+        UserWarning: (by ``begin``) the follower cannot be put back (`Follower.resumes`).
     """
 
     def __init__(self, follower: Follower):
@@ -50,9 +53,12 @@ class Branches:
         self._follower.load_state(deepcopy(self._fork))  # it may keep the arrays, and go on in them
         self._follower.training_steps = self._steps
 
-    def end(self) -> None:
-        """Let the follower continue from the first branch."""
-        if self._idle or self._first is None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Let the follower continue from the first branch, unless something went wrong."""
+        if self._idle or self._first is None or kind is not None:
             return
         self._count()
         self._follower.load_state(self._first)
@@ -61,17 +67,3 @@ class Branches:
     def _count(self) -> None:
         """Add up the training of a branch."""
         self._trained += self._follower.training_steps - self._steps
-
-
-@contextmanager
-def branching(follower: Follower) -> Iterator[Branches]:
-    """Ask a follower at several x, calling ``begin()`` before each; then it continues from its answer at the first.
-
-    Training steps of all branches count. An exact follower is left alone: its answers are the same wherever it starts.
-
-    Warns:
-        UserWarning: the follower cannot be put back (`Follower.resumes`).
-    """
-    branches = Branches(follower)
-    yield branches
-    branches.end()

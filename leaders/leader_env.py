@@ -17,7 +17,7 @@ from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import as_array, as_list, check_choice, check_count, check_number
 from followers import Follower, TrajectoryOracle
 from followers.environments import check_unchanged
-from leaders.branches import branching
+from leaders.branches import Branches
 from leaders.coupling import coupling
 from leaders.gradients.exact import response_return, values_responses
 from leaders.objectives import Objective, as_objective
@@ -131,7 +131,7 @@ class LeaderEnv(Constructed, gym.Env[Any, Any]):
             UserWarning: the follower trains an agent in place (`leaders.branches`).
         """
         found, here, generator = [], self.np_random, self.np_random.spawn(1)[0]
-        with branching(self.oracle.follower) as branches:
+        with Branches(self.oracle.follower) as branches:
             for point in points:
                 branches.begin()
                 self.np_random = deepcopy(generator)

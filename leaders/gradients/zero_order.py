@@ -33,7 +33,7 @@ from bocmdp_gym.options import check_count, check_flag, check_number
 from bocmdp_gym.saved_state import count_entry
 from followers import Policy, TrajectoryOracle
 from followers.environments import check_unchanged
-from leaders.branches import branching
+from leaders.branches import Branches
 from leaders.gradients.base import Array, Estimator, policy_table
 from leaders.gradients.estimate import Estimate, WeightedContexts, combine_groups
 from leaders.gradients.exact import policy_return, response_return, values_responses
@@ -135,7 +135,7 @@ class ZeroOrderEstimator(Estimator):
         """Differences of a function of x, at distance u."""
         before, gradients, returns, at = oracle.env_steps, [], [], x.detach().numpy()
         metrics: dict[str, float] = {}
-        with branching(oracle.follower) as branches:
+        with Branches(oracle.follower) as branches:
 
             def value(point: Array) -> float:
                 branches.begin()

@@ -13,7 +13,7 @@ import leaders
 from bocmdp_gym import PopulationBOCMDP, errors
 from bocmdp_gym.wrappers.leader_share import LeaderShare
 from followers import CallableFollower, FictitiousPlay, Follower, SoftPolicyIteration, SoftQLearning, StepSize, TrajectoryOracle
-from leaders.branches import branching
+from leaders.branches import Branches
 from tests.bocmdp_gym.test_population import random_population
 from tests.problems import random_model
 
@@ -191,7 +191,7 @@ def test_branches_leave_the_population_where_the_first_one_led_it() -> None:
     env, rng = roads(), np.random.default_rng(0)
     play = FictitiousPlay(learner(200), rounds=2)
     oracle = TrajectoryOracle(env, play)
-    with branching(play) as branches:
+    with Branches(play) as branches:
         loads = []
         for shift in (0.0, 5.0, 0.0):
             branches.begin()
