@@ -12,7 +12,6 @@ from time import perf_counter, process_time
 from typing import Any
 
 import gymnasium as gym
-import numba
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,6 +19,7 @@ import bocmdp_gym  # noqa: F401 - registers the environments
 import followers
 import leaders
 from benchmarks.common import RESULTS, lu_seconds, store
+from bocmdp_gym.threads import available_threads
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 #: Iterations of every run, and how often everything is timed.
@@ -88,7 +88,7 @@ def picture(results: dict[str, Any]) -> Figure:
 
 
 def main() -> None:
-    results: dict[str, Any] = {"threads": numba.get_num_threads(), "load average at the start": os.getloadavg()[0]}
+    results: dict[str, Any] = {"threads": available_threads(), "load average at the start": os.getloadavg()[0]}
     results["lu_microseconds"] = 1e6 * lu_seconds()
     results |= {name: per_seed(leader) for name, leader in LEADERS.items()}
     results["load average at the end"] = os.getloadavg()[0]

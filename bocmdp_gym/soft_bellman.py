@@ -24,7 +24,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +32,7 @@ from bocmdp_gym.autodiff import Operation
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.kernels.newton import EPSILON, ZEAL
 from bocmdp_gym.solvers import PolicySolver
+from bocmdp_gym.threads import available_threads
 from bocmdp_gym.transitions import TransitionOperator
 
 #: Accepted bound on the error of a policy; solves go on to a hundredth of it, or to rounding.
@@ -358,7 +358,7 @@ class _Problem(NamedTuple):
 
 def _each(solve: Callable[[_Problem], T], problems: Iterator[_Problem], n_states: int) -> list[T]:
     """``solve`` of every problem, in threads where they have so many states together that it pays; kernels hold no lock."""
-    threads = numba.get_num_threads()
+    threads = available_threads()
     if threads == 1 or n_states < _WORTH_THREADS:
         return [solve(problem) for problem in problems]
     listed = list(problems)

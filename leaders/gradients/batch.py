@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -30,6 +29,7 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
 from bocmdp_gym.solvers import BandedSolver
+from bocmdp_gym.threads import available_threads
 from followers import TrajectoryOracle
 from leaders.gradients.estimate import Estimate, Weigh, WeightedContexts, weighted
 
@@ -98,7 +98,7 @@ class CompiledBatch(BatchEstimator):
     def __init__(self, model: TabularBOCMDP, regularization: float, tolerance: float, max_iterations: int, n_runs: int):
         self.model, self.regularization = model, regularization
         self.tolerance, self.max_iterations, self.n_runs = max(tolerance, FINEST), max_iterations, n_runs
-        self._threads = min(numba.get_num_threads(), n_runs)
+        self._threads = min(available_threads(), n_runs)
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self._values: dict[int, Array] = {}  # V* of each run's last solve, by context
         shape = (n_runs, model.n_states, model.n_actions)

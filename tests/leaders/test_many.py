@@ -3,7 +3,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -73,7 +72,7 @@ def test_each_seed_s_run_is_that_seed_s_run_alone(
     leader: Any, options: dict[str, Any], threads: int, batches: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal bits where rewards are elementwise functions of softmax(x), whatever the number of threads."""
-    monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
+    monkeypatch.setattr("leaders.gradients.batch.available_threads", lambda: threads)
     options = {"evaluate_every": 5, **options}
     runs = optimize_many(small_rooms(), leader(), follower(), 12, seeds=SEEDS, **options)
     assert batches == [ExactBatch if leader.func is ExactGradient else MonteCarloBatch]

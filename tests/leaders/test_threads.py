@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, get_ident
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -118,7 +119,6 @@ def test_autograd_of_one_model(name: str) -> None:
     _equal(gradient)
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
 @pytest.mark.parametrize("solver", ["banded", "dense", "krylov", "sparse-lu"])
 def test_contexts_are_solved_in_threads(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     used: set[int] = set()
@@ -133,19 +133,15 @@ def test_contexts_are_solved_in_threads(solver: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(kind, "policy_iteration", noted)
 
     def gradient(threads: int) -> npt.NDArray[Any]:
-        numba.set_num_threads(threads)
+        monkeypatch.setattr("bocmdp_gym.soft_bellman.available_threads", lambda: threads)
         x = torch.from_numpy(np.random.default_rng(0).standard_normal(225)).requires_grad_()
         model.leader_return(x, LAMBDA).backward()
         assert x.grad is not None
         return x.grad.numpy()
 
-    before = numba.get_num_threads()
-    try:
-        alone = gradient(1)
-        assert used == {get_ident()}
-        together = gradient(2)
-    finally:
-        numba.set_num_threads(before)
+    alone = gradient(1)
+    assert used == {get_ident()}
+    together = gradient(2)
     assert len(used) >= 2
     np.testing.assert_array_equal(together, alone)
 
@@ -158,6 +154,18 @@ def test_agents_that_draw_from_global_generators() -> None:
         return _optimized(four_rooms(), ZeroOrder(1.0, env_steps=20), CallableFollower(agent), seed, 2)
 
     _equal(run)
+
+
+def test_compiled_threads_leave_torch_its_number() -> None:
+    """In a process of its own: what others started stays started."""
+    script = (
+        "import torch; from bocmdp_gym.threads import available_threads; from benchmarks.grids import grid_model\n"
+        "grid_model(225, contexts=12).leader_return(torch.zeros(225, dtype=torch.float64), 0.1)\n"
+        "print(available_threads() >= 1, torch.get_num_threads())"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "1"]
 
 
 def test_torch_keeps_its_number_of_threads() -> None:

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -222,7 +221,7 @@ def test_what_nobody_has_seen_is_worth_what_came_before() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"contexts": 2}])
 def test_each_run_of_many_is_that_run_alone(options: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
+    monkeypatch.setattr("leaders.gradients.batch.available_threads", lambda: threads)
     leader, follower, seeds = leaders.HPGD(0.1, 100, "td", td_rate=0.4), followers.SoftPolicyIteration(0.05), [0, 7, 3, 12, 5]
     batch = TDEstimator.batched(_oracle(small_rooms(), 0.05), [leader.estimator] * 5)
     assert isinstance(batch, TDBatch)
