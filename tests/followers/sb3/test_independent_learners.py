@@ -263,6 +263,7 @@ def test_leader_env_reads_returns() -> None:
 
 
 def test_a_game_of_others_is_played() -> None:
+    pytest.importorskip("pettingzoo")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the old way to make PettingZoo's games
         from pettingzoo.classic import rps_v2
