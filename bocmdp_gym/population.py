@@ -243,9 +243,10 @@ class PopulationBOCMDP(Constructed):
             if given is not None:
                 return find_from(x, given, None)
             asked = (x.tobytes(), regularization, tolerance, limit)
-            if self._last is None or self._last[0] != asked:
-                self._last = asked, find_from(x, *self._base(regularization))
-            return self._last[1]
+            last = self._last  # another thread may put its own there meanwhile
+            if last is None or last[0] != asked:
+                last = self._last = asked, find_from(x, *self._base(regularization))
+            return last[1]
 
         return Search(find_at)
 
