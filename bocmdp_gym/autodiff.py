@@ -14,7 +14,6 @@ from torch._functorch.utils import unwrap_dead_wrappers
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Tensors = tuple[Tensor, ...]
 
 
 @contextmanager

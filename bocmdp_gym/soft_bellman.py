@@ -32,7 +32,7 @@ from bocmdp_gym.autodiff import Operation
 from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.kernels.newton import EPSILON, ZEAL
 from bocmdp_gym.solvers import PolicySolver
-from bocmdp_gym.threads import available_threads
+from bocmdp_gym.threads import available_threads, part_size
 from bocmdp_gym.transitions import TransitionOperator
 
 #: Accepted bound on the error of a policy; solves go on to a hundredth of it, or to rounding.
@@ -40,8 +40,6 @@ TOLERANCE = 1e-8
 MAX_ITERATIONS = 200
 #: States of all problems together from which on threads solve them: some milliseconds of work.
 _WORTH_THREADS = 2000
-#: Parts per thread, small enough that none waits long for another.
-_PARTS = 4
 T = TypeVar("T")
 
 
@@ -364,7 +362,7 @@ def _each(solve: Callable[[_Problem], T], problems: Iterator[_Problem], n_states
     listed = list(problems)
     if len(listed) == 1:
         return [solve(listed[0])]
-    size = -(-len(listed) // (_PARTS * threads))
+    size = part_size(len(listed), threads)
     parts = [listed[i : i + size] for i in range(0, len(listed), size)]
     with ThreadPoolExecutor(threads) as pool:
         return [one for part in pool.map(lambda part: [solve(problem) for problem in part], parts) for one in part]

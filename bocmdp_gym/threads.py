@@ -1,8 +1,10 @@
-"""How many threads compiled functions may run in."""
+"""How many threads compiled functions may run in, and how much each takes at a time."""
 
 from __future__ import annotations
 
 import numba
+
+_PARTS = 4  # per thread
 
 
 def available_threads() -> int:
@@ -12,3 +14,8 @@ def available_threads() -> int:
     whatever OMP_NUM_THREADS says.
     """
     return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined, unused-ignore]
+
+
+def part_size(n: int, threads: int) -> int:
+    """How many of n problems are solved in one go: a few parts per thread, so that none waits long for another."""
+    return -(-n // (_PARTS * threads)) if threads > 1 else n

@@ -29,15 +29,13 @@ from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
 from bocmdp_gym.solvers import BandedSolver
-from bocmdp_gym.threads import available_threads
+from bocmdp_gym.threads import available_threads, part_size
 from followers import TrajectoryOracle
 from leaders.gradients.estimate import Estimate, Weigh, WeightedContexts, weighted
 
 Array = npt.NDArray[np.float64]
 #: Fewer runs than this are faster one after another.
 _FEWEST = 4
-#: Compiled calls per thread and iteration: small enough that no thread waits long for another.
-_CALLS = 4
 
 
 class BatchEstimator(ABC):
@@ -153,7 +151,7 @@ class CompiledBatch(BatchEstimator):
     def _call(self, contexts: npt.NDArray[np.int64], reward: Array, leader_reward: Array) -> None:
         """Run the compiled part for all runs, grouped by context, in threads."""
         calls: list[Callable[[], None]] = []
-        size = -(-self.n_runs // (_CALLS * self._threads)) if self._threads > 1 else self.n_runs
+        size = part_size(self.n_runs, self._threads)
         for context in sorted(set(contexts.tolist())):
             rows = np.flatnonzero(contexts == context)
             if context not in self._values:
