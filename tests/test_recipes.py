@@ -47,7 +47,7 @@ def test_every_recipe_has_a_page_with_its_picture_and_its_results() -> None:
         page = (recipes.FOLDER / f"{name}.md").read_text()
         assert f"{name}.py" in page
         assert f"images/recipes/{name}.gif" in page
-        assert f"includes/recipe_{name}.md" in page
+        assert f"includes/recipes_{name}.md" in page
         assert (recipes.PICTURES / f"{name}.gif").exists()
     assert list(stored) == recipes.names()
 

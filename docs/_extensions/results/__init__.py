@@ -12,8 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from .common import TABLES, table
-from .recipes import recipe_sentences
+from .common import PARTS, TABLES, table
 
 __all__ = ["table", "write_results"]
 
@@ -32,8 +31,9 @@ def write_results(out: Path) -> None:
         machine = f"{record['processor']}, Python {record['python']}"
         footer = f"*`{record['command']}` ({machine}); stored in `benchmarks/results/{name}.json`.*"
         (out / f"{name}.md").write_text("\n".join([*lines(record["results"]), "", footer, ""]))
-    for name, sentence in recipe_sentences(json.loads((RESULTS / "recipes.json").read_text())["results"]).items():
-        (out / f"recipe_{name}.md").write_text(f"{sentence}\n")
+        parts = PARTS[name](record["results"]) if name in PARTS else {}
+        for part, text in parts.items():
+            (out / f"{name}_{part}.md").write_text(f"{text}\n")
     for path in RESULTS.glob("*.md"):  # the benchmark wrote its table itself
         record = json.loads(path.with_suffix(".json").read_text())
         (out / path.name).write_text(f"{path.read_text()}\n*`{record['command']}` ({record['processor']}).*\n")

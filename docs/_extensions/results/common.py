@@ -9,6 +9,8 @@ from typing import Any
 Lines = Callable[[Any], Iterable[str]]
 #: What shows ``benchmarks/results/NAME.json``, by name.
 TABLES: dict[str, Lines] = {}
+#: What shows parts of it by themselves, by name: from the "results" to the text for ``NAME_PART.md``, by part.
+PARTS: dict[str, Callable[[Any], dict[str, str]]] = {}
 
 
 def stored(*names: str) -> Callable[[Lines], Lines]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .common import stored, table
+from .common import PARTS, stored, table
 
 
 @stored("recipes")
@@ -21,13 +21,16 @@ def _recipes(r: dict[str, Any]) -> Iterable[str]:
     yield from table(("recipe", "before", "after", "gain", "seeds", "x after, seed 0", "CPU time per seed"), rows)
 
 
-def recipe_sentences(r: dict[str, Any]) -> dict[str, str]:
+def _sentences(r: dict[str, Any]) -> dict[str, str]:
     """The same of every recipe by itself, in a sentence."""
     return {
         name: f"The leader's return was {_mean(one['before'])}, and is {_mean(one['after'])}: a gain of {_mean(one['gain'])} "
         f"({len(one['runs'])} seeds)."
         for name, one in r.items()
     }
+
+
+PARTS["recipes"] = _sentences
 
 
 def _mean(found: dict[str, float]) -> str:
