@@ -93,6 +93,16 @@ class Affine(Constructed):
         values: Array = affine_values(self._base, *self._rows, z, context, out)
         return values
 
+    def batch_values(self, z: Array, contexts: npt.NDArray[np.int64], out: Array) -> Array:
+        """`values` at every z ``(B, n)`` in its context, ``(B,)``: ``out`` ``(B, S, A)``."""
+        values: Array = affine_batch_values(self._base, *self._rows, z, contexts, out)
+        return values
+
+    def batch_pull(self, weight: Array, contexts: npt.NDArray[np.int64], out: Array) -> Array:
+        """`pull` of weights ``(B, S, A)`` in contexts ``(B,)``: to ``out`` ``(B, n)``."""
+        pulled: Array = affine_batch_pull(self._base, *self._rows, weight, contexts, out)
+        return pulled
+
     def pull(self, weight: Array, context: int, out: Array) -> Array:
         """Add M^T w to ``out`` ``(n,)``, for weights ``(S, A)`` on one context's values."""
         pulled: Array = affine_pull(self._base, *self._rows, weight, context, out)
@@ -122,9 +132,9 @@ class AffineParts(NamedTuple):
     closed: Parametrization | None  # whose reverse pass is known
     graph: Tensor | None  # z with its graph, where it is not
 
-    def values(self, name: str, context: int, out: Array, entry: int | None = None) -> Array:
-        """One context of a part ``(S, A)``, of one entry of a batch, written into ``out``."""
-        return self.parts[name].values(self.z if entry is None else self.z[entry], context, out)
+    def batch_values(self, name: str, contexts: npt.NDArray[np.int64], out: Array) -> None:
+        """One context of a part for every z of a batch, written into ``out`` ``(B, S, A)``."""
+        self.parts[name].batch_values(self.z, contexts, out)
 
     def of(self, context: int, shape: tuple[int, int]) -> dict[str, Array]:
         """One context of all parts, ``(S, A)`` each."""
@@ -134,12 +144,11 @@ class AffineParts(NamedTuple):
         """Weights ``(S, A)`` on one context's parts, or ``(B, S, A)`` in contexts ``(B,)``, as weights on z."""
         pulled = np.zeros_like(self.z)
         for name, weight in weights.items():
-            part = self.parts[name]
+            part, weight = self.parts[name], np.ascontiguousarray(weight)
             if pulled.ndim == 1:
-                part.pull(np.ascontiguousarray(weight), int(context), pulled)
-                continue
-            for b, own in enumerate(np.broadcast_to(context, len(pulled)).tolist()):
-                part.pull(weight[b], own, pulled[b])
+                part.pull(weight, int(context), pulled)
+            else:
+                part.batch_pull(weight, np.full(len(pulled), context), pulled)
         return pulled
 
 
@@ -213,4 +222,20 @@ def affine_pull(base, indptr, indices, data, weight, context, out):
                     w += weight[s, b]
             for k in range(indptr[row], indptr[row + 1]):
                 out[indices[k]] += data[k] * w
+    return out
+
+
+@njit(cache=True)
+def affine_batch_values(base, indptr, indices, data, z, contexts, out):
+    """`affine_values` of every z ``(B, n)`` in its context ``(B,)``."""
+    for b in range(len(z)):
+        affine_values(base, indptr, indices, data, z[b], contexts[b], out[b])
+    return out
+
+
+@njit(cache=True)
+def affine_batch_pull(base, indptr, indices, data, weight, contexts, out):
+    """`affine_pull` of weights ``(B, S, A)`` in contexts ``(B,)``."""
+    for b in range(len(out)):
+        affine_pull(base, indptr, indices, data, weight[b], contexts[b], out[b])
     return out

@@ -493,12 +493,10 @@ class ConfiguredMDPs:
         gradient = _reverse_pass(outputs, cotangents, self.x)
         return gradient if closed is None else gradient + torch.from_numpy(closed)
 
-    def batch_rows(self, name: str, contexts: npt.NDArray[np.int64]) -> Array:
-        """One context of "reward", "leader_reward" or "termination" per entry of x ``(B, d)``: ``(B, S, A)``, contiguous."""
-        rows = np.empty((len(contexts), self.model.n_states, self.model.n_actions))
+    def batch_rows(self, name: str, contexts: npt.NDArray[np.int64], rows: Array) -> Array:
+        """Write one context of a part ``(S, A)`` per entry of x ``(B, d)`` into ``rows`` ``(B, S, A)``, contiguous; returned."""
         if self._affine is not None and name in self._affine.parts:
-            for b, context in enumerate(contexts.tolist()):
-                self._affine.values(name, context, rows[b], b)
+            self._affine.batch_values(name, contexts, rows)
             return rows
         values = self._parts[name].detach().numpy()
         if values.ndim == 3:

@@ -60,15 +60,11 @@ class Softmax(Parametrization):
         return torch.softmax(x, -1)
 
     def value(self, x: Array) -> Array:
-        if x.ndim > 1:
-            return np.stack([self.value(row) for row in x])
-        z: Array = softmax(x, np.empty_like(x))
+        z: Array = (softmax if x.ndim == 1 else batch_softmax)(x, np.empty_like(x))
         return z
 
     def pull(self, z: Array, weight: Array) -> Array:
-        if z.ndim > 1:
-            return np.stack([self.pull(*row) for row in zip(z, weight, strict=True)])
-        pulled: Array = softmax_pull(z, weight, np.empty_like(z))
+        pulled: Array = (softmax_pull if z.ndim == 1 else batch_softmax_pull)(z, weight, np.empty_like(z))
         return pulled
 
 
@@ -129,4 +125,20 @@ def softmax_pull(z, w, out):
         mean += z[i] * w[i]
     for i in range(len(z)):
         out[i] = z[i] * (w[i] - mean)
+    return out
+
+
+@njit(cache=True)
+def batch_softmax(x, out):
+    """`softmax` of every row of x ``(B, n)``."""
+    for b in range(len(x)):
+        softmax(x[b], out[b])
+    return out
+
+
+@njit(cache=True)
+def batch_softmax_pull(z, w, out):
+    """`softmax_pull` of every row of z and w ``(B, n)``."""
+    for b in range(len(z)):
+        softmax_pull(z[b], w[b], out[b])
     return out

@@ -11,8 +11,8 @@ from numba import njit
 
 from bocmdp_gym.action_mask import check_exist
 from bocmdp_gym.errors import OptionError, StateError
-from bocmdp_gym.kernels.alias import AliasTables, move_row, policy_row
-from bocmdp_gym.kernels.random import LOW, ONE, UNIT, fork, next_bits, unit
+from bocmdp_gym.kernels.alias import drawn, low_bits, move_row, policy_row
+from bocmdp_gym.kernels.random import ONE, fork, next_bits, unit
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import as_array
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 #: Step buffers grow by this much where episodes have no time limit.
 _CHUNK = 4096
 _NO_STARTS = np.empty((0, 2), dtype=np.int64)
-_NO_ROWS = AliasTables(np.empty((0, 0)), np.empty((0, 0, 2), dtype=np.uint64))
+_NO_ROWS = np.empty((0, 0, 2), dtype=np.uint64)
 _NO_MOVES = np.empty(0, dtype=np.int64)
 
 
@@ -89,7 +89,7 @@ def simulate(
         shape, rows, moves = (len(policy), arrays.stored_probabilities[0].size), _NO_ROWS, _NO_MOVES
     else:
         shape, rows, moves = policy.shape, arrays.draws.tables, arrays.moves
-    tables, ready = AliasTables(np.empty(shape), np.empty((*shape, 2), dtype=np.uint64)), np.zeros(len(policy), dtype=np.bool_)
+    tables, ready = np.empty((*shape, 2), np.uint64), np.zeros(len(policy), dtype=np.bool_)
     state = rng.bit_generator.random_raw(4)
     carry = np.array([-1, 0])
     chunks = []
@@ -99,11 +99,11 @@ def simulate(
         chunk = _space(capacity)
         steps, episodes = play_episodes(
             policy,
-            *tables,
+            tables,
             ready,
-            *rows,
+            rows,
             moves,
-            *arrays.starts,
+            arrays.starts,
             forced,
             arrays.stored_successors,
             arrays.stored_probabilities,
@@ -157,11 +157,10 @@ def simulate_paired(
     run = _space(capacity)
     n_steps, n_episodes = _play_paired(
         policy,
-        np.empty(policy.shape),
-        np.empty((*policy.shape, 2), dtype=np.uint64),
-        *arrays.draws.tables,
+        np.empty((*policy.shape, 2), np.uint64),
+        arrays.draws.tables,
         moves,
-        *arrays.starts,
+        arrays.starts,
         arrays.stored_successors,
         arrays.stored_probabilities,
         arrays.reward,
@@ -211,14 +210,11 @@ def check_starts(
 @njit(cache=True)
 def play_episodes(
     policy,  # (S, A)
-    threshold,  # (S, A K) and packed (S, A K, 2): space for the policy's joint tables; where rows are shared, those of its moves
-    packed,
+    tables,  # (S, A K, 2): space for the policy's joint tables; where rows are shared, those of its moves
     ready,  # (S,) bool: whose rows are there; those of other states are made on the first visit
-    row_threshold,  # (S M, K) and row_packed (S M, K, 2): row_tables of shared rows; empty: the first tables draw it all
-    row_packed,
+    row_tables,  # (S M, K, 2): tables of shared rows; empty: the first tables draw it all
     index,  # (A,): the row of each action, where they share rows
-    start_threshold,  # (1, S) and start_packed (1, S, 2): row_tables of the initial distribution
-    start_packed,
+    starts,  # (1, S, 2): tables of the initial distribution
     forced,  # (F, 2) start state and first action (-1: from the policy), played in turn; empty: draw the start
     succ,
     prob,
@@ -241,27 +237,27 @@ def play_episodes(
 
     Episode e ends before step ends[e]. When the step buffers are full the open episode is left in ``carry``.
     """
-    two_stages = row_threshold.shape[0] > 0
-    n = threshold.shape[1]
+    two_stages = row_tables.shape[0] > 0
+    n = tables.shape[1]
     mass, outcomes, low, high = np.empty(n), np.empty(n, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
     s0, s1, s2, s3 = rng[0], rng[1], rng[2], rng[3]
-    n_slots = np.uint64(threshold.shape[1])
-    n_states = np.uint64(start_threshold.shape[1])
+    n_slots = np.uint64(n)
+    n_states = np.uint64(starts.shape[1])
     n_a = np.uint64(reward.shape[1])
     n_k = prob.shape[2]
     n_forced = forced.shape[0]
     n_m = np.uint64(prob.shape[1])
-    n_row = np.uint64(row_threshold.shape[1])
-    flat_row_threshold = row_threshold.reshape(-1)
-    flat_row_packed = row_packed.reshape(-1)
-    flat_threshold = threshold.reshape(-1)
-    flat_packed = packed.reshape(-1)
+    n_row = np.uint64(row_tables.shape[1])
+    shift = low_bits(prob.shape[1] if two_stages else starts.shape[1])
+    low_mask = (ONE << shift) - ONE
+    flat_tables = tables.reshape(-1)
+    flat_rows = row_tables.reshape(-1)
+    flat_starts = starts.reshape(-1)
     flat_reward = reward.reshape(-1)
     flat_leader = leader_reward.reshape(-1)
     flat_stop = termination.reshape(-1)
     capacity = np.uint64(states.shape[0])
     limit = np.uint64(budget)
-    scale = UNIT * n_slots
     step = np.uint64(0)
     episode = np.uint64(0)
     is_open = carry[0] >= 0
@@ -279,24 +275,19 @@ def play_episodes(
                 imposed = forced[episode, 1]
             else:
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-                u = unit(bits) * n_states
-                slot = np.uint64(u)
-                s = start_packed[0, slot, np.uint64(u - slot >= start_threshold[0, slot])]
+                s = drawn(flat_starts, np.uint64(0), n_states, bits)
         while step < capacity:
             if imposed < 0:
                 if not ready[s]:
                     ready[s] = True
                     if two_stages:
-                        move_row(policy[s], index, mass, outcomes, low, high, threshold[s], packed[s])
+                        move_row(policy[s], index, shift, mass, outcomes, low, high, tables[s])
                     else:
-                        policy_row(policy[s], succ[s], prob[s], mass, outcomes, low, high, threshold[s], packed[s])
+                        policy_row(policy[s], succ[s], prob[s], shift, mass, outcomes, low, high, tables[s])
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-                u = (bits >> np.uint64(11)) * scale
-                slot = np.uint64(u)
-                i = s * n_slots + slot
-                outcome = flat_packed[(i << ONE) + np.uint64(u - slot >= flat_threshold[i])]
-                action = outcome >> np.uint64(32)
-                following = outcome & LOW
+                outcome = drawn(flat_tables, s, n_slots, bits)
+                action = outcome >> shift
+                following = outcome & low_mask
             else:
                 action = np.uint64(imposed)
                 imposed = -1
@@ -312,10 +303,7 @@ def play_episodes(
                     following = np.uint64(succ[s, action, k])
             if two_stages:  # so far, following is the move
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-                u = unit(bits) * n_row
-                slot = np.uint64(u)
-                i = (s * n_m + following) * n_row + slot
-                following = flat_row_packed[(i << ONE) + np.uint64(u - slot >= flat_row_threshold[i])]
+                following = drawn(flat_rows, s * n_m + following, n_row, bits)
             sa = s * n_a + action
             states[step] = s
             actions[step] = action
@@ -352,13 +340,10 @@ def play_episodes(
 @njit(cache=True)
 def _play_paired(
     policy,
-    threshold,
-    packed,
-    row_threshold,
-    row_packed,
+    tables,
+    row_tables,
     index,
-    start_threshold,
-    start_packed,
+    starts,
     succ,
     prob,
     reward,
@@ -384,14 +369,11 @@ def _play_paired(
         fork(rng, own)
         played, _ = play_episodes(
             policy,
-            threshold,
-            packed,
+            tables,
             ready,
-            row_threshold,
-            row_packed,
+            row_tables,
             index,
-            start_threshold,
-            start_packed,
+            starts,
             no_starts,
             succ,
             prob,

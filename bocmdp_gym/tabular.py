@@ -29,6 +29,7 @@ from bocmdp_gym.affine import Affine, AffineFunctions, AffineParts, Point
 from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import gradients_enabled, jacobian_columns, look_at
 from bocmdp_gym.errors import LeaderParameterError, ModelError
+from bocmdp_gym.kernels.alias import check_pairs
 from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, refuse_misuse, tensors_in
 from bocmdp_gym.losses import Loss, check_loss
@@ -172,6 +173,8 @@ class TabularBOCMDP(BOCMDP):
                 f"the model has {transition.n_contexts} contexts, {self.n_states} states and {self.n_actions} actions; expected "
                 "at least one of each."
             )
+        if transition.index is None:
+            check_pairs(self.n_states, self.n_actions)
         mask = None if self._given["action_mask"] is None else as_mask(self._given["action_mask"])
         contexts = [transition.n_contexts, 1 if mask is None else len(mask)]
         for name in ("reward", "leader_reward", "initial", "termination"):

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 
 from bocmdp_gym.env import ConfigurableEnv
 from bocmdp_gym.errors import ActionError, ResetError, StateError
-from bocmdp_gym.kernels.alias import AliasTables, alias_tables, initial_tables
+from bocmdp_gym.kernels.alias import alias_tables, initial_tables, read_tables
 from bocmdp_gym.kernels.vector_step import vector_step
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.options import as_integer, check_instance, check_render_mode
@@ -122,8 +122,8 @@ class TabularEnv(ConfigurableEnv):
         arrays = self.mdps.arrays(context)
         self._reward, self._leader_reward = arrays.reward.reshape(-1), arrays.leader_reward.reshape(-1)
         self._termination = arrays.termination.reshape(-1)
-        tables = arrays.draws.tables
-        self._threshold, self._successor = tables.threshold.reshape(-1), tables.packed.reshape(-1)
+        thresholds, successors = read_tables(arrays.draws.tables)
+        self._threshold, self._successor = thresholds.reshape(-1), successors.reshape(-1)
         self._n_moves, self._width = arrays.stored_probabilities.shape[1:]
         self._index = None if arrays.moves is None else arrays.moves.tolist()
         self._mask = arrays.action_mask
@@ -234,8 +234,7 @@ class TabularVectorEnv(NativeVectorEnv):
         self._rewards_table = np.stack([a.reward for a in arrays])
         self._leader_table = np.stack([a.leader_reward for a in arrays])
         self._termination_table = np.stack([a.termination for a in arrays])
-        per_context = [a.draws.tables for a in arrays]
-        self._successors = AliasTables(*(np.concatenate(parts) for parts in zip(*per_context, strict=True)))
+        self._successors = np.concatenate([a.draws.tables for a in arrays])
         self._rows = arrays[0].rows
         self._starts = initial_tables(np.stack([a.initial for a in arrays]))
         assert self.context_probabilities is not None
@@ -249,8 +248,8 @@ class TabularVectorEnv(NativeVectorEnv):
             return
         rows, u = self._contexts[mask], self.np_random.random(int(mask.sum())) * self.model.n_states
         slots = u.astype(np.int64)
-        second = (u - slots >= self._starts.threshold[rows, slots]).astype(np.int64)
-        self._states[mask] = self._starts.packed[rows, slots, second].astype(np.int64)
+        thresholds, starts = read_tables(self._starts[rows, slots])
+        self._states[mask] = np.where(u - slots >= thresholds, starts[:, 1], starts[:, 0])
 
     def _observations(self) -> Any:
         return self.env.observe(self._states.copy())
@@ -294,9 +293,9 @@ class TabularVectorEnv(NativeVectorEnv):
             self._leader_table,
             self._termination_table,
             self._rows,
-            *self._successors,
-            *self._starts,
-            *self._context_table,
+            self._successors,
+            self._starts,
+            self._context_table,
             -1 if self._context is None else self._context,
             -1 if self.horizon is None else self.horizon,
             self._rng_state,

@@ -8,15 +8,14 @@ import math
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels.random import LOW, ONE, next_bits, unit
+from bocmdp_gym.kernels.alias import drawn, low_bits
+from bocmdp_gym.kernels.random import ONE, next_bits, unit
 
 
 @njit(cache=True)
 def sampled_q(
-    threshold,  # (S, A K) and packed (S, A K, 2): joint tables of action and next state (bocmdp_gym.kernels.policy_tables)
-    packed,
-    move_threshold,  # (S A, K): successor tables
-    move_packed,
+    tables,  # (S, A K, 2): joint tables of action and next state (`bocmdp_gym.kernels.alias.policy_tables`)
+    successors,  # (S A, K, 2): successor tables
     bonus,  # (S,) lam H(pi(.; s))
     reward,
     termination,
@@ -32,12 +31,14 @@ def sampled_q(
     """
     s0, s1, s2, s3 = rng[0], rng[1], rng[2], rng[3]
     n_s, n_a = reward.shape
-    n_slots = np.uint64(threshold.shape[1])
-    n_k = np.uint64(move_threshold.shape[1])
+    n_slots = np.uint64(tables.shape[1])
+    n_k = np.uint64(successors.shape[1])
+    shift = low_bits(n_s)
+    low_mask = (ONE << shift) - ONE
     flat_reward = reward.reshape(-1)
     flat_stop = termination.reshape(-1)
-    flat_threshold = threshold.reshape(-1)
-    flat_packed = packed.reshape(-1)
+    flat_tables = tables.reshape(-1)
+    flat_successors = successors.reshape(-1)
     flat_out = out.reshape(-1)
     root = math.sqrt(gamma)
     for first in range(n_s * n_a):
@@ -53,17 +54,12 @@ def sampled_q(
                 if unit(bits) < flat_stop[sa]:
                     continue
             bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-            u = unit(bits) * n_k
-            slot = np.uint64(u)
-            s = move_packed[sa, slot, np.uint64(u - slot >= move_threshold[sa, slot])]
+            s = drawn(flat_successors, sa, n_k, bits)
             discount = root
             while True:
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-                u = unit(bits) * n_slots
-                slot = np.uint64(u)
-                i = s * n_slots + slot
-                outcome = flat_packed[(i << ONE) + np.uint64(u - slot >= flat_threshold[i])]
-                sa = s * np.uint64(n_a) + (outcome >> np.uint64(32))
+                outcome = drawn(flat_tables, s, n_slots, bits)
+                sa = s * np.uint64(n_a) + (outcome >> shift)
                 summed += discount * (flat_reward[sa] + bonus[s])
                 discount *= root
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
@@ -73,7 +69,7 @@ def sampled_q(
                     bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
                     if unit(bits) < flat_stop[sa]:
                         break
-                s = outcome & LOW
+                s = outcome & low_mask
         flat_out[first] = summed / rollouts
     rng[0], rng[1], rng[2], rng[3] = s0, s1, s2, s3
     return out

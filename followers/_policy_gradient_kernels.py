@@ -8,7 +8,8 @@ import math
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels.random import ONE, next_bits, unit
+from bocmdp_gym.kernels.alias import drawn
+from bocmdp_gym.kernels.random import next_bits, unit
 from followers._softmax_kernels import draw, rebase
 
 #: Smallest weight of the newest return in a baseline, so that it follows the policy.
@@ -26,11 +27,9 @@ def policy_gradient(
     visits,
     reward,
     termination,
-    threshold,  # (S M, K): successor tables
-    packed,
+    successors,  # (S M, K, 2): successor tables
     rows,  # (A,): the row of each action
-    start_threshold,  # (1, S): tables of the initial distribution
-    start_packed,
+    starts,  # (1, S, 2): tables of the initial distribution
     gamma,
     lam,
     batch,  # independent estimates averaged per iteration
@@ -47,12 +46,12 @@ def policy_gradient(
     s0, s1, s2, s3 = rng[0], rng[1], rng[2], rng[3]
     n_s = np.uint64(theta.shape[0])
     n_a = np.uint64(theta.shape[1])
-    n_k = np.uint64(threshold.shape[1])
-    n_m = np.uint64(threshold.shape[0]) // n_s
+    n_k = np.uint64(successors.shape[1])
+    n_m = np.uint64(successors.shape[0]) // n_s
     flat_reward = reward.reshape(-1)
     flat_stop = termination.reshape(-1)
-    flat_threshold = threshold.reshape(-1)
-    flat_packed = packed.reshape(-1)
+    flat_successors = successors.reshape(-1)
+    flat_starts = starts.reshape(-1)
     root = math.sqrt(gamma)
     states = np.empty(batch, np.uint64)
     chosen = np.empty(batch, np.uint64)
@@ -62,9 +61,7 @@ def policy_gradient(
         found = 0
         for _ in range(batch):
             bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-            u = unit(bits) * n_s
-            slot = np.uint64(u)
-            s = start_packed[0, slot, np.uint64(u - slot >= start_threshold[0, slot])]
+            s = drawn(flat_starts, np.uint64(0), n_s, bits)
             seeking = True  # s_0 .. s_T first, then the return from there
             going = gamma
             discount = 1.0
@@ -93,10 +90,7 @@ def policy_gradient(
                     if unit(bits) < stop:
                         break
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-                u = unit(bits) * n_k
-                slot = np.uint64(u)
-                m = (s * n_m + np.uint64(rows[a])) * n_k + slot
-                s = flat_packed[(m << ONE) + np.uint64(u - slot >= flat_threshold[m])]
+                s = drawn(flat_successors, s * n_m + np.uint64(rows[a]), n_k, bits)
             if not seeking:  # an episode that ended before T contributes nothing
                 returns[found] = ret
                 found += 1

@@ -8,7 +8,8 @@ import math
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels.random import ONE, next_bits, unit
+from bocmdp_gym.kernels.alias import drawn
+from bocmdp_gym.kernels.random import ONE, UNIT, next_bits, unit
 from followers._softmax_kernels import HIGHEST, LEAST, draw, rebase
 
 
@@ -22,13 +23,10 @@ def soft_q_learning(
     counts,  # (S, A) int64: updates of each pair so far
     reward,
     termination,
-    threshold,  # (S M, K): successor tables
-    packed,
+    successors,  # (S M, K, 2): successor tables
     rows,  # (A,): the row of each action
-    start_threshold,  # (1, S): tables of the initial distribution
-    start_packed,
-    behaviour_threshold,  # (S, A): tables of the fixed part of the behaviour policy
-    behaviour_packed,
+    starts,  # (1, S, 2): tables of the initial distribution
+    behaviour,  # (S, A, 2): tables of the fixed part of the behaviour policy
     fixed,  # probability of drawing the action from that part, rather than from the softmax of the current q
     pairs,  # (P,): of which one, s A + a, is drawn uniformly at each step; empty: a trajectory is followed
     gamma,
@@ -45,43 +43,38 @@ def soft_q_learning(
     s0, s1, s2, s3 = rng[0], rng[1], rng[2], rng[3]
     n_s = np.uint64(q.shape[0])
     n_a = np.uint64(q.shape[1])
-    n_k = np.uint64(threshold.shape[1])
-    n_m = np.uint64(threshold.shape[0]) // n_s
+    n_k = np.uint64(successors.shape[1])
+    n_m = np.uint64(successors.shape[0]) // n_s
     flat_q = q.reshape(-1)
     flat_weight = weight.reshape(-1)
     flat_counts = counts.reshape(-1)
     flat_reward = reward.reshape(-1)
     flat_stop = termination.reshape(-1)
-    flat_threshold = threshold.reshape(-1)
-    flat_packed = packed.reshape(-1)
-    flat_behaviour = behaviour_threshold.reshape(-1)
-    flat_choices = behaviour_packed.reshape(-1)
+    flat_successors = successors.reshape(-1)
+    flat_starts = starts.reshape(-1)
+    flat_behaviour = behaviour.reshape(-1)
     inverse = 1.0 / lam
     constant = offset < 0.0
     bad = np.int64(-1)
     n_pairs = np.uint64(pairs.shape[0])
-    drawn = pairs.shape[0] > 0
+    by_pairs = pairs.shape[0] > 0
     is_open = cursor[0] >= 0
     s = np.uint64(max(cursor[0], 0))
     for t in range(clock, clock + steps):
         bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
         u = unit(bits)
-        if drawn:
+        if by_pairs:
             sa = np.uint64(pairs[np.uint64(u * n_pairs)])
             s = sa // n_a
         else:
             if not is_open:
-                u *= n_s
-                slot = np.uint64(u)
-                s = start_packed[0, slot, np.uint64(u - slot >= start_threshold[0, slot])]
+                s = drawn(flat_starts, np.uint64(0), n_s, bits)
                 is_open = True
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
                 u = unit(bits)
             if u < fixed:
-                u *= n_a / fixed
-                choice = min(np.uint64(u), n_a - ONE)
-                slot = s * n_a + choice
-                sa = s * n_a + flat_choices[(slot << ONE) + np.uint64(u - choice >= flat_behaviour[slot])]
+                share = np.uint64(min(u / fixed, 1.0 - UNIT) / UNIT) << np.uint64(11)  # random bits again
+                sa = s * n_a + drawn(flat_behaviour, s, n_a, share)
             else:
                 sa = s * n_a + np.uint64(draw(weight, s, (u - fixed) / (1.0 - fixed) * total[s]))
         target = flat_reward[sa]
@@ -95,10 +88,7 @@ def soft_q_learning(
         following = s
         if not ended:
             bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-            u = unit(bits) * n_k
-            slot = np.uint64(u)
-            m = (s * n_m + np.uint64(rows[sa - s * n_a])) * n_k + slot
-            following = flat_packed[(m << ONE) + np.uint64(u - slot >= flat_threshold[m])]
+            following = drawn(flat_successors, s * n_m + np.uint64(rows[sa - s * n_a]), n_k, bits)
             target += gamma * value[following]
 
         if constant:
@@ -128,5 +118,5 @@ def soft_q_learning(
         is_open = not ended
         s = following
     rng[0], rng[1], rng[2], rng[3] = s0, s1, s2, s3
-    cursor[0] = np.int64(s) if is_open and not drawn else -1
+    cursor[0] = np.int64(s) if is_open and not by_pairs else -1
     return bad

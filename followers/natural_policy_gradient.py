@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bocmdp_gym.errors import DiscountError, UnsupportedError
-from bocmdp_gym.kernels.alias import AliasTables, policy_tables
+from bocmdp_gym.kernels.alias import low_bits, policy_tables
 from bocmdp_gym.options import check_count
 from bocmdp_gym.soft_bellman import TOLERANCE
 from followers._natural_policy_gradient_kernels import sampled_q
@@ -168,14 +168,14 @@ class SampledNaturalPolicyGradientSolve(NaturalPolicyGradientSolve):
         self._rollouts, self._rng = rollouts, rng_state
         self._moves = self.arrays.draws.tables
         n_states, n_actions, width = self.arrays.probabilities.shape
-        slots = (n_states, n_actions * width)
-        self._joint = AliasTables(np.empty(slots), np.empty((*slots, 2), dtype=np.uint64))
+        self._joint = np.empty((n_states, n_actions * width, 2), np.uint64)
 
     def _estimate(self) -> Array:
-        policy_tables(self._pi, self.arrays.successors, self.arrays.probabilities, *self._joint)
+        shift = low_bits(len(self._pi))
+        policy_tables(self._pi, self.arrays.successors, self.arrays.probabilities, shift, self._joint)
         q: Array = sampled_q(
-            *self._joint,
-            *self._moves,
+            self._joint,
+            self._moves,
             self.regularization * entropy(self._pi),
             self.arrays.reward,
             self.arrays.termination,

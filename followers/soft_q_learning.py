@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bocmdp_gym.action_mask import check_exist
 from bocmdp_gym.errors import DiscountError, OptionError, suggest
-from bocmdp_gym.kernels.alias import alias_tables
+from bocmdp_gym.kernels.alias import AliasTables, alias_tables
 from bocmdp_gym.options import as_array, check_choice, check_count, check_number
 from followers._soft_q_learning_kernels import soft_q_learning
 from followers.base import Task
@@ -86,8 +86,7 @@ class SoftQLearning(IterativeFollower):
 class _Behaviour(NamedTuple):
     """What the kernel draws actions from: with probability ``fixed`` a row of the tables, else softmax(Q / lambda)."""
 
-    threshold: Array
-    packed: npt.NDArray[np.uint64]
+    tables: AliasTables  # (S, A, 2)
     fixed: float
 
 
@@ -131,9 +130,9 @@ class SoftQLearningSolve(Solve):
             self._counts,
             self.arrays.reward,
             self.arrays.termination,
-            *self._successors,
+            self._successors,
             self.arrays.rows,
-            *self.arrays.starts,
+            self.arrays.starts,
             *self._behaviour,
             self._pairs,
             self.task.discount,
@@ -205,4 +204,4 @@ def _behaviour_tables(settings: SoftQLearning, available: npt.NDArray[np.bool_],
         check_exist(table, available, f" in context {context}")
         table = settings.exploration * uniform + (1.0 - settings.exploration) * table
     actions = np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
-    return _Behaviour(*alias_tables(table, actions), fixed)
+    return _Behaviour(alias_tables(table, actions), fixed)

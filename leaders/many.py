@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from datetime import timedelta
 from functools import partial
@@ -12,7 +12,6 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from bocmdp_gym import TabularBOCMDP
@@ -20,11 +19,12 @@ from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import as_list, check_count
+from bocmdp_gym.threads import available_threads
 from followers import Follower, TrajectoryOracle
 from leaders.annealing import Annealing, LambdaSchedule, check_schedule
 from leaders.constraints import Constraint
 from leaders.gradients import Loss
-from leaders.gradients.batch import BatchEstimator
+from leaders.gradients.batch import BatchEstimator, Pending
 from leaders.gradients.estimate import WeightedContexts
 from leaders.leaders import Leader
 from leaders.loop import Calls, closing_on_error, complete, one_torch_thread, progress_bar
@@ -39,6 +39,8 @@ _ONE = {
     "leaders": "a list of them may be given for leader.",
     **dict.fromkeys(("checkpoints", "resume"), "there are no checkpoints here; leaders.sweep keeps those of many runs."),
 }
+#: Fewer runs than this are moved all together.
+_FEWEST_TO_SPLIT = 8
 
 
 @known_options(elsewhere=_ONE)
@@ -167,6 +169,49 @@ def _copied(follower: Any) -> Any:
     return follower.copy() if isinstance(follower, Follower) else follower
 
 
+class _Group:
+    """Neighbouring runs of a batch, which make their iterations together.
+
+    Args:
+        runs: of the group.
+        batch: their estimator.
+        first: the number of the first of them, in the batch and among the results.
+    """
+
+    def __init__(self, runs: list[LeaderRun], batch: BatchEstimator, first: int):
+        self.runs, self.first, self._batch = runs, first, batch
+        self._slice = slice(first, first + len(runs))
+        self._drawn: list[WeightedContexts] = [[] for _ in runs]
+        self._pending: Pending = list
+        self._weigh = None if runs[0].coupling is None else self._weighed
+
+    def begin(self) -> None:
+        """Begin the next iteration. A run that its callback stopped keeps its place, and is not moved any more."""
+        self._drawn = [before if run.finished else run.draw() for run, before in zip(self.runs, self._drawn, strict=True)]
+        x = np.stack([run.point.numpy() for run in self.runs])
+        self._pending = self._batch.begin(self._slice, x, self._drawn, [run.rng for run in self.runs], self._weigh)
+
+    def finish(self, due: bool, callback: Callback | None) -> int:
+        """Wait for the iteration's estimates, and move along them. Returns how many runs were moved."""
+        moved = 0
+        for i, (run, contexts, estimate) in enumerate(
+            zip(self.runs, self._drawn, self._pending(), strict=True), start=self.first
+        ):
+            if run.finished:
+                continue
+            run.oracle.count_steps(estimate.env_steps)
+            run.take(contexts, estimate, due, None, f" of run {i}")
+            moved += 1
+            if callback is not None:
+                run.report(callback, i)
+        return moved
+
+    def _weighed(self, b: int, contexts: WeightedContexts, returns: Sequence[float]) -> tuple[list[float], float]:
+        coupling = self.runs[b - self.first].coupling
+        assert coupling is not None
+        return coupling.weigh(contexts, returns)
+
+
 def _complete_at_once(
     runs: list[LeaderRun],
     batch: BatchEstimator,
@@ -175,40 +220,32 @@ def _complete_at_once(
     callback_every: int | timedelta,
     progress: bool | None,
 ) -> list[Result]:
-    """Make all runs in step. One that its callback stops keeps its place in the batch, and is not moved any more."""
+    """Make all runs in step: in two groups, so that threads work on one while the other is moved."""
     iterations = runs[0].iterations
-    drawn: list[WeightedContexts] = [[] for _ in runs]
     results: dict[int, Result] = {}
     for run in runs:
         run.share = 1.0 / len(runs)
-
-    def weighed(b: int, contexts: WeightedContexts, returns: Sequence[float]) -> tuple[list[float], float]:
-        coupling = runs[b].coupling
-        assert coupling is not None
-        return coupling.weigh(contexts, returns)
-
-    weigh = None if runs[0].coupling is None else weighed
+    half = -(-len(runs) // 2) if len(runs) >= _FEWEST_TO_SPLIT else len(runs)
+    groups = [_Group(runs[first : first + half], batch, first) for first in range(0, len(runs), half)]
     calls = Calls(callback_every, iterations)
-    with one_torch_thread(), closing(batch), progress_bar(iterations * len(runs), progress) as bar:
+    threads = ThreadPoolExecutor(min(available_threads(), len(runs)))
+    with one_torch_thread(), threads as batch.pool, progress_bar(iterations * len(runs), progress) as bar:
+        for group in groups:
+            group.begin()
         for iteration in range(iterations):
             due = iteration % evaluate_every == 0 or iteration == iterations - 1
             called = callback is not None and calls.due(iteration)
-            drawn = [before if run.finished else run.draw() for run, before in zip(runs, drawn, strict=True)]
-            x = torch.stack([run.x.detach() for run in runs])
-            estimates = batch.estimate(x, drawn, [run.rng for run in runs], weigh)
-            for i, (run, contexts, estimate) in enumerate(zip(runs, drawn, estimates, strict=True)):
-                if i in results:
-                    continue
-                run.oracle.count_steps(estimate.env_steps)
-                run.take(contexts, estimate, due, None, f" of run {i}")
-                if called and callback is not None:
-                    run.report(callback, i)
-                if run.finished:
-                    results[i] = run.result()
-                bar.update()
+            for group in groups:
+                bar.update(group.finish(due, callback if called else None))
+                for i, run in enumerate(group.runs, start=group.first):
+                    if run.finished and i not in results:
+                        results[i] = run.result()
+                if not all(run.finished for run in group.runs):
+                    group.begin()
             if due:
                 mean = float(np.mean([run.history[-1].get("leader_return", np.nan) for run in runs]))
                 bar.set_postfix_str(f"mean leader return {mean:.4f}", refresh=False)
-            if len(results) == len(runs):
+            groups = [group for group in groups if not all(run.finished for run in group.runs)]
+            if not groups:
                 break
     return [results[i] for i in range(len(runs))]

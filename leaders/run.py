@@ -66,6 +66,7 @@ class LeaderRun:
 
     Attributes:
         x: the current iterate ``(d,)``.
+        point: the same without a graph: it moves with it.
         done: iterations made.
         stopped: why it stopped early; None: it did not.
         share: of the time that is this run's, where several are made at once.
@@ -140,7 +141,7 @@ class LeaderRun:
 
     def _start(self, x: Tensor) -> None:
         self.x = self.leader.update.start(x, self.iterations, self.oracle.core.leader_space)
-        self._point = self.x.detach()  # moves with it
+        self.point = self.x.detach()
 
     @property
     def finished(self) -> bool:
@@ -185,7 +186,7 @@ class LeaderRun:
 
     def _estimate(self, drawn: WeightedContexts) -> Estimate:
         """The estimate of an iteration, from its contexts."""
-        x, estimator = self._point, self.leader.estimator
+        x, estimator = self.point, self.leader.estimator
         if self.coupling is not None and self._every is not None:
             together = estimator.estimate_coupled(self.oracle, x, drawn, self.coupling.value, self.rng)
             if together is not None:
@@ -214,7 +215,7 @@ class LeaderRun:
             ConvergenceError: the gradient is not finite.
         """
         seconds = self.seconds  # without the evaluation, which is not the leader's work
-        x, gradient, context = self._point, estimate.gradient, drawn[0][0]
+        x, gradient, context = self.point, estimate.gradient, drawn[0][0]
         measured: dict[str, float] = {}
         if self.constrained is not None:
             measured = self.constrained.measure(x)

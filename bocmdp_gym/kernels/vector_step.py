@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels.random import ONE, next_bits, unit
+from bocmdp_gym.kernels.alias import drawn
+from bocmdp_gym.kernels.random import next_bits, unit
 
 
 @njit(cache=True)
@@ -20,12 +21,9 @@ def vector_step(
     leader_reward,
     termination,
     index,  # (A,): the row of each action in its state
-    threshold,  # (C S M, K): row_tables of the transition rows
-    packed,
-    start_threshold,  # (C, S): row_tables of the initial distributions
-    start_packed,
-    context_threshold,  # (1, C): row_table of the context distribution
-    context_packed,
+    successors,  # (C S M, K, 2): alias tables of the transition rows
+    starts,  # (C, S, 2): of the initial distributions
+    context_table,  # (1, C, 2): of the context distribution
     fixed_context,  # -1: drawn from that
     horizon,
     rng,
@@ -40,14 +38,15 @@ def vector_step(
     s0, s1, s2, s3 = rng[0], rng[1], rng[2], rng[3]
     n_s = np.uint64(reward.shape[1])
     n_a = np.uint64(reward.shape[2])
-    n_k = np.uint64(threshold.shape[1])
-    n_m = np.uint64(threshold.shape[0] // (reward.shape[0] * reward.shape[1]))
-    n_c = context_threshold.shape[1]
+    n_k = np.uint64(successors.shape[1])
+    n_m = np.uint64(successors.shape[0] // (reward.shape[0] * reward.shape[1]))
+    n_c = np.uint64(context_table.shape[1])
     flat_reward = reward.reshape(-1)
     flat_leader = leader_reward.reshape(-1)
     flat_stop = termination.reshape(-1)
-    flat_threshold = threshold.reshape(-1)
-    flat_packed = packed.reshape(-1)
+    flat_successors = successors.reshape(-1)
+    flat_starts = starts.reshape(-1)
+    flat_contexts = context_table.reshape(-1)
     for i in range(states.shape[0]):
         s = np.uint64(states[i])
         restart = False
@@ -72,10 +71,7 @@ def vector_step(
                     ended = unit(bits) < stop
             if not ended:
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-                u = unit(bits) * n_k
-                slot = np.uint64(u)
-                m = (cs * n_m + np.uint64(index[actions[i]])) * n_k + slot
-                s = flat_packed[(m << ONE) + np.uint64(u - slot >= flat_threshold[m])]
+                s = drawn(flat_successors, cs * n_m + np.uint64(index[actions[i]]), n_k, bits)
             cut = not ended and ages[i] == horizon
             terminated[i] = ended
             truncated[i] = cut
@@ -88,14 +84,10 @@ def vector_step(
                 contexts[i] = fixed_context
             else:
                 bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-                u = unit(bits) * n_c
-                slot = np.uint64(u)
-                contexts[i] = context_packed[0, slot, np.uint64(u - slot >= context_threshold[0, slot])]
+                contexts[i] = drawn(flat_contexts, np.uint64(0), n_c, bits)
             c = np.uint64(contexts[i])
             bits, s0, s1, s2, s3 = next_bits(s0, s1, s2, s3)
-            u = unit(bits) * n_s
-            slot = np.uint64(u)
-            s = start_packed[c, slot, np.uint64(u - slot >= start_threshold[c, slot])]
+            s = drawn(flat_starts, c, n_s, bits)
             ages[i] = 0
             needs_reset[i] = False
         states[i] = s

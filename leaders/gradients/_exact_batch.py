@@ -24,7 +24,7 @@ from bocmdp_gym.solvers.banded import (
     banded_solve_transposed,
     banded_space,
 )
-from leaders.gradients.batch import Array, BatchEstimator, CompiledBatch
+from leaders.gradients.batch import Array, BatchEstimator, CompiledBatch, Pending
 from leaders.gradients.estimate import Estimate, Weigh, WeightedContexts
 
 
@@ -35,13 +35,13 @@ class ExactBatch(CompiledBatch):
         super().__init__(model, regularization, tolerance, max_iterations, n_runs)
         self._found = np.zeros(n_runs)
 
-    def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
+    def _compiled(self, rows: npt.NDArray[np.int64], context: int) -> None:
         arrays, model = self._constant.arrays(context), self.model
         solver: Any = arrays.solver
         exact_runs(
             rows,
-            reward,
-            leader_reward,
+            self._reward,
+            self._leader_reward,
             arrays.continuation,
             arrays.leader_continuation,
             arrays.successors,
@@ -62,8 +62,8 @@ class ExactBatch(CompiledBatch):
             self._w_leader,
         )
 
-    def _returns(self, leader_reward: Array) -> list[float]:
-        returns: list[float] = self._found.tolist()
+    def _returns(self, runs: slice) -> list[float]:
+        returns: list[float] = self._found[runs].tolist()
         return returns
 
 
@@ -95,41 +95,43 @@ class DeviceBatch(BatchEstimator):
         self.model, self.regularization, self.tolerance, self.max_iterations = model, regularization, tolerance, max_iterations
 
     @with_gradients
-    def estimate(
+    def begin(
         self,
-        x: Tensor,
+        runs: slice,
+        x: Array,
         drawn: Sequence[WeightedContexts],
         rngs: Sequence[np.random.Generator],
         weigh: Weigh | None = None,
-    ) -> list[Estimate]:
+    ) -> Pending:
         del rngs
-        x = x.detach().requires_grad_()
+        point = torch.from_numpy(x).requires_grad_()
         with torch_linear_algebra():
-            mdps = self.model.configure(x).to(self._device)
+            mdps = self.model.configure(point).to(self._device)
             solution = mdps.solve(
                 self.regularization,
-                initial_value=self._start,
+                initial_value=self._start[runs],
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
             )
             values = mdps.policy_return(solution.policy).cpu()
-            weights, seen = self._weights(values.detach(), drawn, weigh)
+            weights, seen = self._weights(values.detach(), runs.start, drawn, weigh)
             returns = (values * weights).sum(-1)
-            (gradients,) = torch.autograd.grad(returns.sum(), x)
-        self._start = solution.value.detach()
+            (gradients,) = torch.autograd.grad(returns.sum(), point)
+        self._start[runs] = solution.value.detach()
         metrics = {"follower_iterations": solution.iterations, "follower_residual": solution.residual}
         found = returns.tolist() if seen is None else seen
-        return [Estimate(g, value, metrics=dict(metrics)) for g, value in zip(gradients, found, strict=True)]
+        estimates = [Estimate(g, value, metrics=dict(metrics)) for g, value in zip(gradients, found, strict=True)]
+        return lambda: estimates
 
     def _weights(
-        self, values: Tensor, drawn: Sequence[WeightedContexts], weigh: Weigh | None
+        self, values: Tensor, start: int, drawn: Sequence[WeightedContexts], weigh: Weigh | None
     ) -> tuple[Tensor, list[float] | None]:
         """Each run's weights of its contexts ``(B, C)``; and the return of them all, where an objective says what it is."""
         weights, seen = torch.zeros(len(drawn), self.model.n_contexts, dtype=torch.float64), []
         for b, run in enumerate(drawn):
             given = [weight for _, weight in run]
             if weigh is not None:
-                given, value = weigh(b, run, [float(values[b, context]) for context, _ in run])
+                given, value = weigh(start + b, run, [float(values[b, context]) for context, _ in run])
                 seen.append(value)
             for (context, _), weight in zip(run, given, strict=True):
                 weights[b, context] += weight

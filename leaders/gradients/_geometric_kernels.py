@@ -11,7 +11,8 @@ import math
 import numpy as np
 from numba import njit
 
-from bocmdp_gym.kernels.random import fork, uniform
+from bocmdp_gym.kernels.alias import drawn, low_bits
+from bocmdp_gym.kernels.random import ONE, fork, next_bits, uniform
 
 
 @njit(cache=True, inline="always")
@@ -26,19 +27,17 @@ def _inverse_log(gamma, power):
 
 
 @njit(cache=True, inline="always")
-def _slot(threshold, packed, row, rng):
+def _draw(tables, row, rng):
     """One draw from row ``row`` of alias tables."""
-    n = threshold.shape[1]
-    u = uniform(rng) * n
-    slot = int(u)
-    return packed[row, slot, 1 if u - slot >= threshold[row, slot] else 0]
+    bits, rng[0], rng[1], rng[2], rng[3] = next_bits(rng[0], rng[1], rng[2], rng[3])
+    return drawn(tables.reshape(-1), np.uint64(row), np.uint64(tables.shape[1]), bits)
 
 
 @njit(cache=True, inline="always")
-def _act(threshold, packed, s, rng):
-    """Action and index of the successor drawn in state s."""
-    outcome = _slot(threshold, packed, s, rng)
-    return np.int64(outcome >> np.uint64(32)), np.int64(outcome & np.uint64(0xFFFFFFFF))
+def _act(tables, s, width, rng):
+    """Action, and index below ``width`` of the successor, drawn in state s."""
+    outcome, shift = _draw(tables, s, rng), low_bits(width)
+    return np.int64(outcome >> shift), np.int64(outcome & ((ONE << shift) - ONE))
 
 
 @njit(cache=True, inline="always")
@@ -51,8 +50,7 @@ def _follow(
     s,
     action,  # the first action; -1: from the policy
     weight,
-    threshold,
-    packed,
+    tables,
     succ,
     prob,
     termination,
@@ -76,7 +74,7 @@ def _follow(
                 u -= prob[s, a, k]
                 k += 1
         else:
-            a, k = _act(threshold, packed, s, rng)
+            a, k = _act(tables, s, prob.shape[2], rng)
         w_reward[s, a] += weight
         steps += 1
         if _ends(termination[s, a], rng):
@@ -90,7 +88,7 @@ def _follow(
     root = gamma**0.5
     last_a, last_k = a, k
     for _ in range(_geometric(_inverse_log(gamma, 0.5), rng) + 1):
-        a, k = _act(threshold, packed, s, rng)
+        a, k = _act(tables, s, prob.shape[2], rng)
         total += factor * augmented[s, a]
         factor *= root
         steps += 1
@@ -102,10 +100,10 @@ def _follow(
 
 
 @njit(cache=True)
-def _add_advantage(s, a, weight, threshold, packed, succ, prob, termination, augmented, gamma, scored, rng, w_r, w_p):
+def _add_advantage(s, a, weight, tables, succ, prob, termination, augmented, gamma, scored, rng, w_r, w_p):
     """GradEst: add ``weight`` times one draw of dA(s, a) = dQ(s, a) - dV(s). Returns its steps."""
-    steps = _follow(s, a, weight, threshold, packed, succ, prob, termination, augmented, gamma, scored, rng, w_r, w_p)
-    return steps + _follow(s, -1, -weight, threshold, packed, succ, prob, termination, augmented, gamma, scored, rng, w_r, w_p)
+    steps = _follow(s, a, weight, tables, succ, prob, termination, augmented, gamma, scored, rng, w_r, w_p)
+    return steps + _follow(s, -1, -weight, tables, succ, prob, termination, augmented, gamma, scored, rng, w_r, w_p)
 
 
 @njit(cache=True)
@@ -125,10 +123,8 @@ def _augmented_reward(policy, reward, lam):
 @njit(cache=True)
 def geometric_weights(
     samples,
-    threshold,  # (S, A K) and packed (S, A K, 2): tables of the draw (action, index of the successor)
-    packed,
-    start_threshold,  # (1, S) and start_packed (1, S, 2): tables of the initial distribution
-    start_packed,
+    tables,  # (S, A K, 2): tables of the draw (action, index of the successor)
+    starts,  # (1, S, 2): tables of the initial distribution
     policy,
     succ,
     prob,
@@ -161,12 +157,12 @@ def geometric_weights(
     rng = np.empty(4, np.uint64)
     for _ in range(samples):
         fork(streams, rng)
-        s = np.int64(_slot(start_threshold, start_packed, 0, rng))
+        s = np.int64(_draw(starts, 0, rng))
         horizon = _geometric(to_horizon, rng)
         ended = False
         before, before_a, before_k = s, np.int64(0), np.int64(0)
         for _ in range(horizon):
-            a, k = _act(threshold, packed, s, rng)
+            a, k = _act(tables, s, prob.shape[2], rng)
             w_leader[s, a] += 1.0 / samples
             steps += 1
             if _ends(termination[s, a], rng):
@@ -177,7 +173,7 @@ def geometric_weights(
         if ended:
             continue
         at = s
-        first, k = _act(threshold, packed, s, rng)
+        first, k = _act(tables, s, prob.shape[2], rng)
         w_leader[at, first] += 1.0 / samples
         total = leader_reward[at, first]
         factor = root
@@ -187,13 +183,13 @@ def geometric_weights(
             if _ends(termination[s, a], rng):
                 break
             s = np.int64(succ[s, a, k])
-            a, k = _act(threshold, packed, s, rng)
+            a, k = _act(tables, s, prob.shape[2], rng)
             total += factor * leader_reward[s, a]
             factor *= root
             steps += 1
         total *= scale
         steps += _add_advantage(
-            at, first, total / lam, threshold, packed, succ, prob, termination, augmented, gamma, scored,
+            at, first, total / lam, tables, succ, prob, termination, augmented, gamma, scored,
             rng, w_reward, w_transition,
         )  # fmt: skip
         if horizon == 0:
@@ -206,10 +202,8 @@ def geometric_weights(
 @njit(cache=True)
 def geometric_loss_weights(
     samples,
-    threshold,  # as for geometric_weights
-    packed,
-    start_threshold,  # tables of the sampling distribution nu
-    start_packed,
+    tables,  # as for geometric_weights
+    starts,  # tables of the sampling distribution nu
     policy,
     succ,
     prob,
@@ -231,10 +225,10 @@ def geometric_loss_weights(
     rng = np.empty(4, np.uint64)
     for _ in range(samples):
         fork(streams, rng)
-        s = np.int64(_slot(start_threshold, start_packed, 0, rng))
-        a, _ = _act(threshold, packed, s, rng)
+        s = np.int64(_draw(starts, 0, rng))
+        a, _ = _act(tables, s, prob.shape[2], rng)
         steps += _add_advantage(
-            s, a, sensitivity[s, a] / samples, threshold, packed, succ, prob, termination, augmented, gamma,
+            s, a, sensitivity[s, a] / samples, tables, succ, prob, termination, augmented, gamma,
             scored, rng, w_reward, w_transition,
         )  # fmt: skip
     return w_reward, w_transition, steps

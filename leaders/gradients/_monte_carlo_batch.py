@@ -13,7 +13,6 @@ from bocmdp_gym import TabularBOCMDP
 from followers import SoftPolicyIteration
 from leaders.gradients._monte_carlo_kernels import monte_carlo_weights
 from leaders.gradients._sampled_batch import SampledBatch, solve_and_play, space_to_play
-from leaders.gradients.batch import Array
 
 
 class MonteCarloBatch(SampledBatch):
@@ -40,17 +39,15 @@ class MonteCarloBatch(SampledBatch):
         self._bootstrap_truncated = bootstrap_truncated
         self._generators = np.zeros((n_runs, 4), np.uint64)
 
-    def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
-        for b, rng in enumerate(rngs):
+    def _prepare(self, runs: slice, rngs: Sequence[np.random.Generator]) -> None:
+        for b, rng in enumerate(rngs, start=runs.start):
             self._generators[b] = rng.bit_generator.random_raw(4)
 
-    def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
+    def _compiled(self, rows: npt.NDArray[np.int64], context: int) -> None:
         self._run(
             monte_carlo_runs,
             rows,
             context,
-            reward,
-            leader_reward,
             self._bootstrap_truncated,
             self._generators,
             self._values[context],
@@ -74,8 +71,7 @@ def monte_carlo_runs(
     prob,
     position,  # the order of `BandedSolver`, and its bandwidth
     band,
-    start_threshold,
-    start_packed,
+    starts,
     lam,
     gamma,
     gamma_leader,
@@ -97,7 +93,7 @@ def monte_carlo_runs(
     n_s, n_a, n_k = prob.shape
     space = space_to_play(n_s, n_a, n_k, band, budget + horizon)
     tables, by_state = np.empty((3, n_s, n_a)), np.empty((3, n_s))
-    _, _, _, _, _, _, _, states, actions, _, leader_rewards, ends, terminated, final_states = space
+    _, _, _, _, _, _, states, actions, _, leader_rewards, ends, terminated, final_states = space
     for i in range(rows.shape[0]):
         b = rows[i]
         residuals[b], errors[b], iterations[b], n, e = solve_and_play(
@@ -109,8 +105,7 @@ def monte_carlo_runs(
             prob,
             position,
             band,
-            start_threshold,
-            start_packed,
+            starts,
             lam,
             tolerance,
             max_iterations,

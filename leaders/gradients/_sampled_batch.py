@@ -13,7 +13,7 @@ from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.sampling import play_episodes
 from bocmdp_gym.solvers.banded import banded_policy_iteration, banded_space
 from followers import SoftPolicyIteration
-from leaders.gradients.batch import Array, CompiledBatch
+from leaders.gradients.batch import CompiledBatch
 
 
 class SampledBatch(CompiledBatch):
@@ -32,23 +32,21 @@ class SampledBatch(CompiledBatch):
         self._horizon, self._env_steps = horizon, env_steps
         self._n_steps = np.zeros(n_runs, np.int64)
 
-    def _run(
-        self, kernel: Any, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array, *further: Any
-    ) -> None:
+    def _run(self, kernel: Any, rows: npt.NDArray[np.int64], context: int, *further: Any) -> None:
         """Call a compiled function with whose follower solves what and how long it plays, and what is the estimator's own."""
         arrays = self._constant.arrays(context)
         solver: Any = arrays.solver
         kernel(
             rows,
-            reward,
-            leader_reward,
+            self._reward,
+            self._leader_reward,
             arrays.continuation,
             arrays.termination,
             arrays.successors,
             arrays.probabilities,
             solver.position,
             solver.band,
-            *arrays.starts,
+            arrays.starts,
             self.regularization,
             self.model.discount,
             self.model.leader_discount,
@@ -59,11 +57,11 @@ class SampledBatch(CompiledBatch):
             *further,
         )
 
-    def _returns(self, leader_reward: Array) -> list[float]:
-        return [float(np.vdot(w, r)) for w, r in zip(self._w_leader, leader_reward, strict=True)]
+    def _returns(self, runs: slice) -> list[float]:
+        return [float(np.vdot(w, r)) for w, r in zip(self._w_leader[runs], self._leader_reward[runs], strict=True)]
 
-    def _steps(self) -> list[int]:
-        steps: list[int] = self._n_steps.tolist()
+    def _steps(self, runs: slice) -> list[int]:
+        steps: list[int] = self._n_steps[runs].tolist()
         return steps
 
 
@@ -74,7 +72,6 @@ def space_to_play(n_s, n_a, n_k, band, capacity):
         np.empty((n_s, n_a)),
         np.empty((n_s, n_a)),
         banded_space(n_s, band),
-        np.empty((n_s, n_a * n_k)),
         np.empty((n_s, n_a * n_k, 2), np.uint64),
         np.empty(n_s, np.bool_),
         np.empty(2, np.int64),
@@ -98,8 +95,7 @@ def solve_and_play(
     prob,
     position,  # the order of `BandedSolver`, and its bandwidth
     band,
-    start_threshold,
-    start_packed,
+    starts,
     lam,
     tolerance,
     max_iterations,
@@ -113,7 +109,7 @@ def solve_and_play(
 
     No steps are made where the error is above ``tolerance``.
     """
-    q, pi, lu, threshold, packed, ready, carry, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
+    q, pi, lu, tables, ready, carry, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
     residual, error, iterations = banded_policy_iteration(
         reward, continuation, succ, prob, lam, position, band, False, tolerance, max_iterations, value, q, pi, lu
     )
@@ -124,14 +120,11 @@ def solve_and_play(
     ready[:] = False
     steps, episodes = play_episodes(
         pi,
-        threshold,
-        packed,
+        tables,
         ready,
-        np.empty((0, 0)),
         np.empty((0, 0, 2), np.uint64),
         np.empty(0, np.int64),
-        start_threshold,
-        start_packed,
+        starts,
         np.empty((0, 2), np.int64),
         succ,
         prob,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import numpy.typing as npt
@@ -42,24 +43,22 @@ class TDBatch(SampledBatch):
         self._td_errors = np.zeros(n_runs)
         self._tables: dict[int, tuple[Array, npt.NDArray[np.bool_], Array]] = {}
 
-    def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
-        for b, rng in enumerate(rngs):
+    def _prepare(self, runs: slice, rngs: Sequence[np.random.Generator]) -> None:
+        for b, rng in enumerate(rngs, start=runs.start):
             self._generators[b, 0] = rng.bit_generator.random_raw(4)
             self._generators[b, 1] = rng.bit_generator.random_raw(4)
 
-    def _call(self, contexts: npt.NDArray[np.int64], reward: Array, leader_reward: Array) -> None:
+    def _begin_calls(self, start: int, contexts: npt.NDArray[np.int64]) -> list[Future[None]]:
         for context in set(contexts.tolist()) - self._tables.keys():
             shape = (self.n_runs, self.model.n_states, self.model.n_actions)
             self._tables[context] = np.zeros(shape), np.zeros(shape[:2], dtype=np.bool_), np.zeros((self.n_runs, 2))
-        super()._call(contexts, reward, leader_reward)
+        return super()._begin_calls(start, contexts)
 
-    def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
+    def _compiled(self, rows: npt.NDArray[np.int64], context: int) -> None:
         self._run(
             td_runs,
             rows,
             context,
-            reward,
-            leader_reward,
             self._td_rate,
             not self._constant.arrays(context).termination.any(),  # discounts of 1 are not served
             self._generators,
@@ -74,8 +73,8 @@ class TDBatch(SampledBatch):
             self._w_leader,
         )
 
-    def _metrics(self) -> list[dict[str, float]]:
-        return [{"td_error": error} for error in self._td_errors.tolist()]
+    def _metrics(self, runs: slice) -> list[dict[str, float]]:
+        return [{"td_error": error} for error in self._td_errors[runs].tolist()]
 
 
 @njit(cache=True, nogil=True)
@@ -89,8 +88,7 @@ def td_runs(
     prob,
     position,  # the order of `BandedSolver`, and its bandwidth
     band,
-    start_threshold,
-    start_packed,
+    starts,
     lam,
     gamma,
     gamma_leader,
@@ -117,7 +115,7 @@ def td_runs(
     n_s, n_a, n_k = prob.shape
     no_bonus = np.empty(0)
     space = space_to_play(n_s, n_a, n_k, band, budget + horizon)
-    _, pi, _, _, _, _, _, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
+    _, pi, _, _, _, _, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
     for i in range(rows.shape[0]):
         b = rows[i]
         residuals[b], errors[b], iterations[b], n, e = solve_and_play(
@@ -129,8 +127,7 @@ def td_runs(
             prob,
             position,
             band,
-            start_threshold,
-            start_packed,
+            starts,
             lam,
             tolerance,
             max_iterations,

@@ -10,26 +10,26 @@ a generator, warm starts and a history of its own. The compiled part of a run is
 
 A compiled call makes the iteration of some of the runs: those in ``rows``, whose context is the same. Arrays of runs are
 (B, S, A) and (B, S); nothing but a run's own row is read or written, so threads may share them, and which runs share a call
-changes no number. No call holds Python's lock. An estimator says by `Estimator.batched` whether it can work so.
+changes no number. No call holds Python's lock, and `BatchEstimator.begin` does not wait: while threads work on some runs, the
+others can be moved. An estimator says by `Estimator.batched` whether it can work so.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.kernels.newton import FINEST
 from bocmdp_gym.soft_bellman import SolveStatistics, check_convergence
 from bocmdp_gym.solvers import BandedSolver
-from bocmdp_gym.threads import available_threads, part_size
+from bocmdp_gym.threads import available_threads
 from followers import TrajectoryOracle
 from leaders.gradients.estimate import Estimate, Weigh, WeightedContexts, weighted
 
@@ -38,31 +38,40 @@ Array = npt.NDArray[np.float64]
 _FEWEST = 4
 
 
+#: Waits for estimates that were begun, one per run.
+Pending = Callable[[], list[Estimate]]
+
+
 class BatchEstimator(ABC):
-    """The estimates of one iteration of B runs."""
+    """The estimates of one iteration of B runs.
+
+    Attributes:
+        pool: threads for what is compiled; None: it is done at once.
+    """
+
+    pool: Executor | None = None
 
     @abstractmethod
-    def estimate(
+    def begin(
         self,
-        x: Tensor,
+        runs: slice,
+        x: Array,
         drawn: Sequence[WeightedContexts],
         rngs: Sequence[np.random.Generator],
         weigh: Weigh | None = None,
-    ) -> list[Estimate]:
-        """At x ``(B, d)``, each run's estimate: that of its contexts, weighted.
+    ) -> Pending:
+        """Begin the estimates of neighbouring runs; others may be begun before these are waited for.
 
         Args:
-            x: of the runs.
+            runs: which of the B.
+            x: theirs, ``(R, d)``, which nobody moves any more.
             drawn: their contexts, with weights.
             rngs: their generators.
             weigh: what an objective makes of the weights, called once for each run; None: they stay.
 
         Raises:
-            ConvergenceError: a follower's problem was not solved.
+            ConvergenceError: here or when waited for: a follower's problem was not solved.
         """
-
-    def close(self) -> None:  # noqa: B027 - optional hook
-        """Release the threads."""
 
 
 def compiled_model(oracle: TrajectoryOracle, n_runs: int) -> TabularBOCMDP | None:
@@ -96,99 +105,115 @@ class CompiledBatch(BatchEstimator):
     def __init__(self, model: TabularBOCMDP, regularization: float, tolerance: float, max_iterations: int, n_runs: int):
         self.model, self.regularization = model, regularization
         self.tolerance, self.max_iterations, self.n_runs = max(tolerance, FINEST), max_iterations, n_runs
-        self._threads = min(available_threads(), n_runs)
-        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self._values: dict[int, Array] = {}  # V* of each run's last solve, by context
         shape = (n_runs, model.n_states, model.n_actions)
+        self._reward, self._leader_reward = np.zeros(shape), np.zeros(shape)
         self._w_reward, self._w_leader = np.zeros(shape), np.zeros(shape)
         self._residuals, self._errors, self._iterations = np.zeros(n_runs), np.zeros(n_runs), np.zeros(n_runs, np.int64)
         self._constant = model.configure(model.example)  # of all that does not depend on x
 
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    @with_gradients
-    def estimate(
+    def begin(
         self,
-        x: Tensor,
+        runs: slice,
+        x: Array,
         drawn: Sequence[WeightedContexts],
         rngs: Sequence[np.random.Generator],
         weigh: Weigh | None = None,
-    ) -> list[Estimate]:
+    ) -> Pending:
         mdps = self.model.configure_with_graph(self.model.check_leader(x).detach().numpy())
-        slots = [self._slot(mdps, np.array([contexts[k][0] for contexts in drawn]), rngs) for k in range(len(drawn[0]))]
-        if weigh is None:
-            return [weighted(estimates, [w for _, w in run]) for run, *estimates in zip(drawn, *slots, strict=True)]
-        found = []
-        for b, (run, *estimates) in enumerate(zip(drawn, *slots, strict=True)):
-            weights, value = weigh(b, run, [estimate.leader_return for estimate in estimates])
-            found.append(weighted(estimates, weights))
-            found[-1].leader_return = value
-        return found
 
-    def _slot(self, mdps: ConfiguredMDPs, contexts: npt.NDArray[np.int64], rngs: Sequence[np.random.Generator]) -> list[Estimate]:
-        """One estimate per run, in one context each."""
-        reward, leader_reward = mdps.batch_rows("reward", contexts), mdps.batch_rows("leader_reward", contexts)
+        def begin(k: int) -> Pending:
+            return self._begin(runs, mdps, np.array([contexts[k][0] for contexts in drawn]), rngs)
+
+        first = begin(0)
+
+        def wait() -> list[Estimate]:
+            slots = [first(), *(begin(k)() for k in range(1, len(drawn[0])))]
+            if weigh is None:
+                return [weighted(estimates, [w for _, w in run]) for run, *estimates in zip(drawn, *slots, strict=True)]
+            found = []
+            for b, (run, *estimates) in enumerate(zip(drawn, *slots, strict=True), start=runs.start):
+                weights, value = weigh(b, run, [estimate.leader_return for estimate in estimates])
+                found.append(weighted(estimates, weights))
+                found[-1].leader_return = value
+            return found
+
+        return wait
+
+    def _begin(
+        self, runs: slice, mdps: ConfiguredMDPs, contexts: npt.NDArray[np.int64], rngs: Sequence[np.random.Generator]
+    ) -> Pending:
+        """Begin one estimate per run, in one context each."""
+        reward, leader_reward = self._reward[runs], self._leader_reward[runs]
+        mdps.batch_rows("reward", contexts, reward)
+        mdps.batch_rows("leader_reward", contexts, leader_reward)
         if self.model.mask is not None:  # as the follower's solver takes actions that do not exist
             reward[~self.model.mask.of(contexts)] = -np.inf
-        self._prepare(rngs)
-        self._call(contexts, reward, leader_reward)
-        self._check(mdps, contexts)
-        gradients = mdps.vjp(Weights(reward=self._w_reward, leader_reward=self._w_leader), contexts)
-        returns, steps = self._returns(leader_reward), self._steps()
-        residuals, iterations = self._residuals.tolist(), self._iterations.tolist()
-        return [
-            Estimate(
-                gradients[b],
-                returns[b],
-                steps[b],
-                metrics={**own, "follower_iterations": iterations[b], "follower_residual": residuals[b]},
-            )
-            for b, own in enumerate(self._metrics())
-        ]
+        self._prepare(runs, rngs)
+        calls = self._begin_calls(runs.start, contexts)
 
-    def _call(self, contexts: npt.NDArray[np.int64], reward: Array, leader_reward: Array) -> None:
-        """Run the compiled part for all runs, grouped by context, in threads."""
+        @with_gradients
+        def wait() -> list[Estimate]:
+            for call in calls:
+                call.result()
+            self._check(runs.start, mdps, contexts)
+            weights = Weights(reward=self._w_reward[runs], leader_reward=self._w_leader[runs])
+            gradients, returns, steps = mdps.vjp(weights, contexts), self._returns(runs), self._steps(runs)
+            residuals, iterations = self._residuals[runs].tolist(), self._iterations[runs].tolist()
+            return [
+                Estimate(
+                    gradients[i],
+                    returns[i],
+                    steps[i],
+                    metrics={**own, "follower_iterations": iterations[i], "follower_residual": residuals[i]},
+                )
+                for i, own in enumerate(self._metrics(runs))
+            ]
+
+        return wait
+
+    def _begin_calls(self, start: int, contexts: npt.NDArray[np.int64]) -> list[Future[None]]:
+        """Begin the compiled part of the runs from number ``start`` on, grouped by context, in threads."""
         calls: list[Callable[[], None]] = []
-        size = part_size(self.n_runs, self._threads)
+        size = -(-len(contexts) // available_threads())  # few: whoever begins a call waits for Python's lock
         for context in sorted(set(contexts.tolist())):
-            rows = np.flatnonzero(contexts == context)
+            rows = start + np.flatnonzero(contexts == context)
             if context not in self._values:
                 self._values[context] = np.zeros((self.n_runs, self.model.n_states))
             parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-            calls += [partial(self._compiled, part, context, reward, leader_reward) for part in parts]
-        if self._pool is None:
-            for call in calls:
-                call()
-        else:
-            for done in [self._pool.submit(call) for call in calls]:
-                done.result()
+            calls += [partial(self._compiled, part, context) for part in parts]
+        if self.pool is not None:
+            return [self.pool.submit(call) for call in calls]
+        for call in calls:
+            call()
+        return []
 
-    def _check(self, mdps: ConfiguredMDPs, contexts: npt.NDArray[np.int64]) -> None:
-        bad = np.flatnonzero(~(self._errors <= self.tolerance))
+    def _check(self, start: int, mdps: ConfiguredMDPs, contexts: npt.NDArray[np.int64]) -> None:
+        own = slice(start, start + len(contexts))
+        bad = np.flatnonzero(~(self._errors[own] <= self.tolerance))
         if len(bad):
             b = int(bad[0])
             self.model.configure(mdps.x[b].detach()).validate()
-            statistics = SolveStatistics(float(self._residuals[b]), float(self._errors[b]), int(self._iterations[b]))
-            where = f" in context {contexts[b]} of run {b}"
+            found = self._residuals[own], self._errors[own], self._iterations[own]
+            statistics = SolveStatistics(float(found[0][b]), float(found[1][b]), int(found[2][b]))
+            where = f" in context {contexts[b]} of run {start + b}"
             check_convergence(statistics, self.regularization, self.tolerance, self.max_iterations, where)
 
-    def _prepare(self, rngs: Sequence[np.random.Generator]) -> None:
-        """Draw what the compiled part needs."""
+    def _prepare(self, runs: slice, rngs: Sequence[np.random.Generator]) -> None:
+        """Draw what the compiled part of these runs needs."""
 
-    def _steps(self) -> list[int]:
+    def _steps(self, runs: slice) -> list[int]:
         """Environment steps per run."""
-        return [0] * self.n_runs
+        return [0] * (runs.stop - runs.start)
 
-    def _metrics(self) -> list[dict[str, float]]:
+    def _metrics(self, runs: slice) -> list[dict[str, float]]:
         """What else a run's history shall have."""
-        return [{}] * self.n_runs
+        return [{}] * (runs.stop - runs.start)
 
     @abstractmethod
-    def _compiled(self, rows: npt.NDArray[np.int64], context: int, reward: Array, leader_reward: Array) -> None:
+    def _compiled(self, rows: npt.NDArray[np.int64], context: int) -> None:
         """The compiled part for these runs, in one context."""
 
     @abstractmethod
-    def _returns(self, leader_reward: Array) -> list[float]:
+    def _returns(self, runs: slice) -> list[float]:
         """The leader's returns that were seen."""

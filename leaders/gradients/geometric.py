@@ -37,7 +37,7 @@ from torch import Tensor
 from bocmdp_gym import ConfiguredMDPs, TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError
-from bocmdp_gym.kernels.alias import AliasTables, initial_tables, policy_tables
+from bocmdp_gym.kernels.alias import AliasTables, initial_tables, low_bits, policy_tables
 from bocmdp_gym.losses import Loss, evaluate_loss
 from bocmdp_gym.mdps import ContextArrays
 from bocmdp_gym.options import check_array, check_count
@@ -49,11 +49,11 @@ from leaders.gradients.needs import SCORED, check_loss_leaks
 
 
 def indexed_tables(arrays: ContextArrays, policy: Array) -> AliasTables:
-    """Tables of the joint draw (action, index of the successor) in every state, ``(S, A K)``."""
+    """Tables of the joint draw (action, index of the successor) in every state, ``(S, A K, 2)``."""
     n_states, n_actions, width = arrays.probabilities.shape
     index = np.broadcast_to(np.arange(width, dtype=np.int32), arrays.probabilities.shape)
-    tables = AliasTables(np.empty((n_states, n_actions * width)), np.empty((n_states, n_actions * width, 2), dtype=np.uint64))
-    policy_tables(policy, index, arrays.probabilities, *tables)
+    tables = np.empty((n_states, n_actions * width, 2), np.uint64)
+    policy_tables(policy, index, arrays.probabilities, low_bits(width), tables)
     return tables
 
 
@@ -70,8 +70,8 @@ def geometric_weights(
     reward, leader_reward = _centred(mdps, arrays, policy, regularization)
     w_reward, w_leader, w_transition, w_initial, steps = kernels.geometric_weights(
         samples,
-        *indexed_tables(arrays, policy),
-        *arrays.starts,
+        indexed_tables(arrays, policy),
+        arrays.starts,
         policy,
         arrays.successors,
         arrays.probabilities,
@@ -123,8 +123,8 @@ def geometric_loss_weights(
     nu = np.full(model.n_states, 1.0 / model.n_states) if sampling_distribution is None else sampling_distribution
     w_reward, w_transition, steps = kernels.geometric_loss_weights(
         samples,
-        *indexed_tables(arrays, policy),
-        *initial_tables(nu),
+        indexed_tables(arrays, policy),
+        initial_tables(nu),
         policy,
         arrays.successors,
         arrays.probabilities,

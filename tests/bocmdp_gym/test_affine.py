@@ -78,7 +78,7 @@ def check_equal(model: TabularBOCMDP, rng: np.random.Generator) -> None:
     (batch,), contexts = weights, np.array([1, 0, 1])
     together = model.configure_with_graph(x)
     pulled = together.vjp(batch, contexts)
-    rows = [together.batch_rows(name, contexts) for name in ("reward", "leader_reward")]
+    rows = [together.batch_rows(name, contexts, np.empty((3, S, A))) for name in ("reward", "leader_reward")]
     for b, context in enumerate(contexts.tolist()):
         by_torch = model.configure(torch.from_numpy(x[b]).requires_grad_())
         alone = model.configure_with_graph(x[b])

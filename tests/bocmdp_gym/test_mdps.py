@@ -87,7 +87,7 @@ def test_rows_of_a_batch() -> None:
     mdps = model.configure(xs)
     for name in ("reward", "leader_reward", "termination"):
         expected = getattr(mdps, name).expand(3, -1, -1, -1)[range(3), contexts]
-        np.testing.assert_array_equal(mdps.batch_rows(name, contexts), expected)
+        np.testing.assert_array_equal(mdps.batch_rows(name, contexts, np.empty(expected.shape)), expected)
 
 
 def test_faults_are_named_where_they_arise() -> None:

@@ -13,6 +13,7 @@ from leaders import AMD, HPGD, Constraint, ExactGradient, Leader, Progress, Resu
 from leaders.gradients import AdaptiveModelDesignEstimator, Estimator, ExactEstimator, MonteCarloEstimator
 from leaders.gradients._exact_batch import DeviceBatch, ExactBatch
 from leaders.gradients._monte_carlo_batch import MonteCarloBatch
+from leaders.objectives import Min
 from leaders.updates import Update
 from tests.problems import four_rooms, overflowing_model, random_model, small_rooms
 
@@ -98,6 +99,27 @@ def test_the_paper_s_problem_runs_at_once(batches: list[Any]) -> None:
     alone = [optimize(four_rooms(), HPGD(0.5, 2000), follower(1e-3), 15, seed=seed) for seed in SEEDS[:2]]
     assert batches == [MonteCarloBatch]
     assert_equal_runs(runs[:2], alone)
+
+
+def test_half_of_many_runs_moves_while_threads_work_on_the_other(batches: list[Any]) -> None:
+    """Nine seeds, in groups of five and four; an objective asks for the number of a run, and callbacks stop some."""
+
+    def stop(progress: Progress) -> bool:
+        return progress.run in (1, 6) and progress.iteration == 5 + progress.run
+
+    options: dict[str, Any] = {"contexts": "all", "objective": Min(), "callback": stop, "evaluate_every": 1}
+    runs = optimize_many(small_rooms(), ExactGradient(1.0), follower(), 15, seeds=range(9), **options)
+    assert batches == [ExactBatch]
+    assert [run.iterations for run in runs] == [15, 7, 15, 15, 15, 15, 12, 15, 15]
+    del options["callback"]
+    alone = [
+        optimize(small_rooms(), ExactGradient(1.0), follower(), run.iterations, seed=i, **options) for i, run in enumerate(runs)
+    ]
+    for run, other in zip(runs, alone, strict=True):
+        torch.testing.assert_close(run.x, other.x, rtol=0.0, atol=0.0)
+    seeds = range(20, 31)
+    sampled = optimize_many(small_rooms(), HPGD(0.5, 300), follower(), 10, seeds=seeds)
+    assert_equal_runs(sampled, [optimize(small_rooms(), HPGD(0.5, 300), follower(), 10, seed=seed) for seed in seeds])
 
 
 def test_step_sizes_are_compared_at_once(batches: list[Any]) -> None:
