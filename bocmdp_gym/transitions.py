@@ -42,7 +42,7 @@ from bocmdp_gym.solvers import PolicySolver, policy_solver
 #: How far a row of P (or an initial distribution) may be from summing to 1.
 PROBABILITY_TOLERANCE = 1e-8
 #: From this many stored probabilities on, products with successor lists are compiled loops instead of torch operations.
-COMPILED_SIZE = 20_000
+COMPILED_SIZE = 8_000
 
 
 class TransitionOperator(Constructed, ABC):

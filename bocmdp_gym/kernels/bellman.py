@@ -8,6 +8,10 @@ import numpy as np
 from numba import njit
 
 from bocmdp_gym.kernels import LOOSE
+from bocmdp_gym.kernels.exponential import exponentials
+
+#: How many exponentials a backup takes at a time.
+_EXPONENTIALS = 512
 
 
 @njit(cache=True, nogil=True, fastmath=LOOSE)
@@ -75,34 +79,41 @@ def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     n_s, n_a, n_k = prob.shape
     residual = 0.0
     inverse = 1.0 / lam
-    for s in range(n_s):
-        top = -np.inf
-        for a in range(n_a):
-            total = 0.0
-            for k in range(n_k):
-                total += prob[s, a, k] * v[succ[s, a, k]]
-            total *= g[s, a]
-            pi[s, a] = total  # parked here until the softmax below
-            value = r[s, a] + total
-            q[s, a] = value
-            top = max(top, value)
-        z = 0.0
-        future = 0.0
-        for a in range(n_a):
-            exponent = (q[s, a] - top) * inverse
-            e = 1.0 if exponent == 0.0 else (0.0 if exponent < -745.0 else math.exp(exponent))
-            future += e * pi[s, a]
-            pi[s, a] = e
-            z += e
-        for a in range(n_a):
-            pi[s, a] /= z
-        new = top + lam * math.log(z)
-        gap = abs(new - v[s])
-        if not gap < np.inf:
-            return np.nan
-        residual = max(residual, gap)
-        v_new[s] = new
-        rhs[s] = new - future / z
+    size = min(n_s, max(1, _EXPONENTIALS // n_a))
+    weight = np.empty((size, n_a))
+    flat = weight.reshape(-1)
+    for begin in range(0, n_s, size):
+        end = min(n_s, begin + size)
+        for s in range(begin, end):
+            top = -np.inf
+            for a in range(n_a):
+                total = 0.0
+                for k in range(n_k):
+                    total += prob[s, a, k] * v[succ[s, a, k]]
+                total *= g[s, a]
+                pi[s, a] = total  # parked here until the softmax below
+                value = r[s, a] + total
+                q[s, a] = value
+                top = max(top, value)
+            v_new[s] = top
+            for a in range(n_a):
+                weight[s - begin, a] = (q[s, a] - top) * inverse
+        exponentials(flat, (end - begin) * n_a)
+        for s in range(begin, end):
+            z = 0.0
+            future = 0.0
+            for a in range(n_a):
+                future += weight[s - begin, a] * pi[s, a]
+                z += weight[s - begin, a]
+            for a in range(n_a):
+                pi[s, a] = weight[s - begin, a] / z
+            new = v_new[s] + lam * math.log(z)
+            gap = abs(new - v[s])
+            if not gap < np.inf:
+                return np.nan
+            residual = max(residual, gap)
+            v_new[s] = new
+            rhs[s] = new - future / z
     return residual
 
 
