@@ -1,16 +1,14 @@
-"""`optimize_many`: runs that differ in their seeds or leaders, made at once where the problem allows."""
+"""`optimize_many`: runs that differ in seeds, leaders, environments or followers, made at once where the problem allows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from datetime import timedelta
-from functools import partial
+from itertools import groupby
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
@@ -19,36 +17,32 @@ from bocmdp_gym.arguments import known_options
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import OptionError, UnsupportedError
 from bocmdp_gym.options import as_list, check_count
-from bocmdp_gym.threads import available_threads
 from followers import Follower, TrajectoryOracle
 from leaders.annealing import Annealing, LambdaSchedule, check_schedule
 from leaders.constraints import Constraint
-from leaders.gradients import Loss
-from leaders.gradients.batch import BatchEstimator, Pending
-from leaders.gradients.estimate import WeightedContexts
+from leaders.gradients import Estimator, Loss
 from leaders.leaders import Leader
-from leaders.loop import Calls, closing_on_error, complete, one_torch_thread, progress_bar
+from leaders.loop import closing_on_error, complete
 from leaders.objectives import Objective, as_objective
 from leaders.result import Callback, Result
 from leaders.run import LeaderRun, OracleFactory, RunOptions
 from leaders.run_arguments import check_options, check_period
 from leaders.sampled_constraints import SampledConstraint
+from leaders.together import Batch, complete_together
 
 _ONE = {
     "seed": "a list of them is called seeds.",
     "leaders": "a list of them may be given for leader.",
     **dict.fromkeys(("checkpoints", "resume"), "there are no checkpoints here; leaders.sweep keeps those of many runs."),
 }
-#: Fewer runs than this are moved all together.
-_FEWEST_TO_SPLIT = 8
 
 
 @known_options(elsewhere=_ONE)
 @with_gradients
 def optimize_many(
-    env: gym.Env[Any, Any] | TabularBOCMDP,
+    env: gym.Env[Any, Any] | TabularBOCMDP | Sequence[gym.Env[Any, Any] | TabularBOCMDP],
     leader: Leader | Sequence[Leader],
-    follower: Follower,
+    follower: Follower | Sequence[Follower],
     iterations: int,
     *,
     seeds: Sequence[int] = (0,),
@@ -66,19 +60,19 @@ def optimize_many(
     callback_every: int | timedelta | None = None,
     progress: bool | None = None,
 ) -> list[Result]:
-    """Make a run of `leaders.optimize` for every seed, or for every leader, or for pairs of them.
+    """Make a run of `leaders.optimize` for every seed, or for every leader, environment or follower of a list.
 
     Each is the run of its seed and leader alone. HPGD with trajectories and ExactGradient make all of them at once, on all cores,
-    where only the rewards of a small tabular problem depend on x (`leaders.gradients.batch`, which also says where last
-    bits may differ);
-    all else runs one after another. There are no checkpoints: `leaders.sweep` keeps each run's.
+    where only the rewards of a small tabular problem depend on x (`leaders.gradients.batch`, which also says where last bits may
+    differ), and where four neighbours or more have the same environment, follower and estimator; all else runs one after another.
+    There are no checkpoints: `leaders.sweep` keeps each run's.
 
     Args:
-        env: a configurable environment, or a `TabularBOCMDP`; all runs use it.
-        leader: one for all runs, or a list: step sizes to compare, say.
-        follower: who responds; each run has a copy, which starts from scratch.
+        env: a configurable environment, or a `TabularBOCMDP`; one for all runs, or a list with that of each.
+        leader: one, or a list: step sizes to compare, say.
+        follower: who responds, one or a list; each run has a copy, which starts from scratch.
         iterations: T >= 1, of each run.
-        seeds: whole numbers. One leader makes a run for each, one seed a run with each leader; else there must be as many.
+        seeds: whole numbers, one of each run; lists must have the same length, and a list of one stands for all.
         device: have ExactGradient solve its problems at once by batched LU factorisations of torch, in float64, on this device
             ("cuda"; "cpu" is for comparison only); None: compiled kernels.
         x0, loss, objective, constraints, constraint_penalty, contexts, regularization_schedule: as for `leaders.optimize`.
@@ -104,7 +98,7 @@ def optimize_many(
     )
     if device is not None and not isinstance(device, str):
         raise OptionError(f"device is {device!r}; expected the name of a device of torch, such as 'cuda', or None.")
-    leaders, numbers = _one_per_run(leader, seeds)
+    envs, leaders, followers, numbers = _one_per_run(env, leader, follower, seeds)
     if device is not None and loss is not None:
         raise UnsupportedError("device= is for the leader's return, not for a general loss; leave one of them out.")
     if device is not None and regularization_schedule is not None:
@@ -122,27 +116,37 @@ def optimize_many(
     )
 
     runs: list[LeaderRun] = []
+    results: dict[int, Result] = {}
+    batches: list[Batch] = []
 
     def start(i: int) -> LeaderRun:
-        runs.append(LeaderRun(env, leaders[i], _copied(follower), iterations, numbers[i], options, oracle))
+        runs.append(LeaderRun(envs[i], leaders[i], _copied(followers[i]), iterations, numbers[i], options, oracle))
         return runs[-1]
 
+    alone = any(isinstance(one, SampledConstraint) for one in constraints)
+    at_once = loss is None and oracle is TrajectoryOracle and regularization_schedule is None and not alone
     with closing_on_error(runs):
-        first, batch = start(0), None
-        alone = any(isinstance(one, SampledConstraint) for one in constraints)
-        if loss is None and oracle is TrajectoryOracle and regularization_schedule is None and not alone:
-            batch = leaders[0].estimator.batched(first.oracle, [one.estimator for one in leaders], device)
-        others = range(1, len(leaders))
-        if batch is not None:
-            return _complete_at_once([first, *map(start, others)], batch, evaluate_every, callback, callback_every, progress)
-        finish = partial(
-            complete, evaluate_every=evaluate_every, callback=callback, callback_every=callback_every, progress=progress
-        )
-        return [finish(first), *(finish(start(i), index=i) for i in others)]
+        for _, alike in groupby(range(len(leaders)), key=lambda i: (id(envs[i]), id(followers[i]))):
+            first, *others = alike
+            run, batch = start(first), None
+            if at_once:
+                estimators = [leaders[i].estimator for i in (first, *others)]
+                batch = estimators[0].batched(run.oracle, estimators, device)
+            if batch is not None:
+                batches.append(Batch([run, *map(start, others)], batch, first))
+                continue
+            for i in (first, *others):
+                own = run if i == first else start(i)
+                results[i] = complete(own, evaluate_every, callback, callback_every, progress, index=i)
+        if batches:
+            results |= complete_together(batches, evaluate_every, callback, callback_every, progress)
+    return [results[i] for i in range(len(leaders))]
 
 
-def _one_per_run(leader: Any, seeds: Any) -> tuple[list[Leader], list[Any]]:
-    """A leader and a seed for every run; leaders of equal settings share an estimator, never an update.
+def _one_per_run(env: Any, leader: Any, follower: Any, seeds: Any) -> tuple[list[Any], list[Leader], list[Any], list[Any]]:
+    """An environment, a leader, a follower and a seed for every run.
+
+    Neighbouring runs with the same environment, leader and follower share an estimator, never an update.
 
     Raises:
         OptionError: seeds that are not a list, no seeds or leaders, or lists of different lengths.
@@ -151,101 +155,29 @@ def _one_per_run(leader: Any, seeds: Any) -> tuple[list[Leader], list[Any]]:
     if not listed:
         raise OptionError(f"seeds is {seeds!r}; expected a list of whole numbers.")
     numbers = [check_count("a seed", seed, 0) for seed in listed]
-    leaders = list(leader) if isinstance(leader, Sequence) else [leader] * len(numbers)
-    if len(numbers) == 1:
-        numbers = numbers * len(leaders)
-    if not leaders or len(leaders) != len(numbers):
-        raise OptionError(
-            f"there are {len(leaders)} leaders for {len(numbers)} seeds; expected as many, one leader, or one seed."
-        )
-    for one in leaders:
+    given = {"environments": _listed(env), "leaders": _listed(leader), "followers": _listed(follower), "seeds": numbers}
+    n_runs = max(map(len, given.values()))
+    lengths = {len(values) for values in given.values()} - {1}
+    if len(lengths) > 1 or 0 in lengths:
+        found = ", ".join(f"{len(values)} {name}" for name, values in given.items() if len(values) != 1)
+        raise OptionError(f"there are {found}; expected as many of each as there are runs, or one for all.")
+    for one in given["leaders"]:
         if not isinstance(one, Leader):
             raise OptionError(f"a leader is {one!r}; expected a Leader, for example HPGD().")
-    return [Leader(one.estimator, copy(one.update)) for one in leaders], numbers
+    envs, leaders, followers, numbers = (values * n_runs if len(values) == 1 else values for values in given.values())
+    estimators: dict[Any, Estimator] = {}
+    made = []
+    for one_env, one, one_follower in zip(envs, leaders, followers, strict=True):
+        # bound to what it works with: one for each environment and follower, but one and the same where these are
+        estimator = estimators.setdefault((id(one.estimator), id(one_env), id(one_follower)), copy(one.estimator))
+        made.append(Leader(estimator, copy(one.update)))
+    return envs, made, followers, numbers
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _copied(follower: Any) -> Any:
     """A copy of a follower; `LeaderRun` refuses what is none."""
     return follower.copy() if isinstance(follower, Follower) else follower
-
-
-class _Group:
-    """Neighbouring runs of a batch, which make their iterations together.
-
-    Args:
-        runs: of the group.
-        batch: their estimator.
-        first: the number of the first of them, in the batch and among the results.
-    """
-
-    def __init__(self, runs: list[LeaderRun], batch: BatchEstimator, first: int):
-        self.runs, self.first, self._batch = runs, first, batch
-        self._slice = slice(first, first + len(runs))
-        self._drawn: list[WeightedContexts] = [[] for _ in runs]
-        self._pending: Pending = list
-        self._weigh = None if runs[0].coupling is None else self._weighed
-
-    def begin(self) -> None:
-        """Begin the next iteration. A run that its callback stopped keeps its place, and is not moved any more."""
-        self._drawn = [before if run.finished else run.draw() for run, before in zip(self.runs, self._drawn, strict=True)]
-        x = np.stack([run.point.numpy() for run in self.runs])
-        self._pending = self._batch.begin(self._slice, x, self._drawn, [run.rng for run in self.runs], self._weigh)
-
-    def finish(self, due: bool, callback: Callback | None) -> int:
-        """Wait for the iteration's estimates, and move along them. Returns how many runs were moved."""
-        moved = 0
-        for i, (run, contexts, estimate) in enumerate(
-            zip(self.runs, self._drawn, self._pending(), strict=True), start=self.first
-        ):
-            if run.finished:
-                continue
-            run.oracle.count_steps(estimate.env_steps)
-            run.take(contexts, estimate, due, None, f" of run {i}")
-            moved += 1
-            if callback is not None:
-                run.report(callback, i)
-        return moved
-
-    def _weighed(self, b: int, contexts: WeightedContexts, returns: Sequence[float]) -> tuple[list[float], float]:
-        coupling = self.runs[b - self.first].coupling
-        assert coupling is not None
-        return coupling.weigh(contexts, returns)
-
-
-def _complete_at_once(
-    runs: list[LeaderRun],
-    batch: BatchEstimator,
-    evaluate_every: int,
-    callback: Callback | None,
-    callback_every: int | timedelta,
-    progress: bool | None,
-) -> list[Result]:
-    """Make all runs in step: in two groups, so that threads work on one while the other is moved."""
-    iterations = runs[0].iterations
-    results: dict[int, Result] = {}
-    for run in runs:
-        run.share = 1.0 / len(runs)
-    half = -(-len(runs) // 2) if len(runs) >= _FEWEST_TO_SPLIT else len(runs)
-    groups = [_Group(runs[first : first + half], batch, first) for first in range(0, len(runs), half)]
-    calls = Calls(callback_every, iterations)
-    threads = ThreadPoolExecutor(min(available_threads(), len(runs)))
-    with one_torch_thread(), threads as batch.pool, progress_bar(iterations * len(runs), progress) as bar:
-        for group in groups:
-            group.begin()
-        for iteration in range(iterations):
-            due = iteration % evaluate_every == 0 or iteration == iterations - 1
-            called = callback is not None and calls.due(iteration)
-            for group in groups:
-                bar.update(group.finish(due, callback if called else None))
-                for i, run in enumerate(group.runs, start=group.first):
-                    if run.finished and i not in results:
-                        results[i] = run.result()
-                if not all(run.finished for run in group.runs):
-                    group.begin()
-            if due:
-                mean = float(np.mean([run.history[-1].get("leader_return", np.nan) for run in runs]))
-                bar.set_postfix_str(f"mean leader return {mean:.4f}", refresh=False)
-            groups = [group for group in groups if not all(run.finished for run in group.runs)]
-            if not groups:
-                break
-    return [results[i] for i in range(len(runs))]

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ class TDBatch(SampledBatch):
             self._generators[b, 0] = rng.bit_generator.random_raw(4)
             self._generators[b, 1] = rng.bit_generator.random_raw(4)
 
-    def _begin_calls(self, start: int, contexts: npt.NDArray[np.int64]) -> list[Future[None]]:
+    def _begin_calls(self, start: int, contexts: npt.NDArray[np.int64]) -> Sequence[Callable[[], Any]]:
         for context in set(contexts.tolist()) - self._tables.keys():
             shape = (self.n_runs, self.model.n_states, self.model.n_actions)
             self._tables[context] = np.zeros(shape), np.zeros(shape[:2], dtype=np.bool_), np.zeros((self.n_runs, 2))

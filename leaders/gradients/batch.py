@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,9 +48,11 @@ class BatchEstimator(ABC):
 
     Attributes:
         pool: threads for what is compiled; None: it is done at once.
+        first: the number of the first of the B among the results, for messages.
     """
 
     pool: Executor | None = None
+    first: int = 0
 
     @abstractmethod
     def begin(
@@ -154,8 +157,8 @@ class CompiledBatch(BatchEstimator):
 
         @with_gradients
         def wait() -> list[Estimate]:
-            for call in calls:
-                call.result()
+            for finish in calls:
+                finish()
             self._check(runs.start, mdps, contexts)
             weights = Weights(reward=self._w_reward[runs], leader_reward=self._w_leader[runs])
             gradients, returns, steps = mdps.vjp(weights, contexts), self._returns(runs), self._steps(runs)
@@ -172,8 +175,8 @@ class CompiledBatch(BatchEstimator):
 
         return wait
 
-    def _begin_calls(self, start: int, contexts: npt.NDArray[np.int64]) -> list[Future[None]]:
-        """Begin the compiled part of the runs from number ``start`` on, grouped by context, in threads."""
+    def _begin_calls(self, start: int, contexts: npt.NDArray[np.int64]) -> Sequence[Callable[[], Any]]:
+        """Begin the compiled part of the runs from number ``start`` on, grouped by context, in threads. Returns what waits."""
         calls: list[Callable[[], None]] = []
         size = -(-len(contexts) // available_threads())  # few: whoever begins a call waits for Python's lock
         for context in sorted(set(contexts.tolist())):
@@ -183,7 +186,7 @@ class CompiledBatch(BatchEstimator):
             parts = [rows[i : i + size] for i in range(0, len(rows), size)]
             calls += [partial(self._compiled, part, context) for part in parts]
         if self.pool is not None:
-            return [self.pool.submit(call) for call in calls]
+            return [self.pool.submit(call).result for call in calls]
         for call in calls:
             call()
         return []
@@ -196,7 +199,7 @@ class CompiledBatch(BatchEstimator):
             self.model.configure(mdps.x[b].detach()).validate()
             found = self._residuals[own], self._errors[own], self._iterations[own]
             statistics = SolveStatistics(float(found[0][b]), float(found[1][b]), int(found[2][b]))
-            where = f" in context {contexts[b]} of run {start + b}"
+            where = f" in context {contexts[b]} of run {self.first + start + b}"
             check_convergence(statistics, self.regularization, self.tolerance, self.max_iterations, where)
 
     def _prepare(self, runs: slice, rngs: Sequence[np.random.Generator]) -> None:

@@ -122,6 +122,30 @@ def test_half_of_many_runs_moves_while_threads_work_on_the_other(batches: list[A
     assert_equal_runs(sampled, [optimize(small_rooms(), HPGD(0.5, 300), follower(), 10, seed=seed) for seed in seeds])
 
 
+def test_environments_and_followers_are_compared_at_once(batches: list[Any]) -> None:
+    """A batch for each pair of an environment and a follower, side by side; what is too few for one runs alone."""
+    models = [small_rooms()] * 8 + [random_model(4, moving=REWARDS)] * 4 + [small_rooms()] * 2
+    made = [follower(0.05)] * 4 + [follower(0.1)] * 10
+    seeds = range(14)
+    runs = optimize_many(models, HPGD(0.2, 300), made, 8, seeds=seeds, evaluate_every=3)
+    assert batches == [MonteCarloBatch] * 3 + [None]
+    alone = [
+        optimize(model, HPGD(0.2, 300), one, 8, seed=seed, evaluate_every=3)
+        for model, one, seed in zip(models, made, seeds, strict=True)
+    ]
+    assert_equal_runs(runs[:8] + runs[12:], alone[:8] + alone[12:])
+    assert_equal_runs(runs[8:12], alone[8:12], tolerance=1e-9)  # matrix products
+    assert [run.oracle.follower.regularization for run in runs] == [one.regularization for one in made]
+
+
+def test_environments_of_one_leader_and_seed() -> None:
+    seen: list[int] = []
+    models = [small_rooms(), random_model(4, moving=REWARDS)]
+    runs = optimize_many(models, ExactGradient(0.1), follower(), 2, seeds=[3], callback=lambda p: seen.append(p.run))
+    assert_equal_runs(runs, [optimize(model, ExactGradient(0.1), follower(), 2, seed=3) for model in models])
+    assert sorted(set(seen)) == [0, 1]
+
+
 def test_step_sizes_are_compared_at_once(batches: list[Any]) -> None:
     rates = [0.01, 0.03, 0.1, 1.0]
     runs = optimize_many(small_rooms(), [ExactGradient(rate) for rate in rates], follower(), 10, seeds=[4])
@@ -272,8 +296,8 @@ def test_batched_lu_agrees_with_the_kernels(contexts: Any, successors: int | Non
         (ExactGradient(), {"seeds": "twelve"}, "expected a list of whole numbers"),
         (ExactGradient(), {"seeds": 3}, "expected a list of whole numbers"),
         (ExactGradient(), {"seeds": [0, -1]}, "seed is -1"),
-        ([ExactGradient()] * 2, {"seeds": [0, 1, 2]}, "2 leaders for 3 seeds"),
-        ([], {}, "0 leaders for"),
+        ([ExactGradient()] * 2, {"seeds": [0, 1, 2]}, "2 leaders, 3 seeds; expected as many"),
+        ([], {}, "0 leaders; expected as many"),
         ([ExactGradient], {}, "expected a Leader"),
     ],
 )
@@ -299,5 +323,8 @@ def test_a_run_that_fails_is_named() -> None:
             seeds=[0] * 4,
             x0=np.full(5, 0.5),
         )
+    models = [random_model(moving=REWARDS, dim=1)] * 4 + [overflowing_model()] * 5
+    with pytest.raises(ConvergenceError, match="in context 0 of run 4"):
+        optimize_many(models, ExactGradient(), follower(0.3), 3, seeds=range(9), x0=[1.0])
     with pytest.raises(ConvergenceError, match="in context 0 of run 0"):
         optimize_many(overflowing_model(), ExactGradient(), follower(0.3), 3, seeds=SEEDS, x0=[1.0])
