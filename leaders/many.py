@@ -73,8 +73,8 @@ def optimize_many(
         follower: who responds, one or a list; each run has a copy, which starts from scratch.
         iterations: T >= 1, of each run.
         seeds: whole numbers, one of each run; lists must have the same length, and a list of one stands for all.
-        device: have ExactGradient solve its problems at once by batched LU factorisations of torch, in float64, on this device
-            ("cuda"; "cpu" is for comparison only); None: compiled kernels.
+        device: "cuda", for what is made at once: HPGD's Monte-Carlo estimates by kernels of numba, or ExactGradient by batched LU
+            factorisations of torch, in float64 (of which "cpu" is for comparison); None: the cores of this machine.
         x0, loss, objective, constraints, constraint_penalty, contexts, regularization_schedule: as for `leaders.optimize`.
         oracle, evaluate_every, callback_every, progress: as for `leaders.optimize`.
         callback: as for `leaders.optimize`; `Progress.run` says which run it is, and True stops that run alone.

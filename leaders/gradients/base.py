@@ -85,15 +85,15 @@ class Estimator(Needs, WithArguments, ABC):
         Args:
             oracle: of the first run, to which ``estimators[0]`` is bound; the others are alike.
             estimators: of each run, the first of this class.
-            device: a device of torch to work on, which must be served; None: compiled kernels.
+            device: a device to work on, which must be served; None: the cores of this machine.
 
         Raises:
             UnsupportedError: a device was asked for, and these estimators cannot use it.
         """
         if device is not None:
             raise UnsupportedError(
-                f"device={device!r} is for ExactGradient (equal in all runs) in tabular problems: trajectories are sampled on "
-                "the CPU. Leave device out; a list of seeds then uses all cores."
+                f"device={device!r} is for ExactGradient, and for HPGD's Monte-Carlo estimates, equal in all runs, in tabular "
+                f"problems; not for {cls.__name__} here. Leave device out; a list of seeds then uses all cores."
             )
         return None
 

@@ -77,7 +77,7 @@ class BatchEstimator(ABC):
         """
 
 
-def compiled_model(oracle: TrajectoryOracle, n_runs: int) -> TabularBOCMDP | None:
+def compiled_model(oracle: TrajectoryOracle, n_runs: int = _FEWEST) -> TabularBOCMDP | None:
     """The model of a problem that `CompiledBatch` serves, and is faster for; None: it is not.
 
     That is a tabular problem with banded solvers and discounts below 1, of which the rewards alone depend on x.

@@ -152,17 +152,23 @@ class MonteCarloEstimator(PolicyEstimator):
         cls, oracle: TrajectoryOracle, estimators: Sequence[Estimator], device: str | None = None
     ) -> BatchEstimator | None:
         """As `Estimator.batched`: compiled where `compiled_model` serves the problem and followers are `SoftPolicyIteration`."""
-        first, follower, horizon = estimators[0], oracle.follower, oracle.horizon
-        if device is not None or not interchangeable(MonteCarloEstimator, estimators):
+        first, follower, horizon, n_runs = estimators[0], oracle.follower, oracle.horizon, len(estimators)
+        if not interchangeable(MonteCarloEstimator, estimators):
             return super().batched(oracle, estimators, device)
         assert isinstance(first, MonteCarloEstimator)
+        model = compiled_model(oracle, n_runs) if device is None else compiled_model(oracle)
         # this very class: the compiled call does what it does, and a subclass may do otherwise
-        if first.error_groups > 0 or type(follower) is not SoftPolicyIteration or not oracle.compiled or horizon is None:
-            return None
-        model = compiled_model(oracle, len(estimators))
-        if model is None:
-            return None
-        return MonteCarloBatch(model, follower, len(estimators), horizon, first.env_steps, first.bootstrap_truncated)
+        plain = type(follower) is SoftPolicyIteration and oracle.compiled and first.error_groups == 0
+        if model is None or horizon is None or not plain:
+            return super().batched(oracle, estimators, device)
+        assert isinstance(follower, SoftPolicyIteration)
+        if device is None:
+            return MonteCarloBatch(model, follower, n_runs, horizon, first.env_steps, first.bootstrap_truncated)
+        if first.bootstrap_truncated:
+            raise UnsupportedError(f"device={device!r} does not bootstrap truncated episodes; leave one of them out.")
+        from leaders.gradients._monte_carlo_cuda import CudaMonteCarloBatch  # numba's CUDA half, which few need
+
+        return CudaMonteCarloBatch(model, follower, n_runs, horizon, first.env_steps, device)
 
     def estimate_policy(
         self, oracle: TrajectoryOracle, policy: Policy, x: Tensor, context: Any, rng: np.random.Generator
