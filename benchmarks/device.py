@@ -1,10 +1,10 @@
 """The paper's table, 90 runs of HPGD at once: on a CUDA device, and on the cores beside it.
 
 Nine cells (three regularizations of the follower, three penalty costs) of ten seeds each, in one call of
-`leaders.optimize_many`: 10,000 iterations of 10,000 steps, learning rate 0.5 (0.1 at lambda = 0.005). What a user waits for is timed,
-after a few iterations that compile everything. Runs on the device draw other episodes than those on the cores, from the same
-distribution; so for each cell the exact return of the last x is given for both, with its standard error over seeds. Without a
-device that numba can use, only the cores are timed, and nothing is stored. Run it with ``python -m benchmarks.device``; results
+`leaders.optimize_many`: 3,000 iterations of 10,000 steps, learning rate 0.5 (0.1 at lambda = 0.005). What a user waits for is
+timed, after a few iterations that compile everything. Runs on the device draw other episodes than those on the cores, from the
+same distribution; so for each cell the exact return of the last x is given for both, with its standard error over seeds. Without
+a device that numba can use, only the cores are timed, and nothing is stored. Run it with ``python -m benchmarks.device``; results
 go to ``benchmarks/results/device.json``.
 """
 
@@ -63,7 +63,7 @@ def measured(iterations: int, device: str | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000
     results: dict[str, Any] = {
         "iterations": iterations,
         "machine": platform.machine(),

@@ -94,7 +94,7 @@ def check_pairs(n_states: int, n_actions: int) -> None:
 
 
 @njit(cache=True)
-def alias_row(mass, outcome, tables, low, high):
+def _alias_row(mass, outcome, tables, low, high):
     """Alias table of one row. ``mass`` (M,) is used up; ``outcome`` (M,) uint64, below 2^32."""
     n = mass.shape[0]
     total = 0.0
@@ -139,7 +139,7 @@ def policy_row(pi, succ, prob, shift, mass, outcome, low, high, tables):
             mass[m] = pi[a] * prob[a, k]
             outcome[m] = (np.uint64(a) << shift) | np.uint64(succ[a, k])
             m += 1
-    alias_row(mass, outcome, tables, low, high)
+    _alias_row(mass, outcome, tables, low, high)
 
 
 @njit(cache=True)
@@ -148,7 +148,7 @@ def move_row(pi, index, shift, mass, outcome, low, high, tables):
     for a in range(len(pi)):
         mass[a] = pi[a]
         outcome[a] = (np.uint64(a) << shift) | np.uint64(index[a])
-    alias_row(mass, outcome, tables, low, high)
+    _alias_row(mass, outcome, tables, low, high)
 
 
 @njit(cache=True)
@@ -171,4 +171,4 @@ def row_tables(weights, succ, tables):
     for row in range(n_r):
         for m in range(n):
             outcome[m] = np.uint64(succ[row, m])
-        alias_row(weights[row].copy(), outcome, tables[row], low, high)
+        _alias_row(weights[row].copy(), outcome, tables[row], low, high)

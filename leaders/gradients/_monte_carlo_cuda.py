@@ -1,9 +1,9 @@
 """The Monte-Carlo estimates of many runs at once on a CUDA device (`leaders.gradients.batch`): a block of threads for each run.
 
-Threads share the states of a sweep, the entries of an elimination, and the episodes. What is summed over steps is summed for each
-pair (s, a) by the one thread that owns it, in the order of the steps: no sum depends on which thread came first, and equal seeds
-give equal numbers. Episodes have generators of their own (seeded from the run's), so that numbers differ from those of the
-CPU, which draws all episodes of an iteration from one; their distribution does not.
+Threads share the states of a sweep, the rows of an elimination, the episodes, and then the steps. Sums over steps are sums of
+whole numbers, multiples of a small part of what is added up: they do not depend on which thread came first, and equal seeds give
+equal numbers. Episodes have generators of their own (seeded from the run's), so that numbers differ from those of the CPU, which
+draws all episodes of an iteration from one; their distribution does not.
 """
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
@@ -15,17 +15,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import cuda
+from numba import config, cuda
 
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.errors import UnsupportedError
 from bocmdp_gym.kernels import alias, newton, random
-from bocmdp_gym.kernels.random import ONE, unit
+from bocmdp_gym.kernels.random import unit
 from followers import SoftPolicyIteration
 from leaders.gradients._sampled_batch import SampledBatch
 
 #: Of a block: episodes played at a time, and pairs (s, a) summed at a time.
 THREADS = 512
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # type: ignore[attr-defined, unused-ignore]  # there are as many blocks as runs
+_WARP = 32
+#: So many registers each, and 512 threads fit; numba's simulator knows none.
+_SIMULATED: bool = config.ENABLE_CUDASIM  # type: ignore[attr-defined, unused-ignore]
+_FITTING: dict[str, Any] = {} if _SIMULATED else {"max_registers": 128}
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -34,8 +39,7 @@ def _on_device(function: Any) -> Any:
     return cuda.jit(device=True)(function.py_func)
 
 
-_alias_row, _drawn, _low_bits = _on_device(alias.alias_row), _on_device(alias.drawn), _on_device(alias.low_bits)
-_next_bits = _on_device(random.next_bits)
+_drawn, _next_bits = _on_device(alias.drawn), _on_device(random.next_bits)
 _settled, _policy_error = _on_device(newton.settled), _on_device(newton.policy_error)
 
 
@@ -72,72 +76,60 @@ class CudaMonteCarloBatch(SampledBatch):
         model, n_runs = self.model, self.n_runs
         contexts = [self._constant.arrays(c) for c in range(model.n_contexts)]
         solvers: list[Any] = [arrays.solver for arrays in contexts]
-        constant = (
-            np.stack([arrays.continuation for arrays in contexts]),
-            np.stack([arrays.termination for arrays in contexts]),
+        shared = (
+            np.stack([np.stack([arrays.continuation, arrays.termination]) for arrays in contexts]),
             np.stack([arrays.successors for arrays in contexts]),
             np.stack([arrays.probabilities for arrays in contexts]),
-            np.stack([solver.position for solver in solvers]),
-            np.array([solver.band for solver in solvers]),
+            np.stack([np.append(solver.position, solver.band) for solver in solvers]),
             np.stack([arrays.starts[0] for arrays in contexts]),
         )
-        self._model_arrays = [cuda.to_device(array) for array in constant]
-        self._amplification = cuda.to_device(np.array([newton.amplification_of(arrays.continuation) for arrays in contexts]))
-        n_s, n_a, n_k = contexts[0].probabilities.shape
-        band, capacity = max(solver.band for solver in solvers), self._env_steps + self._horizon
-        pairs, draws = (n_s, n_a), n_a * n_k
-
-        def room(shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
-            return cuda.device_array((n_runs, *shape), dtype)
-
-        self._device_values = cuda.to_device(np.zeros((n_runs, model.n_contexts, n_s)))
-        self._space = [
-            room((2, *pairs)),  # q, pi
-            room((n_s, 2 * band + 1)),  # an LU
-            room((3, n_s)),  # vectors
-            room((n_s, draws, 2), np.uint64),  # alias tables
-            room((n_s, draws)),  # and what making them takes
-            room((n_s, draws), np.uint64),
-            room((n_s, 2, draws), np.int64),
-            room((self._horizon, THREADS), np.int32),  # the pairs of a round of episodes
-            room((capacity,), np.int32),  # of all episodes kept, the first of them after the other
-            room((2, capacity)),  # the return from each step (then the trace at it), and its discount
-            room((self._env_steps + 1,), np.int64),  # where episodes begin, and the last one ends
-            room((3, *pairs)),  # sums by pair
+        pairs, n_s, band = (model.n_states, model.n_actions), model.n_states, max(solver.band for solver in solvers)
+        n_pairs, capacity = pairs[0] * pairs[1], self._env_steps + self._horizon
+        floats = model.n_contexts * n_s + 4 * n_pairs + n_s * (2 * band + 1) + 3 * n_s + 2 * capacity
+        int32s, int64s = self._horizon * THREADS + capacity, self._env_steps + 1 + 3 * n_pairs
+        # what both read and write is in memory of ours that the device reaches: copies would take longer to ask for than to make
+        exchanged: Any = cuda.mapped_array((4, n_runs, *pairs), np.float64)
+        self._seeds: Any = cuda.mapped_array((n_runs, 5), np.uint64)
+        self._numbers: Any = cuda.mapped_array((n_runs, 4), np.float64)
+        self._arrays = [
+            *(cuda.to_device(array) for array in shared),
+            exchanged,
+            self._seeds,
+            self._numbers,
+            cuda.to_device(np.zeros((n_runs, floats))),
+            cuda.device_array((n_runs, int32s), np.int32),
+            cuda.device_array((n_runs, int64s), np.int64),
         ]
-        self._device_in = [room(pairs), room(pairs), room((), np.int64), room((4,), np.uint64)]
-        self._device_out = [room(()), room(()), room((), np.int64), room((), np.int64), room(pairs), room(pairs)]
-        self._contexts, self._generators = np.zeros(n_runs, np.int64), np.zeros((n_runs, 4), np.uint64)
+        self._reward, self._leader_reward, self._w_reward, self._w_leader = np.asarray(exchanged)
+        self._streams: dict[int, Any] = {}
 
     def _prepare(self, runs: slice, rngs: Sequence[np.random.Generator]) -> None:
         for b, rng in enumerate(rngs, start=runs.start):
-            self._generators[b] = rng.bit_generator.random_raw(4)
+            self._seeds[b, :4] = rng.bit_generator.random_raw(4)
 
     def _begin_calls(self, start: int, contexts: npt.NDArray[np.int64]) -> list[Callable[[], Any]]:
-        runs, stream = slice(start, start + len(contexts)), cuda.stream()
-        self._contexts[runs] = contexts
-        given = (self._reward, self._leader_reward, self._contexts, self._generators)
-        for there, here in zip(self._device_in, given, strict=True):
-            there[runs].copy_to_device(here[runs], stream)
-        model = self.model
-        discounts = (model.discount, model.leader_discount)
-        solve = (self._amplification, self.tolerance, self.max_iterations)
+        if start not in self._streams:
+            self._streams[start] = cuda.stream()
+        stream, runs = self._streams[start], slice(start, start + len(contexts))
+        self._seeds[runs, 4] = contexts
         monte_carlo_blocks[len(contexts), THREADS, stream](
-            *(array[runs] for array in self._device_in),
-            *self._model_arrays,
+            start,
             self.regularization,
-            *discounts,
-            *solve,
+            self.model.discount,
+            self.model.leader_discount,
+            self.tolerance,
+            self.max_iterations,
             self._horizon,
             self._env_steps,
-            self._device_values[runs],
-            *(array[runs] for array in self._space),
-            *(array[runs] for array in self._device_out),
+            *self._arrays,
         )
-        found = (self._residuals, self._errors, self._iterations, self._n_steps, self._w_reward, self._w_leader)
-        for there, here in zip(self._device_out, found, strict=True):
-            there[runs].copy_to_host(here[runs], stream)
-        return [stream.synchronize]
+
+        def wait() -> None:
+            stream.synchronize()
+            found = np.asarray(self._numbers[runs])
+            self._residuals[runs], self._errors[runs], self._iterations[runs], self._n_steps[runs] = found.T
+
+        return [wait]
 
     def _compiled(self, rows: npt.NDArray[np.int64], context: int) -> None:
         raise NotImplementedError("runs of all contexts share a launch")
@@ -215,17 +207,16 @@ def _policy_values(pi, g, succ, prob, position, band, rhs, lu, y, v, thread):
         lu[i, band] += 1.0
         y[i] = rhs[s]
     cuda.syncthreads()
+    row, column, rows = thread // _WARP, thread % _WARP, threads // _WARP
     for p in range(n_s):
-        below = min(band, n_s - 1 - p)
+        last = min(p + band, n_s - 1)
         inverse = 1.0 / lu[p, band]
-        for entry in range(thread, below * (below + 1), threads):
-            i = p + 1 + entry // (below + 1)
-            j = p + 1 + entry % (below + 1)
+        for i in range(p + 1 + row, last + 1, rows):
             factor = lu[i, p - i + band] * inverse
-            if j == p + 1 + below:
-                y[i] -= factor * y[p]
-            else:
+            for j in range(p + 1 + column, last + 1, _WARP):
                 lu[i, j - i + band] -= factor * lu[p, j - p + band]
+            if column == 0:
+                y[i] -= factor * y[p]
         cuda.syncthreads()
     for i in range(n_s - 1, -1, -1):
         value = y[i] / lu[i, band]
@@ -241,19 +232,19 @@ def _policy_values(pi, g, succ, prob, position, band, rhs, lu, y, v, thread):
 
 
 @cuda.jit(device=True)
-def _policy_iteration(
-    r, g, succ, prob, lam, position, band, amplification, tolerance, max_iterations, v, q, pi, lu, vectors, shared, thread
-):
+def _policy_iteration(r, g, succ, prob, lam, position, band, tolerance, max_iterations, v, q, pi, lu, vectors, shared, thread):
     """Soft policy iteration from ``v``, overwritten with the solution; by the rule of `bocmdp_gym.kernels.newton`."""
     n_s, n_a, _ = prob.shape
     threads = cuda.blockDim.x
     rhs, v_new, y = vectors[0], vectors[1], vectors[2]
-    top = 0.0
-    for pair in range(thread, n_s * n_a, threads):
-        value = r[pair // n_a, pair % n_a]
-        if value > -np.inf:
-            top = max(top, abs(value))
+    top, discount = 0.0, 0.0
+    for s in range(thread, n_s, threads):
+        for a in range(n_a):
+            if r[s, a] > -np.inf:
+                top = max(top, abs(r[s, a]))
+            discount = max(discount, g[s, a])
     top = _largest(top, shared, thread)
+    amplification = 1.0 / (1.0 - _largest(discount, shared, thread))
     goal = newton.ZEAL * tolerance * lam / amplification
     before = np.inf
     iteration = 0
@@ -283,24 +274,30 @@ def _mixed(word, episode):
 
 
 @cuda.jit(device=True)
-def _play(episode, generator, starts, tables, width, shift, termination, horizon, path, thread):
+def _chosen(weights, u):
+    """The place at which the sum of the weights, those before it included, passes ``u``; the last one that may be chosen else."""
+    place = 0
+    for i in range(weights.shape[0]):
+        if weights[i] > 0.0:
+            place = i
+            if u < weights[i]:
+                break
+            u -= weights[i]
+    return place
+
+
+@cuda.jit(device=True)
+def _play(episode, seeds, starts, pi, succ, prob, termination, horizon, path, thread):
     """Play an episode, and write its pairs s A + a into this thread's column of ``path``. Returns how many there are."""
-    s0, s1, s2, s3 = (
-        _mixed(generator[0], episode),
-        _mixed(generator[1], episode),
-        _mixed(generator[2], episode),
-        _mixed(generator[3], episode),
-    )
-    n_s, n_a = termination.shape
-    low_mask = (ONE << shift) - ONE
+    s0, s1, s2, s3 = _mixed(seeds[0], episode), _mixed(seeds[1], episode), _mixed(seeds[2], episode), _mixed(seeds[3], episode)
+    n_s, n_a = pi.shape
     bits, s0, s1, s2, s3 = _next_bits(s0, s1, s2, s3)
-    s = _drawn(starts, np.uint64(0), np.uint64(n_s), bits)
+    s = np.int64(_drawn(starts, np.uint64(0), np.uint64(n_s), bits))
     for t in range(horizon):
         bits, s0, s1, s2, s3 = _next_bits(s0, s1, s2, s3)
-        outcome = _drawn(tables, s, width, bits)
-        action = np.int64(outcome >> shift)
-        path[t, thread] = np.int64(s) * n_a + action
-        stop = termination[np.int64(s), action]
+        a = _chosen(pi[s], unit(bits))
+        path[t, thread] = s * n_a + a
+        stop = termination[s, a]
         if stop > 0.0:
             ended = stop >= 1.0
             if not ended:
@@ -308,184 +305,182 @@ def _play(episode, generator, starts, tables, width, shift, termination, horizon
                 ended = unit(bits) < stop
             if ended:
                 return t + 1
-        s = outcome & low_mask
+        bits, s0, s1, s2, s3 = _next_bits(s0, s1, s2, s3)
+        s = np.int64(succ[s, a, _chosen(prob[s, a], unit(bits))])
     return horizon
 
 
-@cuda.jit
+@cuda.jit(device=True)
+def _quantum(largest, n):
+    """Of what ``n`` numbers up to ``largest`` are whole multiples, nearly: their sum then fits into 62 bits."""
+    return largest * n * 2.0**-62 if largest > 0.0 else 1.0
+
+
+@cuda.jit(device=True)
+def _add(sums, place, value, quantum):
+    """Add a number to a sum of whole multiples."""
+    cuda.atomic.add(sums, place, np.int64(math.floor(value / quantum + 0.5)))
+
+
+@cuda.jit(**_FITTING)
 def monte_carlo_blocks(
-    reward,  # (R, S, A) and leader_reward: at each run's x
-    leader_reward,
-    contexts,  # (R,)
-    generators,  # (R, 4) uint64
-    continuation,  # (C, S, A) gamma (1 - q), and so on: the same in all runs
-    termination,
-    succ,  # (C, S, A, K)
-    prob,
-    position,  # (C, S): the order of `BandedSolver`, and (C,) its bandwidth
-    band,
-    starts,  # (C, S, 2): alias tables
+    start,  # the number of the first run
     lam,
     gamma,
     gamma_leader,
-    amplification,  # (C,)
     tolerance,
     max_iterations,
     horizon,
     budget,
-    values,  # (R, C, S): V* of each run's last solve, overwritten with the new one
-    policies,  # (R, ...) each, from here on: working space
-    lu,
-    vectors,
-    tables,
-    mass,
-    outcomes,
-    stacks,
-    paths,
-    pairs,
-    traces,
-    begins,
-    sums,
-    residuals,  # (R,), errors, iterations and steps (R,), w_reward (R, S, A), w_leader (R, S, A): results
-    errors,
-    iterations,
-    steps,
-    w_reward,
-    w_leader,
+    discounts,  # (C, 2, S, A): gamma (1 - q), and q
+    succ,  # (C, S, A, K)
+    prob,
+    order,  # (C, S + 1): the order of `BandedSolver`, and its bandwidth
+    starts,  # (C, S, 2): alias tables
+    exchanged,  # (4, B, S, A): reward and leader_reward at each run's x; and the results w_reward and w_leader
+    seeds,  # (B, 5) uint64: the state of a generator, and the context
+    numbers,  # (B, 4): results residual, error, iterations and steps
+    floats,  # (B, ...) and int32s, int64s: space for each run; the floats begin with V* of the last solve in each context
+    int32s,
+    int64s,
 ):
     """An iteration of `leaders.gradients._monte_carlo_batch.monte_carlo_runs`, each run by a block."""
-    run, thread, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
+    run, thread, threads = start + cuda.blockIdx.x, np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
     shared = cuda.shared.array(THREADS, dtype=np.float64)
     lengths = cuda.shared.array(THREADS, dtype=np.int64)
     counted = cuda.shared.array(2, dtype=np.int64)  # steps and episodes so far
-    c = contexts[run]
-    _, n_s, n_a, n_k = prob.shape
-    q, pi = policies[run, 0], policies[run, 1]
+    own_seeds = cuda.shared.array(4, dtype=np.uint64)
+    c = np.int64(seeds[run, 4])
+    if thread == 0:
+        for i in range(4):
+            own_seeds[i] = seeds[run, i]
+    n_contexts, n_s, n_a, _ = prob.shape
+    n_pairs, band, capacity = n_s * n_a, order[c, n_s], budget + horizon
+    value, space = floats[run, c * n_s : (c + 1) * n_s], floats[run, n_contexts * n_s :]
+    reward, leader, at = space[:n_pairs], space[n_pairs : 2 * n_pairs], 4 * n_pairs
+    q, pi = space[2 * n_pairs : 3 * n_pairs].reshape((n_s, n_a)), space[3 * n_pairs : at].reshape((n_s, n_a))
+    vectors, at = space[at : at + 3 * n_s].reshape((3, n_s)), at + 3 * n_s
+    returns, discounted, at = space[at : at + capacity], space[at + capacity : at + 2 * capacity], at + 2 * capacity
+    lu = space[at : at + n_s * (2 * band + 1)].reshape((n_s, 2 * band + 1))
+    path = int32s[run, : horizon * threads].reshape((horizon, threads))
+    visited = int32s[run, horizon * threads :]
+    begin, sums = int64s[run, : budget + 1], int64s[run, budget + 1 :]
+    for pair in range(thread, n_pairs, threads):
+        reward[pair] = exchanged[0, run, pair // n_a, pair % n_a]
+        leader[pair] = exchanged[1, run, pair // n_a, pair % n_a]
+    cuda.syncthreads()
     residual, error, iteration = _policy_iteration(
-        reward[run],
-        continuation[c],
+        reward.reshape((n_s, n_a)),
+        discounts[c, 0],
         succ[c],
         prob[c],
         lam,
-        position[c],
-        band[c],
-        amplification[c],
+        order[c],
+        band,
         tolerance,
         max_iterations,
-        values[run, c],
+        value,
         q,
         pi,
-        lu[run],
-        vectors[run],
+        lu,
+        vectors,
         shared,
         thread,
     )
     if thread == 0:
-        residuals[run] = residual
-        errors[run] = error
-        iterations[run] = iteration
+        numbers[run, 0] = residual
+        numbers[run, 1] = error
+        numbers[run, 2] = iteration
     if not error <= tolerance:
         return
-
-    # the policy's joint draws of action and next state
-    shift = _low_bits(n_s)
-    for s in range(thread, n_s, threads):
-        m = 0
-        for a in range(n_a):
-            for k in range(n_k):
-                mass[run, s, m] = pi[s, a] * prob[c, s, a, k]
-                outcomes[run, s, m] = (np.uint64(a) << shift) | np.uint64(succ[c, s, a, k])
-                m += 1
-        _alias_row(mass[run, s], outcomes[run, s], tables[run, s], stacks[run, s, 0], stacks[run, s, 1])
-    if thread == 0:
-        counted[0] = 0
-        counted[1] = 0
+    for place in range(thread, 3 * n_pairs, threads):
+        sums[place] = 0
     cuda.syncthreads()
 
     # rounds of episodes; those that begin within the budget are kept, end to end, with the return from each of their steps
-    n_steps, n_episodes = np.int64(0), np.int64(0)
+    n_steps, n_episodes, largest = np.int64(0), np.int64(0), 0.0
     while n_steps < budget:
         lengths[thread] = _play(
             n_episodes + thread,
-            generators[run],
+            own_seeds,
             starts[c].reshape(2 * n_s),
-            tables[run].reshape(2 * n_s * n_a * n_k),
-            np.uint64(n_a * n_k),
-            shift,
-            termination[c],
+            pi,
+            succ[c],
+            prob[c],
+            discounts[c, 1],
             horizon,
-            paths[run],
+            path,
             thread,
         )
         cuda.syncthreads()
         if thread == 0:
+            total, kept = n_steps, n_episodes
             for e in range(threads):
-                if counted[0] >= budget:
+                if total >= budget:
                     break
-                begins[run, counted[1]] = counted[0]
-                counted[0] += lengths[e]
-                counted[1] += 1
-            begins[run, counted[1]] = counted[0]
+                begin[kept] = total
+                total += lengths[e]
+                kept += 1
+            begin[kept] = total
+            counted[0] = total
+            counted[1] = kept
         cuda.syncthreads()
         if n_episodes + thread < counted[1]:
-            begin, returned = begins[run, n_episodes + thread], 0.0
+            first, returned = begin[n_episodes + thread], 0.0
             for t in range(lengths[thread] - 1, -1, -1):
-                pair = paths[run, t, thread]
-                returned = leader_reward[run, pair // n_a, pair % n_a] + gamma_leader * returned
-                pairs[run, begin + t] = pair
-                traces[run, 0, begin + t] = returned
+                pair = path[t, thread]
+                returned = leader[pair] + gamma_leader * returned
+                visited[first + t] = pair
+                returns[first + t] = returned
+                largest = max(largest, abs(returned))
             discount = 1.0
             for t in range(lengths[thread]):
-                traces[run, 1, begin + t] = discount
+                discounted[first + t] = discount
                 discount *= gamma_leader
         n_steps, n_episodes = counted[0], counted[1]
         cuda.syncthreads()
-    if thread == 0:
-        steps[run] = n_steps
 
     # leader's returns, visits, and discounted visitation of each pair
-    total, count, occupancy = sums[run, 0], sums[run, 1], sums[run, 2]
-    for pair in range(thread, n_s * n_a, threads):
-        returned, visits, discounted = 0.0, 0.0, 0.0
-        for i in range(n_steps):
-            if pairs[run, i] == pair:
-                returned += traces[run, 0, i]
-                visits += 1.0
-                discounted += traces[run, 1, i]
-        s, a = pair // n_a, pair % n_a
-        total[s, a] = returned
-        count[s, a] = visits
-        occupancy[s, a] = discounted / n_episodes
-        w_leader[run, s, a] = occupancy[s, a]
+    quantum, share = _quantum(_largest(largest, shared, thread), n_steps), _quantum(1.0, n_steps)
+    for i in range(thread, n_steps, threads):
+        _add(sums, visited[i], returns[i], quantum)
+        _add(sums, n_pairs + visited[i], discounted[i], share)
+        cuda.atomic.add(sums, 2 * n_pairs + visited[i], 1)
     cuda.syncthreads()
-    # what a visit adds to the trace: in place of the returns
+    # what a visit adds to the trace
+    kicks = q.reshape(n_pairs)
+    share /= n_episodes
     for s in range(thread, n_s, threads):
-        mean, visits, added = 0.0, 0.0, 0.0
-        for a in range(n_a):
-            mean += total[s, a]
-            visits += count[s, a]
-        if visits > 0.0:
+        mean, visits, added = 0.0, np.int64(0), 0.0
+        for pair in range(s * n_a, (s + 1) * n_a):
+            mean += sums[pair] * quantum
+            visits += sums[2 * n_pairs + pair]
+        if visits > 0:
             mean /= visits
-        for a in range(n_a):
-            if count[s, a] > 0.0:
-                weight = occupancy[s, a] * (total[s, a] / count[s, a] - mean) / lam
-                total[s, a] = weight / count[s, a]
+        for pair in range(s * n_a, (s + 1) * n_a):
+            count, occupancy = sums[2 * n_pairs + pair], sums[n_pairs + pair] * share
+            exchanged[3, run, s, pair - s * n_a] = occupancy
+            kicks[pair] = 0.0
+            if count > 0:
+                weight = occupancy * (sums[pair] * quantum / count - mean) / lam
+                kicks[pair] = weight / count
                 added += weight
-            else:
-                total[s, a] = 0.0
-        for a in range(n_a):
-            total[s, a] -= added / visits if visits > 0.0 else 0.0
+        for pair in range(s * n_a, (s + 1) * n_a):
+            kicks[pair] -= added / visits if visits > 0 else 0.0
+            sums[pair] = 0
     cuda.syncthreads()
+    largest = 0.0
     for e in range(thread, n_episodes, threads):
         trace = 0.0
-        for i in range(begins[run, e], begins[run, e + 1]):
-            pair = pairs[run, i]
-            trace = gamma * trace + total[pair // n_a, pair % n_a]
-            traces[run, 0, i] = trace
+        for i in range(begin[e], begin[e + 1]):
+            trace = gamma * trace + kicks[visited[i]]
+            returns[i] = trace
+            largest = max(largest, abs(trace))
+    quantum = _quantum(_largest(largest, shared, thread), n_steps)
+    for i in range(thread, n_steps, threads):
+        _add(sums, visited[i], returns[i], quantum)
     cuda.syncthreads()
-    for pair in range(thread, n_s * n_a, threads):
-        weight = 0.0
-        for i in range(n_steps):
-            if pairs[run, i] == pair:
-                weight += traces[run, 0, i]
-        w_reward[run, pair // n_a, pair % n_a] = weight
+    for pair in range(thread, n_pairs, threads):
+        exchanged[2, run, pair // n_a, pair % n_a] = sums[pair] * quantum
+    if thread == 0:
+        numbers[run, 3] = n_steps

@@ -288,7 +288,7 @@ def test_batched_lu_agrees_with_the_kernels(contexts: Any, successors: int | Non
 @pytest.mark.parametrize(
     ("leader", "options", "message"),
     [
-        (HPGD(), {"device": "cpu"}, "device='cpu' is for ExactGradient"),
+        (HPGD(), {"device": "cpu"}, "expected .cuda., or .cuda:N."),
         (ExactGradient(), {"device": "cpu", "loss": lambda x, policy, context: x.sum()}, "not for a general loss"),
         (ExactGradient(), {"device": "abacus"}, "cannot use device 'abacus'"),
         (ExactGradient(), {"device": "cpu", "oracle": partial(followers.TrajectoryOracle, compiled=False)}, "no other oracle"),

@@ -44,6 +44,21 @@ def _batches(r: dict[str, Any]) -> Iterable[str]:
     yield f"On {r['threads']} threads; load average of the machine {loads}."
 
 
+@stored("device")
+def _device(r: dict[str, Any]) -> Iterable[str]:
+    sides = {f"{r['threads']} cores": r["cores"], r["device"]: r["cuda"]}
+    cells = [(lam, cost) for lam in (0.001, 0.003, 0.005) for cost in (1, 3, 5)]
+
+    def entry(one: dict[str, Any], place: int) -> str:
+        return f"{one['leader_return'][place // 3][place % 3]:.2f} ± {one['standard_error'][place // 3][place % 3]:.2f}"
+
+    rows = [(lam, cost, *(entry(one, i) for one in sides.values())) for i, (lam, cost) in enumerate(cells)]
+    yield from table(("λ", "penalty cost", *sides), rows)
+    yield ""
+    times = " and ".join(f"{one['seconds']:.0f} s on the {name}" for name, one in sides.items())
+    yield f"{r['iterations']:,} iterations each, {r['cores']['env_steps'] / 1e9:.1f} billion steps together, take {times}."
+
+
 @stored("checkpoints")
 def _checkpoints(r: dict[str, Any]) -> Iterable[str]:
     def entry(length: str, name: str, factor: float, digits: str) -> str:
