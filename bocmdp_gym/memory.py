@@ -1,4 +1,4 @@
-"""Memory that belongs to somebody else: whatever is kept is copied at the door.
+"""Memory that belongs to somebody else: whatever is kept is copied at the door, and large arrays go back to the system.
 
 Environments may return one buffer again and again, agents may do so with their actions, and callers may reuse an array that
 they made a model from. What we keep of theirs would change under our hands.
@@ -6,12 +6,19 @@ they made a model from. What we keep of theirs would change under our hands.
 
 from __future__ import annotations
 
+import ctypes
+import os
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+
+#: Arrays of this many bytes and more go back to the system when they are freed, in models that have such.
+LARGE = 16 * 2**20
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def owned(value: Any) -> Any:
@@ -36,3 +43,19 @@ def owned_tensor(values: Tensor) -> Tensor:
         return values
     with torch.inference_mode(False):
         return values.detach().clone()
+
+
+@cache
+def give_back_large_arrays() -> bool:
+    """Have glibc give arrays of `LARGE` and more back to the system when they are freed. Returns whether it does.
+
+    By itself it keeps pieces of up to 32 MB, in the hope that they are asked for again: a solve of a million states then takes a
+    quarter more memory, and no less time. This holds for the whole process. Where the environment variable
+    MALLOC_MMAP_THRESHOLD_ says otherwise, or the C library is another, nothing is changed.
+    """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return False
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE))
+    except (AttributeError, OSError, TypeError):
+        return False

@@ -34,7 +34,7 @@ from bocmdp_gym.leaks import call as _call
 from bocmdp_gym.leaks import check_leaks, refuse_misuse, tensors_in
 from bocmdp_gym.losses import Loss, check_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays, LazyParts, Solution
-from bocmdp_gym.memory import owned
+from bocmdp_gym.memory import LARGE, give_back_large_arrays, owned
 from bocmdp_gym.model import BOCMDP
 from bocmdp_gym.options import as_array, check_choice, check_count, check_flag, check_function, check_instance
 from bocmdp_gym.parts import check_part, dense, is_function, owned_part
@@ -175,6 +175,8 @@ class TabularBOCMDP(BOCMDP):
             )
         if transition.index is None:
             check_pairs(self.n_states, self.n_actions)
+        if 8 * self.n_states * self.n_actions >= LARGE:
+            give_back_large_arrays()
         mask = None if self._given["action_mask"] is None else as_mask(self._given["action_mask"])
         contexts = [transition.n_contexts, 1 if mask is None else len(mask)]
         for name in ("reward", "leader_reward", "initial", "termination"):
