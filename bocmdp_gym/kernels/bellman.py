@@ -81,7 +81,7 @@ def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     inverse = 1.0 / lam
     size = min(n_s, max(1, _EXPONENTIALS // n_a))
     weight = np.empty((size, n_a))
-    flat = weight.reshape(-1)
+    flat, space = weight.reshape(-1), np.empty(size * n_a)
     for begin in range(0, n_s, size):
         end = min(n_s, begin + size)
         for s in range(begin, end):
@@ -98,7 +98,7 @@ def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
             v_new[s] = top
             for a in range(n_a):
                 weight[s - begin, a] = (q[s, a] - top) * inverse
-        exponentials(flat, (end - begin) * n_a)
+        exponentials(flat, (end - begin) * n_a, space)
         for s in range(begin, end):
             z = 0.0
             future = 0.0
