@@ -22,9 +22,11 @@ def exponentials(x, n, space):
     """Replace the first ``n`` of ``x`` ``(N,)``, none of them positive, by their exponentials; NaN stays. ``space``: (N,)."""
     for i in range(n):
         value = x[i]
-        rounded = value * _PER_LOG_2 + _ROUND
+        inside = value >= _LEAST
+        near = value if inside else _LEAST
+        rounded = near * _PER_LOG_2 + _ROUND
         k = rounded - _ROUND
-        r = (value - k * _HIGH) - k * _LOW
+        r = (near - k * _HIGH) - k * _LOW
         p = 1.0 / 6227020800.0
         p = p * r + 1.0 / 479001600.0
         p = p * r + 1.0 / 39916800.0
@@ -38,7 +40,6 @@ def exponentials(x, n, space):
         p = p * r + 1.0 / 6.0
         p = p * r + 0.5
         p = 1.0 + ((p * r) * r + r)
-        inside = value >= _LEAST
         x[i] = p if inside else (0.0 if value < _LEAST else value)
         space[i] = rounded if inside else 0.0
     bits, last = x.view(np.int64), space.view(np.int64)

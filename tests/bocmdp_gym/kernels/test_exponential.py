@@ -44,6 +44,5 @@ def test_far_below_zero_it_is_that_of_numpy() -> None:
 def test_special_numbers(kernel: Any) -> None:
     """Compiled, and as NUMBA_DISABLE_JIT=1 leaves it."""
     x = np.array([0.0, -0.0, -np.inf, np.nan, -708.5, -1e300, -5.0])
-    with np.errstate(invalid="ignore"):
-        kernel(x, 6, np.empty(7))
+    kernel(x, 6, np.empty(7))
     np.testing.assert_array_equal(x, [1.0, 1.0, 0.0, np.nan, 0.0, 0.0, -5.0])
