@@ -122,8 +122,7 @@ class TabularEnv(ConfigurableEnv):
         arrays = self.mdps.arrays(context)
         self._reward, self._leader_reward = arrays.reward.reshape(-1), arrays.leader_reward.reshape(-1)
         self._termination = arrays.termination.reshape(-1)
-        thresholds, successors = read_tables(arrays.draws.tables)
-        self._threshold, self._successor = thresholds.reshape(-1), successors.reshape(-1)
+        self._threshold, self._successor = arrays.draws.flat
         self._n_moves, self._width = arrays.stored_probabilities.shape[1:]
         self._index = None if arrays.moves is None else arrays.moves.tolist()
         self._mask = arrays.action_mask

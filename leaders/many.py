@@ -64,7 +64,8 @@ def optimize_many(
 
     Each is the run of its seed and leader alone. HPGD with trajectories and ExactGradient make all of them at once, on all cores,
     where only the rewards of a small tabular problem depend on x (`leaders.gradients.batch`, which also says where last bits may
-    differ), and where four neighbours or more have the same environment, follower and estimator; all else runs one after another.
+    differ), and where neighbours with the same environment and follower are four or more and estimate alike; all else runs one
+    after another.
     There are no checkpoints: `leaders.sweep` keeps each run's.
 
     Args:
@@ -97,7 +98,7 @@ def optimize_many(
         progress=progress,
     )
     if device is not None and not isinstance(device, str):
-        raise OptionError(f"device is {device!r}; expected the name of a device of torch, such as 'cuda', or None.")
+        raise OptionError(f"device is {device!r}; expected the name of a device, such as 'cuda', or None.")
     envs, leaders, followers, numbers = _one_per_run(env, leader, follower, seeds)
     if device is not None and loss is not None:
         raise UnsupportedError("device= is for the leader's return, not for a general loss; leave one of them out.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,17 +20,12 @@ from leaders.run import LeaderRun
 _FEWEST_TO_SPLIT = 8
 
 
-class Batch:
-    """Runs that share a batch estimator.
+class Batch(NamedTuple):
+    """Runs that share a batch estimator."""
 
-    Args:
-        runs: all of its runs.
-        estimator: theirs.
-        first: the number of the first of them among the results; the others follow.
-    """
-
-    def __init__(self, runs: list[LeaderRun], estimator: BatchEstimator, first: int):
-        self.runs, self.estimator, self.first = runs, estimator, first
+    runs: list[LeaderRun]
+    estimator: BatchEstimator
+    first: int  # the number of the first run among the results; the others follow
 
 
 class _Group:

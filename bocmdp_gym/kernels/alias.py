@@ -48,6 +48,12 @@ class SuccessorTables:
         width = self._prob.shape[-1]
         return alias_tables(self._prob.reshape(-1, width), self._succ.reshape(-1, width))
 
+    @cached_property
+    def flat(self) -> tuple[Array, npt.NDArray[np.int64]]:
+        """What `read_tables` reads in them, made flat: thresholds ``(S M K,)``, outcomes ``(2 S M K,)``."""
+        thresholds, outcomes = read_tables(self.tables)
+        return thresholds.reshape(-1), outcomes.reshape(-1)
+
 
 def initial_tables(initial: Array) -> AliasTables:
     """Tables of one or several initial distributions, ``(S,)`` or ``(C, S)``."""

@@ -196,10 +196,10 @@ class CompiledBatch(BatchEstimator):
         bad = np.flatnonzero(~(self._errors[own] <= self.tolerance))
         if len(bad):
             b = int(bad[0])
+            run = start + b
             self.model.configure(mdps.x[b].detach()).validate()
-            found = self._residuals[own], self._errors[own], self._iterations[own]
-            statistics = SolveStatistics(float(found[0][b]), float(found[1][b]), int(found[2][b]))
-            where = f" in context {contexts[b]} of run {self.first + start + b}"
+            statistics = SolveStatistics(float(self._residuals[run]), float(self._errors[run]), int(self._iterations[run]))
+            where = f" in context {contexts[b]} of run {self.first + run}"
             check_convergence(statistics, self.regularization, self.tolerance, self.max_iterations, where)
 
     def _prepare(self, runs: slice, rngs: Sequence[np.random.Generator]) -> None:
