@@ -142,7 +142,7 @@ def assemble(k, prob, position, indptr, diagonal, slot, data):
     data[:] = 0.0
     largest = 0.0
     for s in range(n_s):
-        start = indptr[position[s]]
+        start = np.uint64(indptr[position[s]])
         total = 0.0
         for a in range(n_m):
             weight = k[s, a]

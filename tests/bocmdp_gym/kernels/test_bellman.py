@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from bocmdp_gym.kernels.bellman import adjoint, dense_system, expectation, gather_moves, soft_backup
+from bocmdp_gym.kernels.bellman import adjoint, dense_system, expectation, gather_moves, soft_backup, soft_shift
 
 S, A, K = 7, 3, 4
 
@@ -45,3 +45,20 @@ def test_soft_backup() -> None:
     np.testing.assert_allclose(residual, np.abs(v_new - v).max())
     r[2, 1] = np.nan
     assert np.isnan(soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new))
+
+
+def test_a_shift_is_a_backup_of_the_values_moved() -> None:
+    succ, prob, _, rng = _problem()
+    r, g, v, lam = rng.standard_normal((S, A)), rng.random((S, A)), rng.standard_normal(S), 0.2
+    r[3, 2] = -np.inf  # an action that does not exist
+    q, pi, rhs, v_new = np.empty((S, A)), np.empty((S, A)), np.empty(S), np.empty(S)
+    soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new)
+    step, shifted = 0.01 * lam * rng.uniform(-1.0, 1.0, S), v.copy()
+    residual = soft_shift(g, succ, prob, lam, step, shifted, q, pi, v_new)
+    expected = [np.empty((S, A)), np.empty((S, A)), np.empty(S), np.empty(S)]
+    np.testing.assert_allclose(residual, soft_backup(r, g, succ, prob, lam, v + step, *expected), rtol=1e-12)
+    np.testing.assert_array_equal(shifted, v + step)
+    for found, wanted in zip((q, pi, v_new), (expected[0], expected[1], expected[3]), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-14, atol=1e-16)
+    step[4] = np.nan
+    assert np.isnan(soft_shift(g, succ, prob, lam, step, shifted, q, pi, v_new))
