@@ -372,16 +372,21 @@ class ConfiguredMDPs:
             initial_value = self._check_value(initial_value)
         reward = self.reward if self.model.mask is None else self.model.mask.hide(self.reward)
         try:
-            value, log_policy, statistics = soft_optimum(
+            value, policy, statistics = soft_optimum(
                 reward, self.transition, self.continuation, regularization, initial_value, tolerance, max_iterations
             )
         except ConvergenceError:
             self._explain()
             raise
         q = reward + self.continuation * self.transition.expectation(value)
-        policy = soft_policy(q, log_policy, regularization)
         return Solution(
-            value, q, policy, statistics.residual, statistics.iterations, regularization, policy_error=statistics.error
+            value,
+            q,
+            soft_policy(q, policy, regularization),
+            statistics.residual,
+            statistics.iterations,
+            regularization,
+            policy_error=statistics.error,
         )
 
     def _check_value(self, value: Any) -> Tensor:

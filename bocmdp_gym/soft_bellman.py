@@ -76,12 +76,12 @@ class SoftOptimum(NamedTuple):
 
     Attributes:
         value: ``(..., C, S)``, differentiable in r, g and the values of P.
-        log_policy: ``(..., C, S, A)``, without a graph: `soft_policy` gives it one.
+        policy: ``(..., C, S, A)``, without a graph: `soft_policy` gives it one.
         statistics: how exact they are.
     """
 
     value: Tensor
-    log_policy: Tensor
+    policy: Tensor
     statistics: SolveStatistics
 
 
@@ -101,10 +101,10 @@ def soft_optimum(
             ``max_iterations`` or at the end of extended precision.
     """
     statistics = SolveStatistics()
-    v, log_policy = SoftOptimalValue.apply(
+    v, policy = SoftOptimalValue.apply(
         r, transition.values, g, transition, regularization, initial_value, tolerance, max_iterations, statistics
     )
-    return SoftOptimum(v, log_policy, statistics)
+    return SoftOptimum(v, policy, statistics)
 
 
 def policy_solve(transition: TransitionOperator, k: Tensor, b: Tensor) -> Tensor:
@@ -113,48 +113,46 @@ def policy_solve(transition: TransitionOperator, k: Tensor, b: Tensor) -> Tensor
     return y
 
 
-def soft_policy(q: Tensor, log_policy: Tensor, regularization: float) -> Tensor:
-    """softmax(Q / lambda) over actions as a function of Q at the optimum, where it is exp(``log_policy``).
+def soft_policy(q: Tensor, policy: Tensor, regularization: float) -> Tensor:
+    """softmax(Q / lambda) over actions as a function of Q at the optimum, where it is ``policy``.
 
     Where values are large beside lambda, Q in double precision says less about the policy than the solver knew: Q enters by its
     derivative alone, and not at all where the policy is 0, as at actions that do not exist (Q = -inf).
     """
-    change = (q - q.detach()).masked_fill(log_policy == -torch.inf, 0.0)
-    policy: Any = _Softmax.apply(change / regularization + log_policy)
-    return policy
+    out: Any = _SoftPolicy.apply(q, policy, regularization)
+    return out
 
 
-class _Softmax(Operation):
-    """softmax over the last dimension of logarithms of probabilities, whose derivative is exact where one is nearly 1.
+class _SoftPolicy(Operation):
+    """See `soft_policy`. The derivative is exact where a probability is nearly 1.
 
-    The derivative is p (y - sum_b p y). There y - y(best) loses no digits, and y - sum_b p y does. Logarithms need no shift
-    before their exponentials are taken, and `torch.softmax`, which shifts, takes five times as long for few actions.
+    It is p (y - sum_b p y) / lambda. There y - y(best) loses no digits, and y - sum_b p y does.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor) -> Tensor:
-        p = z.exp()
-        return p / p.sum(-1, keepdim=True)
+    def forward(q: Tensor, policy: Tensor, regularization: float) -> Tensor:
+        return policy.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        ctx.regularization = inputs[2]
         ctx.save_for_backward(output)
         ctx.save_for_forward(output)
 
     @staticmethod
-    def _derivative(p: Tensor, y: Tensor) -> Tensor:
+    def _derivative(p: Tensor, y: Tensor, regularization: float) -> Tensor:
         y = y - y.gather(-1, p.argmax(-1, keepdim=True))
-        return p * (y - (p * y).sum(-1, keepdim=True))
+        return p * (y - (p * y).sum(-1, keepdim=True)) / regularization
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Softmax._derivative(ctx.saved_tensors[0], grads[0])
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _SoftPolicy._derivative(ctx.saved_tensors[0], grads[0], ctx.regularization), None, None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        return _Softmax._derivative(ctx.saved_tensors[0], tangents[0])
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _SoftPolicy._derivative(ctx.saved_tensors[0], tangents[0], ctx.regularization)
 
 
 def policy_entropy(policy: Tensor) -> Tensor:
@@ -163,7 +161,7 @@ def policy_entropy(policy: Tensor) -> Tensor:
 
 
 class SoftOptimalValue(Operation):
-    """V* = fixed point of the soft Bellman operator, and log pi*, which carries no graph; see `soft_optimum`."""
+    """V* = fixed point of the soft Bellman operator, and pi*, which carries no graph; see `soft_optimum`."""
 
     @staticmethod
     def forward(
@@ -183,25 +181,25 @@ class SoftOptimalValue(Operation):
         if initial_value is not None:
             v += initial_value.detach().to(v)
         newton = _newton_compiled if v.device.type == "cpu" and not _in_torch.get() else _newton_torch
-        v, log_policy = newton(r, operator, g, regularization, v, tolerance, max_iterations, statistics)
+        v, policy = newton(r, operator, g, regularization, v, tolerance, max_iterations, statistics)
         check_convergence(statistics, regularization, tolerance, max_iterations)
-        return v, log_policy
+        return v, policy
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         r, values, g, ctx.transition, ctx.regularization, *_ = inputs
-        v, log_policy = output
-        ctx.mark_non_differentiable(log_policy)
-        ctx.save_for_backward(r, values, g, v, log_policy)
-        ctx.save_for_forward(r, values, g, v, log_policy)
+        v, policy = output
+        ctx.mark_non_differentiable(policy)
+        ctx.save_for_backward(r, values, g, v, policy)
+        ctx.save_for_forward(r, values, g, v, policy)
 
     @staticmethod
     def _linearised(ctx: Any) -> tuple[TransitionOperator, Tensor, Tensor]:
         """The operator, P V and pi, as functions of what was saved."""
-        r, values, g, v, log_policy = ctx.saved_tensors
+        r, values, g, v, policy = ctx.saved_tensors
         transition = ctx.transition.with_values(values)
         future = transition.expectation(v)
-        return transition, future, soft_policy(r + g * future, log_policy, ctx.regularization)
+        return transition, future, soft_policy(r + g * future, policy, ctx.regularization)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -220,9 +218,9 @@ class SoftOptimalValue(Operation):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor | None]:
         dr, dvalues, dg, *_ = tangents
-        _, values, g, v, log_policy = ctx.saved_tensors
+        _, values, g, v, policy = ctx.saved_tensors
         transition, future, pi = SoftOptimalValue._linearised(ctx)
-        change = torch.zeros_like(log_policy)
+        change = torch.zeros_like(policy)
         change = change if dr is None else change + dr
         change = change if dg is None else change + dg * future
         change = change if dvalues is None else change + g * transition.with_values(dvalues).expectation(v)
@@ -399,19 +397,19 @@ def _newton_compiled(
     max_iterations: int,
     statistics: SolveStatistics,
 ) -> tuple[Tensor, Tensor]:
-    """V* from ``v`` (overwritten) and log pi*, one problem at a time."""
-    log_policy = r.new_empty(*v.shape, r.shape[-1])
+    """V* from ``v`` (overwritten) and pi*, one problem at a time."""
+    policy = r.new_empty(*v.shape, r.shape[-1])
 
     def solve(problem: _Problem) -> tuple[float, float, int]:
-        (r_i, g_i), (v_i, log_i) = problem.operands, problem.outputs
+        (r_i, g_i), (v_i, policy_i) = problem.operands, problem.outputs
         prob = problem.probabilities
         found = problem.solver.policy_iteration(r_i, g_i, prob, regularization, v_i, tolerance, max_iterations)
-        log_i[:] = found.policy
+        policy_i[:] = found.policy
         return found.residual, found.error, found.iterations
 
-    for found in _each(solve, _problems(transition, ((r, 1), (g, 1)), (v, log_policy)), v.numel()):
+    for found in _each(solve, _problems(transition, ((r, 1), (g, 1)), (v, policy)), v.numel()):
         statistics.include(*found)
-    return v, log_policy.log_()
+    return v, policy
 
 
 def _newton_torch(
@@ -433,7 +431,7 @@ def _newton_torch(
     for iteration in range(max_iterations + 1):
         future = g * transition.expectation(v)
         q = r + future
-        log_policy = torch.log_softmax(q / regularization, -1)
+        pi = torch.softmax(q / regularization, -1)
         new = regularization * torch.logsumexp(q / regularization, -1)
         residual, scale = (new - v).abs().amax(-1), new.abs().amax(-1) + top
         noise = EPSILON * scale
@@ -442,15 +440,14 @@ def _newton_torch(
         if bool(done.all()) or iteration == max_iterations:
             break
         before = residual
-        pi = log_policy.exp()
         rhs = new - (pi * future).sum(-1)
         v = torch.linalg.solve(identity - transition.policy_matrix(pi * g), rhs.unsqueeze(-1)).squeeze(-1)
     error = amplification * torch.maximum(residual, noise) / regularization
     if iteration == max_iterations or bool((error <= tolerance).all()):
         statistics.include(float(residual.max()), float(error.max()), iteration)
-        return new, log_policy
+        return new, pi
     on_cpu = transition.with_values(transition.values.cpu())
-    exact, log_exact = _newton_compiled(
+    exact, pi = _newton_compiled(
         r.cpu(), on_cpu, g.cpu(), regularization, start.cpu().clone(), tolerance, max_iterations, statistics
     )
-    return exact.to(r.device), log_exact.to(r.device)
+    return exact.to(r.device), pi.to(r.device)
