@@ -31,21 +31,25 @@ class BandedSolver(PolicySolver):
         succ: successors ``(S, M, K)``.
         position: of each state in the order, ``(S,)``.
         band: the bandwidth in that order.
+
+    Attributes:
+        reach: how far the band is in use at every four positions, ``(ceil(S / 4),)`` int64 (`band_reach`).
     """
 
     def __init__(self, succ: npt.NDArray[np.int32], position: npt.NDArray[np.int64], band: int):
         super().__init__(succ)
         self.position, self.band = position, band
+        self.reach: npt.NDArray[np.int64] = band_reach(succ, position)
 
     def factor(self, k: Array, prob: Array, reuse: System | None = None) -> BandedSystem:
         lu = reuse.lu if isinstance(reuse, BandedSystem) else self._space()
-        banded_factor(k, self.succ, prob, self.position, self.band, lu, np.zeros(self.n_states))
-        return BandedSystem(lu, self.position, self.band)
+        banded_factor(k, self.succ, prob, self.position, self.reach, lu, np.zeros(self.n_states))
+        return BandedSystem(lu, self.position, self.reach)
 
     def policy_iteration(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, tolerance: float, max_iterations: int
     ) -> Optimum:
-        structure = (self.succ, prob, lam, self.position, self.band)
+        structure = (self.succ, prob, lam, self.position, self.reach)
         q, pi = np.empty_like(r), np.empty_like(r)
         results = (v, q, pi, self._space())
         found = banded_policy_iteration(r, g, *structure, False, tolerance, max_iterations, *results)
@@ -56,26 +60,26 @@ class BandedSolver(PolicySolver):
 
     def values(self, pi: Array, g: Array, r: Array, prob: Array) -> Array:
         out = np.empty(self.n_states)
-        banded_values(pi, g, r, self.succ, prob, self.position, self.band, self._space(), out)
+        banded_values(pi, g, r, self.succ, prob, self.position, self.reach, self._space(), out)
         return out
 
     def _space(self) -> Array:
-        space: Array = banded_space(self.n_states, self.band)
+        space: Array = banded_space(self.n_states, self.reach)
         return space
 
 
 class BandedSystem(System):
     """An LU of `banded_factor`."""
 
-    def __init__(self, lu: Array, position: npt.NDArray[np.int64], band: int):
-        self.lu, self._position, self._band = lu, position, band
+    def __init__(self, lu: Array, position: npt.NDArray[np.int64], reach: npt.NDArray[np.int64]):
+        self.lu, self._position, self._reach = lu, position, reach
 
     def solve(self, b: Array) -> Array:
-        y: Array = banded_solve(self.lu, self._position, self._band, b, np.empty(len(b)))
+        y: Array = banded_solve(self.lu, self._position, self._reach, b, np.empty(len(b)))
         return y
 
     def solve_transposed(self, b: Array) -> Array:
-        y: Array = banded_solve_transposed(self.lu, self._position, self._band, b, np.empty(len(b)))
+        y: Array = banded_solve_transposed(self.lu, self._position, self._reach, b, np.empty(len(b)))
         return y
 
 
@@ -92,62 +96,96 @@ def bandwidth(succ):
 
 
 @njit(cache=True)
-def banded_space(n_states, band):
-    """Space for `banded_factor`: ``(S, 2 band + 4)``."""
-    return np.empty((n_states, 2 * band + 4))
+def band_reach(succ, position):
+    """The last position that is a neighbour of one of the first 4, 8, 12, ... positions, or among them: ``(ceil(S / 4),)``.
+
+    Elimination takes four pivots at a time, and nothing beyond their reach is anything but zero, to the right or below.
+    """
+    n_s, n_m, n_k = succ.shape
+    reach = np.empty((n_s + 3) // 4, np.int64)
+    for b in range(reach.shape[0]):
+        reach[b] = min(4 * b + 3, n_s - 1)
+    for s in range(n_s):
+        for a in range(n_m):
+            for k in range(n_k):
+                i, j = position[s], position[succ[s, a, k]]
+                block = min(i, j) // 4
+                reach[block] = max(reach[block], i, j)
+    for b in range(1, reach.shape[0]):
+        reach[b] = max(reach[b], reach[b - 1])
+    return reach
+
+
+@njit(cache=True)
+def banded_space(n_states, reach):
+    """Space for `banded_factor`: ``(S, 2 W + 1)``, entry (i, j) in ``[i, j - i + W]``, W the furthest that four pivots reach."""
+    width = 0
+    for b in range(reach.shape[0]):
+        width = max(width, reach[b] - 4 * b)
+    return np.empty((n_states, 2 * width + 1))
 
 
 @njit(cache=True, nogil=True)
-def banded_factor(k, succ, prob, position, band, lu, y):
-    """LU of I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a), rows and columns permuted by ``position``.
+def banded_factor(k, succ, prob, position, reach, lu, y):
+    """LU of I - K_k, K_k(s, s') = sum_a k(s, a) P(s'|s, a), rows and columns permuted by ``position``, in `banded_space`.
 
-    Entry (i, j) is in ``lu[i, j - i + band]``. No pivoting: rows are diagonally dominant (an M-matrix), for
-    which elimination without row exchanges is stable. A right-hand side ``y`` (S,), in the permuted order, is eliminated with it.
+    U's diagonal is stored inverted. No pivoting: rows are diagonally dominant (an M-matrix), for which elimination without row
+    exchanges is stable. A right-hand side ``y`` (S,), in the permuted order, is eliminated with it.
     """
     n_s, n_a, n_k = prob.shape
-    lu[:] = 0.0
+    width = np.int64(lu.shape[1] // 2)
+    flat = lu.reshape(-1)
+    first = 0  # the block of the first column in use
+    for i in range(n_s):
+        while reach[first] < i:
+            first += 1
+        row = width * (2 * i + 1)
+        flat[row + 4 * first : row + reach[i // 4] + 1] = 0.0
+        flat[row + i] = 1.0
     for s in range(n_s):
-        i = position[s]
+        row = width * (2 * position[s] + 1)
         for a in range(n_a):
             weight = k[s, a]
             for m in range(n_k):
-                lu[i, position[succ[s, a, m]] - i + band] -= weight * prob[s, a, m]
-        lu[i, band] += 1.0
-    _eliminate(lu.reshape(-1), n_s, band, y)
+                flat[np.uint64(row + position[np.uint32(succ[s, a, m])])] -= weight * prob[s, a, m]
+    _eliminate(flat, n_s, width, reach, y)
 
 
 @njit(cache=True, fastmath=LOOSE, error_model="numpy")
-def _eliminate(lu, n_s, band, y):
-    """Replace rows of 2 band + 4 by their LU, and ``y`` by L^-1 y, a row being read and written once for four pivots.
-
-    The last three numbers of a row are zeros. So the four rows of the pivots reach equally far to the right, and those below them
-    equally far to the left, into the zeros of the row before.
-    """
-    length, centre = np.uint64(2 * band + 4), np.uint64(band)
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+def _eliminate(lu, n_s, width, reach, y):
+    """Replace the rows of a band by their LU, and ``y`` by L^-1 y, a row being read and written once for four pivots."""
+    right = np.empty((4, width + 1))  # what four pivots have to their right
+    u0, u1, u2, u3 = right[0], right[1], right[2], right[3]
     inverse = np.empty(4)
-    for p in range(0, n_s, 4):
+    one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    for block in range(reach.shape[0]):
+        p, last = 4 * block, reach[block]
         here = min(4, n_s - p)
         for r in range(here):  # the rows of the pivots, each by those before it
-            row = np.uint64(p + r) * length + centre
-            for q in range(r):
-                start, pivot = row - np.uint64(r - q), np.uint64(p + q) * length + centre
-                factor = lu[start] * inverse[q]
+            row = width * (2 * (p + r) + 1)
+            for q in range(p, p + r):
+                pivot = width * (2 * q + 1)
+                factor = lu[row + q] * inverse[q - p]
                 if factor != 0.0:
-                    lu[start] = factor
-                    y[p + r] -= factor * y[p + q]
-                    for j in range(1, band + 1):
-                        lu[start + np.uint64(j)] -= factor * lu[pivot + np.uint64(j)]
-            inverse[r] = 1.0 / lu[row]
+                    lu[row + q] = factor
+                    y[p + r] -= factor * y[q]
+                    for j in range(q + 1, last + 1):
+                        lu[np.uint64(row + j)] -= factor * lu[np.uint64(pivot + j)]
+            inverse[r] = 1.0 / lu[row + p + r]
+            lu[row + p + r] = inverse[r]
         if here < 4:
             break
-        p0 = np.uint64(p) * length + centre  # (p, p), (p + 1, p), (p + 2, p), (p + 3, p)
-        p1, p2, p3 = p0 + length - one, p0 + two * (length - one), p0 + three * (length - one)
+        p0 = np.uint64(width * (2 * p + 1) + p)  # (p, p), (p + 1, p), (p + 2, p), (p + 3, p)
+        p1, p2, p3 = p0 + np.uint64(2 * width), p0 + np.uint64(4 * width), p0 + np.uint64(6 * width)
         u01, u02, u03, u12, u13, u23 = lu[p0 + one], lu[p0 + two], lu[p0 + three], lu[p1 + two], lu[p1 + three], lu[p2 + three]
         i0, i1, i2, i3 = inverse[0], inverse[1], inverse[2], inverse[3]
         y0, y1, y2, y3 = y[p], y[p + 1], y[p + 2], y[p + 3]
-        for i in range(p + 4, min(n_s, p + 4 + band)):
-            start = np.uint64(i) * length + centre - np.uint64(i - p)  # (i, p)
+        n_right = last - p - 3
+        for j in range(n_right):
+            c = np.uint64(j) + four
+            u0[j], u1[j], u2[j], u3[j] = lu[p0 + c], lu[p1 + c], lu[p2 + c], lu[p3 + c]
+        for i in range(p + 4, last + 1):
+            start = np.uint64(width * (2 * i + 1) + p)  # (i, p)
             f0 = lu[start] * i0
             f1 = (lu[start + one] - f0 * u01) * i1
             f2 = (lu[start + two] - f0 * u02 - f1 * u12) * i2
@@ -156,68 +194,78 @@ def _eliminate(lu, n_s, band, y):
                 continue
             lu[start], lu[start + one], lu[start + two], lu[start + three] = f0, f1, f2, f3
             y[i] -= f0 * y0 + f1 * y1 + f2 * y2 + f3 * y3
-            for k in range(4, band + 4):
-                c = np.uint64(k)
-                lu[start + c] -= f0 * lu[p0 + c] + f1 * lu[p1 + c] + f2 * lu[p2 + c] + f3 * lu[p3 + c]
+            start += four
+            for j in range(n_right):
+                c = np.uint64(j)
+                lu[start + c] -= f0 * u0[c] + f1 * u1[c] + f2 * u2[c] + f3 * u3[c]
 
 
-@njit(cache=True, fastmath=LOOSE, error_model="numpy")
-def _banded_back(lu, position, band, y, out):
-    """Solve U y = y in place, four rows at a time (of the last three numbers of a row see above), into the states' own order."""
-    n_s = lu.shape[0]
-    i = n_s - 1
-    while i >= 3:
-        t0, t1, t2, t3 = y[i], y[i - 1], y[i - 2], y[i - 3]
-        for j in range(i + 1, min(n_s, i + band + 1)):
-            value = y[j]
-            c = j - i + band
-            t0 -= lu[i, c] * value
-            t1 -= lu[i - 1, c + 1] * value
-            t2 -= lu[i - 2, c + 2] * value
-            t3 -= lu[i - 3, c + 3] * value
-        y0 = t0 / lu[i, band]
-        y1 = (t1 - lu[i - 1, band + 1] * y0) / lu[i - 1, band]
-        y2 = (t2 - lu[i - 2, band + 1] * y1 - lu[i - 2, band + 2] * y0) / lu[i - 2, band]
-        y3 = t3 - lu[i - 3, band + 1] * y2 - lu[i - 3, band + 2] * y1 - lu[i - 3, band + 3] * y0
-        y[i], y[i - 1], y[i - 2], y[i - 3] = y0, y1, y2, y3 / lu[i - 3, band]
-        i -= 4
-    while i >= 0:
-        total = y[i]
-        for j in range(i + 1, min(n_s, i + band + 1)):
-            total -= lu[i, j - i + band] * y[j]
-        y[i] = total / lu[i, band]
-        i -= 1
+@njit(cache=True, fastmath=LOOSE)
+def _banded_back(lu, position, reach, y, out):
+    """Solve U y = y in place, four rows at a time, into the states' own order."""
+    n_s, width = lu.shape[0], lu.shape[1] // 2
+    flat = lu.reshape(-1)
+    for block in range(reach.shape[0] - 1, -1, -1):
+        p, last = 4 * block, reach[block]
+        here = min(4, n_s - p)
+        if here == 4:
+            p0 = np.uint64(width * (2 * p + 1))
+            p1, p2, p3 = p0 + np.uint64(2 * width), p0 + np.uint64(4 * width), p0 + np.uint64(6 * width)
+            t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
+            for j in range(p + 4, last + 1):
+                c = np.uint64(j)
+                value = y[c]
+                t0 += flat[p0 + c] * value
+                t1 += flat[p1 + c] * value
+                t2 += flat[p2 + c] * value
+                t3 += flat[p3 + c] * value
+            y[p] -= t0
+            y[p + 1] -= t1
+            y[p + 2] -= t2
+            y[p + 3] -= t3
+        for i in range(p + here - 1, p - 1, -1):
+            total = y[i]
+            for j in range(i + 1, p + here):
+                total -= lu[i, j - i + width] * y[j]
+            y[i] = total * lu[i, width]
     for s in range(n_s):
         out[s] = y[position[s]]
     return out
 
 
 @njit(cache=True, nogil=True, fastmath=LOOSE)
-def banded_solve(lu, position, band, b, out):
+def banded_solve(lu, position, reach, b, out):
     """Solve (I - K) out = b with the factor of `banded_factor`."""
-    n_s = lu.shape[0]
+    n_s, width = lu.shape[0], lu.shape[1] // 2
+    flat, one, two, three = lu.reshape(-1), np.uint64(1), np.uint64(2), np.uint64(3)
     y = np.empty(n_s)
     for s in range(n_s):
         y[position[s]] = b[s]
-    for i in range(n_s):
-        total = y[i]
-        for j in range(max(0, i - band), i):
-            total -= lu[i, j - i + band] * y[j]
-        y[i] = total
-    return _banded_back(lu, position, band, y, out)
+    for block in range(reach.shape[0]):
+        p, last = 4 * block, reach[block]
+        here = min(4, n_s - p)
+        for i in range(p + 1, p + here):
+            for j in range(p, i):
+                y[i] -= lu[i, j - i + width] * y[j]
+        if here == 4:
+            y0, y1, y2, y3 = y[p], y[p + 1], y[p + 2], y[p + 3]
+            for i in range(p + 4, last + 1):
+                c = np.uint64(width * (2 * i + 1) + p)  # (i, p)
+                y[np.uint64(i)] -= flat[c] * y0 + flat[c + one] * y1 + flat[c + two] * y2 + flat[c + three] * y3
+    return _banded_back(lu, position, reach, y, out)
 
 
 @njit(cache=True)
-def banded_factor_solve(k, succ, prob, position, band, lu, b, y, out):
+def banded_factor_solve(k, succ, prob, position, reach, lu, b, y, out):
     """`banded_factor` and `banded_solve` in one elimination; ``y`` (S,) is working space."""
     for s in range(b.shape[0]):
         y[position[s]] = b[s]
-    banded_factor(k, succ, prob, position, band, lu, y)
-    return _banded_back(lu, position, band, y, out)
+    banded_factor(k, succ, prob, position, reach, lu, y)
+    return _banded_back(lu, position, reach, y, out)
 
 
 @njit(cache=True, nogil=True)
-def banded_values(pi, g, r, succ, prob, position, band, lu, out):
+def banded_values(pi, g, r, succ, prob, position, reach, lu, out):
     """Write the values of a policy, `PolicySolver.values`, into ``out``; ``lu`` is working space."""
     n_s, n_a = pi.shape
     k, gains = np.empty((n_s, n_a)), np.zeros(n_s)
@@ -225,30 +273,57 @@ def banded_values(pi, g, r, succ, prob, position, band, lu, out):
         for a in range(n_a):
             k[s, a] = pi[s, a] * g[s, a]
             gains[s] += pi[s, a] * r[s, a]
-    banded_factor_solve(k, succ, prob, position, band, lu, gains, np.empty(n_s), out)
+    banded_factor_solve(k, succ, prob, position, reach, lu, gains, np.empty(n_s), out)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def banded_solve_transposed(lu, position, band, b, out):
+@njit(cache=True, nogil=True, fastmath=LOOSE)
+def banded_solve_transposed(lu, position, reach, b, out):
     """Solve (I - K)^T out = b with the factor of `banded_factor`."""
-    n_s = lu.shape[0]
+    n_s, width = lu.shape[0], lu.shape[1] // 2
+    flat, one, two, three = lu.reshape(-1), np.uint64(1), np.uint64(2), np.uint64(3)
     y = np.empty(n_s)
     for s in range(n_s):
         y[position[s]] = b[s]
-    for i in range(n_s):  # U^T
-        y[i] /= lu[i, band]
-        for j in range(i + 1, min(n_s, i + band + 1)):
-            y[j] -= lu[i, j - i + band] * y[i]
-    for i in range(n_s - 1, -1, -1):  # L^T
-        for j in range(max(0, i - band), i):
-            y[j] -= lu[i, j - i + band] * y[i]
+    for block in range(reach.shape[0]):  # U^T
+        p, last = 4 * block, reach[block]
+        here = min(4, n_s - p)
+        for i in range(p, p + here):
+            y[i] *= lu[i, width]
+            for j in range(i + 1, p + here):
+                y[j] -= lu[i, j - i + width] * y[i]
+        if here == 4:
+            y0, y1, y2, y3 = y[p], y[p + 1], y[p + 2], y[p + 3]
+            p0 = np.uint64(width * (2 * p + 1))
+            p1, p2, p3 = p0 + np.uint64(2 * width), p0 + np.uint64(4 * width), p0 + np.uint64(6 * width)
+            for j in range(p + 4, last + 1):
+                c = np.uint64(j)
+                y[c] -= flat[p0 + c] * y0 + flat[p1 + c] * y1 + flat[p2 + c] * y2 + flat[p3 + c] * y3
+    for block in range(reach.shape[0] - 1, -1, -1):  # L^T
+        p, last = 4 * block, reach[block]
+        here = min(4, n_s - p)
+        t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
+        for i in range(p + 4, last + 1):
+            c = np.uint64(width * (2 * i + 1) + p)  # (i, p)
+            value = y[np.uint64(i)]
+            t0 += flat[c] * value
+            t1 += flat[c + one] * value
+            t2 += flat[c + two] * value
+            t3 += flat[c + three] * value
+        if here == 4:
+            y[p] -= t0
+            y[p + 1] -= t1
+            y[p + 2] -= t2
+            y[p + 3] -= t3
+        for i in range(p + here - 1, p, -1):
+            for j in range(p, i):
+                y[j] -= lu[i, j - i + width] * y[i]
     for s in range(n_s):
         out[s] = y[position[s]]
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def banded_policy_iteration(r, g, succ, prob, lam, position, band, ends, tolerance, max_iterations, v, q, pi, lu):
+def banded_policy_iteration(r, g, succ, prob, lam, position, reach, ends, tolerance, max_iterations, v, q, pi, lu):
     """Soft policy iteration (Newton on the soft Bellman equation) from ``v``, overwritten with the solution.
 
     Returns (residual, error, iterations), the error by the rule of `bocmdp_gym.kernels.newton`; the residual is NaN if a value
@@ -276,7 +351,7 @@ def banded_policy_iteration(r, g, succ, prob, lam, position, band, ends, toleran
         if nearly_settled(residual, before, scale, goal, lam):
             for s in range(n_s):
                 k[s, 0] = v_new[s] - v[s]
-            banded_solve(lu, position, band, k[:, 0], step)
+            banded_solve(lu, position, reach, k[:, 0], step)
             if largest(step) <= 0.01 * lam:
                 before, residual = residual, soft_shift(g, succ, prob, lam, step, v, q, pi, v_new)
                 if residual < np.inf and settled(residual, before, scale, goal):
@@ -285,26 +360,26 @@ def banded_policy_iteration(r, g, succ, prob, lam, position, band, ends, toleran
                 continue
         before = residual
         _multiply(pi, g, k)
-        banded_factor_solve(k, succ, prob, position, band, lu, rhs, step, v)
+        banded_factor_solve(k, succ, prob, position, reach, lu, rhs, step, v)
         iteration += 1
     v[:] = v_new
     error = policy_error(residual, scale, amplification, lam)
     if error <= tolerance or iteration == max_iterations:
         return residual, error, iteration
     return _banded_refine(
-        r, g, succ, prob, lam, position, band, residual, scale, tolerance, iteration, max_iterations, v, q, pi, lu
+        r, g, succ, prob, lam, position, reach, residual, scale, tolerance, iteration, max_iterations, v, q, pi, lu
     )
 
 
 @njit(cache=True, error_model="numpy")
-def _banded_refine(r, g, succ, prob, lam, position, band, residual, scale, tolerance, iteration, max_iterations, v, q, pi, lu):
+def _banded_refine(r, g, succ, prob, lam, position, reach, residual, scale, tolerance, iteration, max_iterations, v, q, pi, lu):
     """Continue `banded_policy_iteration` at the rounding level of the values: a sharper bound first, then exact residuals."""
     n_s, n_a, _ = prob.shape
     k = np.empty((n_s, n_a))
     step = np.empty(n_s)
     scratch = np.empty(n_s)
     _multiply(pi, g, k)
-    banded_factor_solve(k, succ, prob, position, band, lu, np.ones(n_s), scratch, step)
+    banded_factor_solve(k, succ, prob, position, reach, lu, np.ones(n_s), scratch, step)
     error = policy_error(residual, scale, largest(step), lam)
     if error <= tolerance:
         return residual, error, iteration
@@ -323,7 +398,7 @@ def _banded_refine(r, g, succ, prob, lam, position, band, residual, scale, toler
         if error <= ZEAL * tolerance or iteration >= max_iterations or refined(residual, scale, size, before, lam):
             return residual, error, iteration
         _multiply(pi, g, k)
-        banded_factor_solve(k, succ, prob, position, band, lu, change, scratch, step)
+        banded_factor_solve(k, succ, prob, position, reach, lu, change, scratch, step)
         before, size = size, largest(step)
         extended_step(v, v_low, step)
         iteration += 1

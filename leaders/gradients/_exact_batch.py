@@ -47,7 +47,7 @@ class ExactBatch(CompiledBatch):
             arrays.successors,
             arrays.probabilities,
             solver.position,
-            solver.band,
+            solver.reach,
             arrays.initial,
             self.regularization,
             model.discount == model.leader_discount,
@@ -166,7 +166,7 @@ def exact_runs(
     succ,
     prob,
     position,
-    band,
+    reach,
     initial,
     lam,
     same_discount,
@@ -186,7 +186,7 @@ def exact_runs(
     pi = np.empty((n_s, n_a))
     k = np.empty((n_s, n_a))
     future = np.empty((n_s, n_a))
-    lu = banded_space(n_s, band)
+    lu = banded_space(n_s, reach)
     rhs = np.empty(n_s)
     value = np.empty(n_s)
     visits = np.empty(n_s)
@@ -202,7 +202,7 @@ def exact_runs(
             prob,
             lam,
             position,
-            band,
+            reach,
             False,
             tolerance,
             max_iterations,
@@ -218,10 +218,10 @@ def exact_runs(
             continue
         _scaled(pi, leader_continuation, k)
         _policy_sum(pi, leader_reward[b], rhs)
-        banded_factor(k, succ, prob, position, band, lu, scratch)
-        banded_solve(lu, position, band, rhs, value)
+        banded_factor(k, succ, prob, position, reach, lu, scratch)
+        banded_solve(lu, position, reach, rhs, value)
         expectation(succ, prob, value, future)
-        banded_solve_transposed(lu, position, band, initial, visits)
+        banded_solve_transposed(lu, position, reach, initial, visits)
         total = 0.0
         for s in range(n_s):
             total += initial[s] * value[s]
@@ -237,9 +237,9 @@ def exact_runs(
         returns[b] = total
         if not same_discount:
             _scaled(pi, continuation, k)
-            banded_factor(k, succ, prob, position, band, lu, scratch)
+            banded_factor(k, succ, prob, position, reach, lu, scratch)
         adjoint(succ, prob, future, pushed)
-        banded_solve_transposed(lu, position, band, pushed, u)
+        banded_solve_transposed(lu, position, reach, pushed, u)
         for s in range(n_s):
             for a in range(n_a):
                 w_reward[b, s, a] += u[s] * pi[s, a]

@@ -69,8 +69,8 @@ def monte_carlo_runs(
     termination,
     succ,
     prob,
-    position,  # the order of `BandedSolver`, and its bandwidth
-    band,
+    position,  # the order of `BandedSolver`, and how far it reaches
+    reach,
     starts,
     lam,
     gamma,
@@ -91,7 +91,7 @@ def monte_carlo_runs(
 ):
     """Soft policy iteration, ``budget`` steps of its policy, and their Monte-Carlo weights (`monte_carlo_weights`)."""
     n_s, n_a, n_k = prob.shape
-    space = space_to_play(n_s, n_a, n_k, band, budget + horizon)
+    space = space_to_play(n_s, n_a, n_k, reach, budget + horizon)
     tables, by_state = np.empty((3, n_s, n_a)), np.empty((3, n_s))
     _, _, _, _, _, _, states, actions, _, leader_rewards, ends, terminated, final_states = space
     for i in range(rows.shape[0]):
@@ -104,7 +104,7 @@ def monte_carlo_runs(
             succ,
             prob,
             position,
-            band,
+            reach,
             starts,
             lam,
             tolerance,

@@ -45,7 +45,7 @@ class SampledBatch(CompiledBatch):
             arrays.successors,
             arrays.probabilities,
             solver.position,
-            solver.band,
+            solver.reach,
             arrays.starts,
             self.regularization,
             self.model.discount,
@@ -66,12 +66,12 @@ class SampledBatch(CompiledBatch):
 
 
 @njit(cache=True)
-def space_to_play(n_s, n_a, n_k, band, capacity):
+def space_to_play(n_s, n_a, n_k, reach, capacity):
     """Space for `solve_and_play`: q, pi, an LU, the policy's joint tables, the open episode, the arrays of a `Simulation`."""
     return (
         np.empty((n_s, n_a)),
         np.empty((n_s, n_a)),
-        banded_space(n_s, band),
+        banded_space(n_s, reach),
         np.empty((n_s, n_a * n_k, 2), np.uint64),
         np.empty(n_s, np.bool_),
         np.empty(2, np.int64),
@@ -93,8 +93,8 @@ def solve_and_play(
     termination,
     succ,
     prob,
-    position,  # the order of `BandedSolver`, and its bandwidth
-    band,
+    position,  # the order of `BandedSolver`, and how far it reaches
+    reach,
     starts,
     lam,
     tolerance,
@@ -111,7 +111,7 @@ def solve_and_play(
     """
     q, pi, lu, tables, ready, carry, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
     residual, error, iterations = banded_policy_iteration(
-        reward, continuation, succ, prob, lam, position, band, False, tolerance, max_iterations, value, q, pi, lu
+        reward, continuation, succ, prob, lam, position, reach, False, tolerance, max_iterations, value, q, pi, lu
     )
     if not error <= tolerance:
         return residual, error, iterations, np.int64(0), np.int64(0)

@@ -86,8 +86,8 @@ def td_runs(
     termination,
     succ,
     prob,
-    position,  # the order of `BandedSolver`, and its bandwidth
-    band,
+    position,  # the order of `BandedSolver`, and how far it reaches
+    reach,
     starts,
     lam,
     gamma,
@@ -114,7 +114,7 @@ def td_runs(
     """Soft policy iteration, ``budget`` steps of its policy, what they teach (`learn`), and the weights (`trace_weights`)."""
     n_s, n_a, n_k = prob.shape
     no_bonus = np.empty(0)
-    space = space_to_play(n_s, n_a, n_k, band, budget + horizon)
+    space = space_to_play(n_s, n_a, n_k, reach, budget + horizon)
     _, pi, _, _, _, _, states, actions, rewards, leader_rewards, ends, terminated, final_states = space
     for i in range(rows.shape[0]):
         b = rows[i]
@@ -126,7 +126,7 @@ def td_runs(
             succ,
             prob,
             position,
-            band,
+            reach,
             starts,
             lam,
             tolerance,
