@@ -22,6 +22,7 @@ from bocmdp_gym.errors import ConvergenceError
 from bocmdp_gym.kernels import bellman
 from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
 from bocmdp_gym.kernels.newton import (
+    EPSILON,
     ZEAL,
     amplification_of,
     largest,
@@ -62,6 +63,10 @@ class System(ABC):
     def newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, goal: float) -> None:
         """Overwrite ``v`` with (I - K)^-1 rhs = v + (I - K)^-1 (v_new - v), as exactly as the next step can use."""
         v[:] = self.solve(rhs)
+
+    def correction(self, change: Array, goal: float) -> Array:
+        """(I - K)^-1 ``change``, a residual of the soft Bellman equation, as exactly as one of ``goal`` needs."""
+        return self.solve(change)
 
 
 class PolicySolver(ABC):
@@ -127,7 +132,7 @@ class PolicySolver(ABC):
             if settled(residual, before, scale, goal) or iteration == max_iterations:
                 break
             if system is not None and nearly_settled(residual, before, scale, goal, lam):
-                step = system.solve(v_new - v)
+                step = system.correction(v_new - v, max(goal, EPSILON * scale))
                 if largest(step) <= 0.01 * lam:
                     before, residual = residual, self._shift(g, prob, lam, step, v, q, pi, v_new)
                     if residual < np.inf and settled(residual, before, scale, goal):

@@ -16,6 +16,8 @@ from bocmdp_gym.solvers.sparse_rows import SparseRowsSolver
 
 #: Newton steps are solved roughly only below this discount: the error of a rough step is its residual / (1 - discount).
 DISCOUNTED = 0.9995
+#: What part of a residual of the soft Bellman equation a linear solve may leave.
+_PART = 0.03
 _Indices = npt.NDArray[np.uint32]
 
 
@@ -105,8 +107,13 @@ class KrylovSystem(System):
         return self._solve(b, True)
 
     def newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, goal: float) -> None:
-        enough = max(0.03 * goal, min(0.2, residual / lam) * residual)
-        v += self._solve(v_new - v, False, enough if self._is_discounted else 0.0)
+        v += self._roughly(v_new - v, max(_PART * goal, min(0.2, residual / lam) * residual))
+
+    def correction(self, change: Array, goal: float) -> Array:
+        return self._roughly(change, _PART * goal)
+
+    def _roughly(self, b: Array, enough: float) -> Array:
+        return self._solve(b, False, enough if self._is_discounted else 0.0)
 
     def _solve(self, b: Array, transposed: bool, absolute: float = 0.0) -> Array:
         if self._direct is not None:
