@@ -1,12 +1,14 @@
 """The soft solve against quantecon's DiscreteDP, on the same sparse MDPs in the same run.
 
 ``python -m benchmarks.peers`` stores ``results/peers.json``, ``.csv`` and a plot. The two solve different equations: ours the
-regularised one (lambda 0.01, residual 1e-8), quantecon the unregularised one, by value iteration, policy iteration and modified
-policy iteration in its sparse state-action form. Both are held to the same accuracy of the value: a residual of 1e-8 bounds the
-error by 1e-8 / (1 - gamma) = 1e-6, so quantecon's epsilon is 2e-6, which bounds its error by the half. Neither gets a starting
-value. Timed are `model.solve(x)` of a model not solved before, which includes finding an order of the states, and
-`DiscreteDP.solve` without its constructor. Compilation is not timed. Ours and theirs take turns, and the shortest time counts;
-seconds of processor time are stored next to it, for they do not depend on what else the machine does.
+regularised one (lambda 0.01), quantecon the unregularised one, by value iteration, policy iteration and modified policy iteration
+in its sparse state-action form. Both are held to the same accuracy of the value, a bound of 1e-6 on its error: quantecon's
+epsilon is 2e-6, which bounds its error by the half, and ours, a bound on the policy's error, is 1e-6 / lambda. What each achieved
+is stored, and so is our time at our own default, a bound of 1e-8 on the policy's error. Neither gets a starting value. Timed are
+`model.solve(x)` of a model not solved before, which includes finding an order of the states, and `DiscreteDP.solve` without its
+constructor. Compilation is not timed. Ours and theirs take turns, each three times running, so that caches hold what one needs
+itself, and the shortest time counts; seconds of processor time are stored next to it, for they do not depend on what else the
+machine does.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ import bocmdp_gym
 from benchmarks.common import lu_seconds, plot_methods, store, store_table
 from benchmarks.grids import REGULARIZATION, grid_model
 from bocmdp_gym import TabularBOCMDP
+from bocmdp_gym.soft_bellman import TOLERANCE
 
 METHODS = ("value_iteration", "policy_iteration", "modified_policy_iteration")
-RESIDUAL = 1e-8
+#: Accepted bound on the error of the value.
+ACCURACY = 1e-6
+#: Runs of one method after another, before the next one's turn.
+RUNNING = 3
 #: A method this many times slower than the best one is not run at larger sizes.
 GIVEN_UP = 3.0
 PROBLEMS: dict[str, Callable[[int], TabularBOCMDP]] = {
@@ -72,9 +78,9 @@ def compare(problem: str, states: int, methods: tuple[str, ...], repeats: int) -
     model = PROBLEMS[problem](states)
     x = np.zeros(model.leader_dim)
     peer = discrete_dp(model, x)
-    scale = max(1.0, float(model.solve(x, REGULARIZATION).value.abs().max()))
     exact = peer.solve("policy_iteration", max_iter=1000).v if states <= 20_000 else None
     best: dict[str, tuple[float, float]] = {}
+    solutions: dict[str, Any] = {}
     row: dict[str, Any] = {"problem": problem, "states": model.n_states, "lu_microseconds": 1e6 * lu_seconds()}
 
     def note(name: str, wall: float, processor: float) -> None:
@@ -82,27 +88,31 @@ def compare(problem: str, states: int, methods: tuple[str, ...], repeats: int) -
         best[name] = (min(seen[0], wall), min(seen[1], processor))
 
     for _ in range(repeats):
-        fresh = model.replace()
-        wall, processor, solution = timed(lambda m=fresh: m.solve(x, REGULARIZATION, tolerance=RESIDUAL / scale))
-        note("soft", wall, processor)
+        for name, tolerance in (("soft", ACCURACY / REGULARIZATION), ("default", TOLERANCE)):
+            for _ in range(RUNNING):
+                fresh = model.replace()
+                wall, processor, result = timed(lambda m=fresh, t=tolerance: m.solve(x, REGULARIZATION, tolerance=t))
+                note(name, wall, processor)
+            solutions[name] = result
         for method in methods:
-            epsilon = 2.0 * RESIDUAL / (1.0 - model.discount)
-            wall, processor, result = timed(lambda m=method, e=epsilon: peer.solve(m, epsilon=e, max_iter=100_000))
-            note(method, wall, processor)
+            for _ in range(RUNNING):
+                wall, processor, result = timed(lambda m=method: peer.solve(m, epsilon=2.0 * ACCURACY, max_iter=100_000))
+                note(method, wall, processor)
             if exact is not None:
                 row[f"{method}_error"] = float(np.abs(result.v - exact).max())
     precise = model.solve(x, REGULARIZATION, tolerance=1e-13)
     row |= {
-        "soft_residual": solution.residual,
-        "soft_error": float((solution.value - precise.value).abs().max()),
-        "soft_newton_steps": solution.iterations,
+        "soft_residual": solutions["soft"].residual,
+        "soft_newton_steps": solutions["soft"].iterations,
+        **{f"{name}_error": float((solution.value - precise.value).abs().max()) for name, solution in solutions.items()},
     }
-    for name in ("soft", *METHODS):
+    for name in ("soft", "default", *METHODS):
         row[f"{name}_seconds"], row[f"{name}_processor_seconds"] = best.get(name, (None, None))
     fastest = min(methods, key=lambda name: best[name][0])
     row |= {
         "fastest_peer": fastest,
         "ratio": best["soft"][0] / best[fastest][0],
+        "ratio_at_default": best["default"][0] / best[fastest][0],
         "processor_ratio": best["soft"][1] / min(best[name][1] for name in methods),
         "lu": best["soft"][0] / row["lu_microseconds"] * 1e6,
         "slow": [name for name in methods if best[name][0] > GIVEN_UP * best[fastest][0]],
