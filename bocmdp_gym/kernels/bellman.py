@@ -48,6 +48,18 @@ def gather_moves(k, index, out):
     return out
 
 
+@njit(cache=True, nogil=True)
+def policy_sum(pi, w, out):
+    """out(s) = sum_a pi(s, a) w(s, a)."""
+    n_s, n_a = pi.shape
+    for s in range(n_s):
+        total = 0.0
+        for a in range(n_a):
+            total += pi[s, a] * w[s, a]
+        out[s] = total
+    return out
+
+
 @njit(cache=True)
 def softmax_derivative(pi, y, out):
     """out = pi (y - sum_b pi y), row by row of (S, A); exact where one probability is nearly 1; ``out`` may be y.

@@ -40,9 +40,10 @@ class BandedSolver(PolicySolver):
         super().__init__(succ)
         self.position, self.band = position, band
         self.reach: npt.NDArray[np.int64] = band_reach(succ, position)
+        self._shape = banded_space(self.n_states, self.reach).shape
 
     def factor(self, k: Array, prob: Array, reuse: System | None = None) -> BandedSystem:
-        lu = reuse.lu if isinstance(reuse, BandedSystem) else self._space()
+        lu = reuse.lu if isinstance(reuse, BandedSystem) else np.empty(self._shape)
         banded_factor(k, self.succ, prob, self.position, self.reach, lu, np.zeros(self.n_states))
         return BandedSystem(lu, self.position, self.reach)
 
@@ -51,7 +52,7 @@ class BandedSolver(PolicySolver):
     ) -> Optimum:
         structure = (self.succ, prob, lam, self.position, self.reach)
         q, pi = np.empty_like(r), np.empty_like(r)
-        results = (v, q, pi, self._space())
+        results = (v, q, pi, np.empty(self._shape))
         found = banded_policy_iteration(r, g, *structure, False, tolerance, max_iterations, *results)
         if found[-1] < 0:
             self._start(r, g, prob, lam, v)
@@ -60,12 +61,8 @@ class BandedSolver(PolicySolver):
 
     def values(self, pi: Array, g: Array, r: Array, prob: Array) -> Array:
         out = np.empty(self.n_states)
-        banded_values(pi, g, r, self.succ, prob, self.position, self.reach, self._space(), out)
+        banded_values(pi, g, r, self.succ, prob, self.position, self.reach, np.empty(self._shape), out)
         return out
-
-    def _space(self) -> Array:
-        space: Array = banded_space(self.n_states, self.reach)
-        return space
 
 
 class BandedSystem(System):

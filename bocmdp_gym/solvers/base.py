@@ -92,7 +92,7 @@ class PolicySolver(ABC):
 
     def values(self, pi: Array, g: Array, r: Array, prob: Array) -> Array:
         """(I - K)^-1 sum_a pi r ``(S,)`` for k = pi g: the values of a policy, nothing else being asked of its system."""
-        return self.factor(pi * g, prob).solve((pi * r).sum(-1))
+        return self.factor(pi * g, prob).solve(bellman.policy_sum(pi, r, np.empty(self.n_states)))
 
     def policy_iteration(
         self, r: Array, g: Array, prob: Array, lam: float, v: Array, tolerance: float, max_iterations: int

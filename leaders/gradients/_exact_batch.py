@@ -15,7 +15,7 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.kernels.bellman import adjoint, expectation, softmax_derivative
+from bocmdp_gym.kernels.bellman import adjoint, expectation, policy_sum, softmax_derivative
 from bocmdp_gym.soft_bellman import torch_linear_algebra
 from bocmdp_gym.solvers.banded import (
     banded_factor,
@@ -139,16 +139,6 @@ class DeviceBatch(BatchEstimator):
 
 
 @njit(cache=True)
-def _policy_sum(pi, w, out):
-    """out(s) = sum_a pi(s, a) w(s, a)."""
-    for s in range(pi.shape[0]):
-        total = 0.0
-        for a in range(pi.shape[1]):
-            total += pi[s, a] * w[s, a]
-        out[s] = total
-
-
-@njit(cache=True)
 def _scaled(pi, w, out):
     """out(s, a) = pi(s, a) w(s, a)."""
     for s in range(pi.shape[0]):
@@ -217,7 +207,7 @@ def exact_runs(
         if not error <= tolerance:
             continue
         _scaled(pi, leader_continuation, k)
-        _policy_sum(pi, leader_reward[b], rhs)
+        policy_sum(pi, leader_reward[b], rhs)
         banded_factor(k, succ, prob, position, reach, lu, scratch)
         banded_solve(lu, position, reach, rhs, value)
         expectation(succ, prob, value, future)

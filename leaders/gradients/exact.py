@@ -26,7 +26,7 @@ from torch import Tensor
 from bocmdp_gym import TabularBOCMDP, Weights
 from bocmdp_gym.autodiff import with_gradients
 from bocmdp_gym.errors import UnsupportedError
-from bocmdp_gym.kernels.bellman import softmax_derivative
+from bocmdp_gym.kernels.bellman import policy_sum, softmax_derivative
 from bocmdp_gym.losses import Loss, evaluate_loss
 from bocmdp_gym.mdps import ConfiguredMDPs, ContextArrays
 from bocmdp_gym.optimum import ContextSolution, WarmSolver
@@ -54,7 +54,7 @@ class LeaderValues(NamedTuple):
 def leader_values(arrays: ContextArrays, policy: Array) -> LeaderValues:
     """Vbar, Qbar, discounted visitation and F_xi of a policy ``(S, A)``."""
     system = arrays.solver.factor(policy * arrays.leader_continuation, arrays.stored_probabilities)
-    value = system.solve((policy * arrays.leader_reward).sum(-1))
+    value = system.solve(policy_sum(policy, arrays.leader_reward, np.empty(len(policy))))
     q = arrays.leader_reward + arrays.leader_continuation * arrays.expectation(value)
     return LeaderValues(value, q, system.solve_transposed(arrays.initial), float(arrays.initial @ value), system)
 
