@@ -12,3 +12,5 @@ is cached by file: after a change in one of these files, delete ``__pycache__`` 
 
 #: For numba's ``fastmath``: reassociation lets inner loops vectorise; NaN and infinity keep their meaning (unlike ``True``).
 LOOSE = {"reassoc", "contract", "nsz", "arcp"}
+#: Multiplications and additions fuse, and sums keep their order: the same bits wherever a compiler inlines the code.
+FUSED = {"contract"}

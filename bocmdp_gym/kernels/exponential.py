@@ -11,13 +11,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from bocmdp_gym.kernels import FUSED
+
 _PER_LOG_2 = 1.4426950408889634
 _HIGH, _LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # log 2 in two parts, the first with zeros for last bits
 _ROUND = 6755399441055744.0  # 1.5 * 2^52
 _LEAST = -708.0  # the exponent of the result is that of a normal number
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})  # no reassociation: it would undo the rounding
+@njit(cache=True, nogil=True, fastmath=FUSED)  # in another order, sums would undo the rounding
 def exponentials(x, n, space):
     """Replace the first ``n`` of ``x`` ``(N,)``, none of them positive, by their exponentials; NaN stays. ``space``: (N,)."""
     for i in range(n):

@@ -11,12 +11,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from bocmdp_gym.kernels import FUSED
+
 _HIGH, _LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # log 2 in two parts, the first with zeros for last bits
 _ROOT, _ONE = np.int64(0x3FE6A09E667F3BCD), np.int64(0x3FF0000000000000)  # the bits of sqrt(1/2) and of 1
 _BITS, _WHOLE = np.int64(0x4338000000000000), 6755399441055744.0  # 1.5 * 2^52: whole numbers added to its bits are added to it
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # no reassociation: it would undo the rounding
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FUSED)  # in another order, sums would undo the rounding
 def logarithms(x, n, space):
     """Replace the first ``n`` of ``x`` ``(N,)``, none below 1e-300, by their logarithms; NaN and inf stay. ``space``: (N,)."""
     bits, exponents = x.view(np.int64), space.view(np.int64)

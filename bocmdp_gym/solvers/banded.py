@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from bocmdp_gym.kernels import LOOSE
+from bocmdp_gym.kernels import FUSED
 from bocmdp_gym.kernels.bellman import soft_backup, soft_shift
 from bocmdp_gym.kernels.extended import extended_backup, extended_expectation, extended_step
 from bocmdp_gym.kernels.newton import (
@@ -148,7 +148,7 @@ def banded_factor(k, succ, prob, position, reach, lu, y):
     _eliminate(flat, n_s, width, reach, y)
 
 
-@njit(cache=True, fastmath=LOOSE, error_model="numpy")
+@njit(cache=True, fastmath=FUSED, error_model="numpy")
 def _eliminate(lu, n_s, width, reach, y):
     """Replace the rows of a band by their LU, and ``y`` by L^-1 y, a row being read and written once for four pivots."""
     right = np.empty((4, width + 1))  # what four pivots have to their right
@@ -190,14 +190,14 @@ def _eliminate(lu, n_s, width, reach, y):
             if f0 == 0.0 and f1 == 0.0 and f2 == 0.0 and f3 == 0.0:
                 continue
             lu[start], lu[start + one], lu[start + two], lu[start + three] = f0, f1, f2, f3
-            y[i] -= f0 * y0 + f1 * y1 + f2 * y2 + f3 * y3
+            y[i] = y[i] - f0 * y0 - f1 * y1 - f2 * y2 - f3 * y3
             start += four
             for j in range(n_right):
                 c = np.uint64(j)
-                lu[start + c] -= f0 * u0[c] + f1 * u1[c] + f2 * u2[c] + f3 * u3[c]
+                lu[start + c] = lu[start + c] - f0 * u0[c] - f1 * u1[c] - f2 * u2[c] - f3 * u3[c]
 
 
-@njit(cache=True, fastmath=LOOSE)
+@njit(cache=True, fastmath=FUSED)
 def _banded_back(lu, position, reach, y, out):
     """Solve U y = y in place, four rows at a time, into the states' own order."""
     n_s, width = lu.shape[0], lu.shape[1] // 2
@@ -208,18 +208,25 @@ def _banded_back(lu, position, reach, y, out):
         if here == 4:
             p0 = np.uint64(width * (2 * p + 1))
             p1, p2, p3 = p0 + np.uint64(2 * width), p0 + np.uint64(4 * width), p0 + np.uint64(6 * width)
-            t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
-            for j in range(p + 4, last + 1):
-                c = np.uint64(j)
-                value = y[c]
-                t0 += flat[p0 + c] * value
-                t1 += flat[p1 + c] * value
-                t2 += flat[p2 + c] * value
-                t3 += flat[p3 + c] * value
-            y[p] -= t0
-            y[p + 1] -= t1
-            y[p + 2] -= t2
-            y[p + 3] -= t3
+            t0, t1, t2, t3 = y[p], y[p + 1], y[p + 2], y[p + 3]
+            s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0  # two sums for each row, which do not wait for each other
+            for j in range(p + 4, last, 2):
+                c, d = np.uint64(j), np.uint64(j + 1)
+                t0 -= flat[p0 + c] * y[c]
+                t1 -= flat[p1 + c] * y[c]
+                t2 -= flat[p2 + c] * y[c]
+                t3 -= flat[p3 + c] * y[c]
+                s0 -= flat[p0 + d] * y[d]
+                s1 -= flat[p1 + d] * y[d]
+                s2 -= flat[p2 + d] * y[d]
+                s3 -= flat[p3 + d] * y[d]
+            if (last - p) % 2 == 0 and last > p + 3:
+                c = np.uint64(last)
+                t0 -= flat[p0 + c] * y[c]
+                t1 -= flat[p1 + c] * y[c]
+                t2 -= flat[p2 + c] * y[c]
+                t3 -= flat[p3 + c] * y[c]
+            y[p], y[p + 1], y[p + 2], y[p + 3] = t0 + s0, t1 + s1, t2 + s2, t3 + s3
         for i in range(p + here - 1, p - 1, -1):
             total = y[i]
             for j in range(i + 1, p + here):
@@ -230,7 +237,7 @@ def _banded_back(lu, position, reach, y, out):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=LOOSE)
+@njit(cache=True, nogil=True, fastmath=FUSED)
 def banded_solve(lu, position, reach, b, out):
     """Solve (I - K) out = b with the factor of `banded_factor`."""
     n_s, width = lu.shape[0], lu.shape[1] // 2
@@ -248,7 +255,7 @@ def banded_solve(lu, position, reach, b, out):
             y0, y1, y2, y3 = y[p], y[p + 1], y[p + 2], y[p + 3]
             for i in range(p + 4, last + 1):
                 c = np.uint64(width * (2 * i + 1) + p)  # (i, p)
-                y[np.uint64(i)] -= flat[c] * y0 + flat[c + one] * y1 + flat[c + two] * y2 + flat[c + three] * y3
+                y[i] = y[i] - flat[c] * y0 - flat[c + one] * y1 - flat[c + two] * y2 - flat[c + three] * y3
     return _banded_back(lu, position, reach, y, out)
 
 
@@ -273,7 +280,7 @@ def banded_values(pi, g, r, succ, prob, position, reach, lu, out):
     banded_factor_solve(k, succ, prob, position, reach, lu, gains, np.empty(n_s), out)
 
 
-@njit(cache=True, nogil=True, fastmath=LOOSE)
+@njit(cache=True, nogil=True, fastmath=FUSED)
 def banded_solve_transposed(lu, position, reach, b, out):
     """Solve (I - K)^T out = b with the factor of `banded_factor`."""
     n_s, width = lu.shape[0], lu.shape[1] // 2
@@ -294,7 +301,7 @@ def banded_solve_transposed(lu, position, reach, b, out):
             p1, p2, p3 = p0 + np.uint64(2 * width), p0 + np.uint64(4 * width), p0 + np.uint64(6 * width)
             for j in range(p + 4, last + 1):
                 c = np.uint64(j)
-                y[c] -= flat[p0 + c] * y0 + flat[p1 + c] * y1 + flat[p2 + c] * y2 + flat[p3 + c] * y3
+                y[c] = y[c] - flat[p0 + c] * y0 - flat[p1 + c] * y1 - flat[p2 + c] * y2 - flat[p3 + c] * y3
     for block in range(reach.shape[0] - 1, -1, -1):  # L^T
         p, last = 4 * block, reach[block]
         here = min(4, n_s - p)
