@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
+from bocmdp_gym.errors import suggest
 from bocmdp_gym.options import as_integer
 
 
@@ -48,12 +49,20 @@ def named(arguments: Sequence[str], commands: Collection[str]) -> str | None:
 
 
 def list_commands(texts: Mapping[str, str | None], module: str, description: str | None, arguments: list[str]) -> NoReturn:
-    """Say what the commands are, to arguments that name none of them, and end the process.
+    """Say what the commands are, to arguments that do not begin with one of them, and end the process.
 
     Args:
         texts: what the commands are for, by name.
         module, description, arguments: as of `choose`.
     """
+    if arguments and not {"-h", "--help"} & set(arguments):
+        late = next((word for word in arguments if named([word], texts) is not None), None)
+        if late is not None:
+            print(f"{late} comes before its options: python -m {module} {late} {arguments[0]} ...", file=sys.stderr)
+            raise SystemExit(2)
+        if not arguments[0].startswith("-"):
+            print(f"{arguments[0]!r} is no command of python -m {module}. {suggest(arguments[0], texts)}", file=sys.stderr)
+            raise SystemExit(2)
     kinds = {name: make_dataclass("Command", (), namespace={"__doc__": text}) for name, text in texts.items()}
     commands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name, description=texts[name])] for name, kind in kinds.items())
     read(Union[commands], module, description, arguments)  # noqa: UP007

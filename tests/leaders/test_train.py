@@ -117,7 +117,13 @@ def test_help_lists_the_commands_with_what_each_says_of_itself(capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [([], "Expected one of"), (["four-room"], "Unrecognized"), (["-x"], "Unrecognized")]
+    ("wrong", "message"),
+    [
+        ([], "Expected one of"),
+        (["four-room"], "Did you mean 'four-rooms'?"),
+        (["-x"], "Unrecognized"),
+        (["--seed=3", "four_rooms"], "four_rooms comes before its options: python -m leaders.train four_rooms --seed=3 ..."),
+    ],
 )
 def test_what_names_no_command_is_refused(wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
