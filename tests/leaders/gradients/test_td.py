@@ -199,12 +199,12 @@ def test_kernels_agree_with_a_literal_reading() -> None:
 def test_what_nobody_has_seen_is_worth_what_came_before() -> None:
     """Values of unseen states are never read: neither as successors nor as starts."""
     model, context = _model(), 0
-    oracle, x, rng = _oracle(TabularEnv(model)), random_x(4), np.random.default_rng(0)
+    x = random_x(4)
     truth, found = _true_tables(model, x, context), []
     truth.seen[3] = False
     for wrong in (0.0, 1e6):
         truth.q[3], truth.value[3] = wrong, wrong
-        estimator = TDEstimator(1, td_rate=1e-15)
+        oracle, estimator = _oracle(TabularEnv(model)), TDEstimator(1, td_rate=1e-15)  # a follower who has answered nothing yet
         estimator.bind(oracle)
         estimator._tables[context] = Tables(*(part.copy() for part in truth))
         rng, gradients = np.random.default_rng(0), []
