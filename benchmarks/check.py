@@ -10,7 +10,8 @@ one, says nearly the same. Times as such are not judged, and nothing here belong
 from __future__ import annotations
 
 import json
-import sys
+import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable
 from time import process_time
 from typing import Any
@@ -24,6 +25,7 @@ import followers
 import leaders
 from benchmarks.common import RESULTS, lu_solve, store
 from benchmarks.peers import discrete_dp, four_rooms
+from bocmdp_gym.errors import CriticWarning
 
 #: What may change without a word.
 TOLERANCE = 0.25
@@ -107,10 +109,14 @@ def measure() -> dict[str, float]:
 
 def main() -> None:
     """Measure, and store or compare."""
+    parser = ArgumentParser("python -m benchmarks.check", description="Ratios of times beside the stored ones.")
+    parser.add_argument("--store", action="store_true", help="make these the stored ones")
+    stores = parser.parse_args().store
+    warnings.simplefilter("ignore", CriticWarning)  # the critic's time counts here, not its values
     torch.set_num_threads(1)
     path = RESULTS / "check.json"
     ratios = measure()
-    if "--store" in sys.argv[1:] or not path.exists():
+    if stores or not path.exists():
         store("check", ratios)
         return
     stored: dict[str, float] = json.loads(path.read_text())["results"]
