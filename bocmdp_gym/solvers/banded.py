@@ -22,24 +22,27 @@ from bocmdp_gym.kernels.newton import (
     settled,
 )
 from bocmdp_gym.solvers.base import Array, Optimum, PolicySolver, System
+from bocmdp_gym.solvers.orders import bandwidth
 
 
 class BandedSolver(PolicySolver):
-    """Banded elimination in a bandwidth-reducing order (reverse Cuthill-McKee): grids, chains, layered graphs.
+    """Banded elimination in a bandwidth-reducing order: grids, chains, layered graphs.
 
     Args:
         succ: successors ``(S, M, K)``.
         position: of each state in the order, ``(S,)``.
-        band: the bandwidth in that order.
 
     Attributes:
+        band: the bandwidth in that order.
         reach: how far the band is in use at every four positions, ``(ceil(S / 4),)`` int64 (`band_reach`).
+        work: what one elimination takes: the sum over positions of the square of that.
     """
 
-    def __init__(self, succ: npt.NDArray[np.int32], position: npt.NDArray[np.int64], band: int):
+    def __init__(self, succ: npt.NDArray[np.int32], position: npt.NDArray[np.int64]):
         super().__init__(succ)
-        self.position, self.band = position, band
+        self.position, self.band = position, int(bandwidth(succ, position))
         self.reach: npt.NDArray[np.int64] = band_reach(succ, position)
+        self.work = 4.0 * float(np.square(self.reach - 4.0 * np.arange(len(self.reach))).sum())
         self._shape = banded_space(self.n_states, self.reach).shape
 
     def factor(self, k: Array, prob: Array, reuse: System | None = None) -> BandedSystem:
@@ -78,18 +81,6 @@ class BandedSystem(System):
     def solve_transposed(self, b: Array) -> Array:
         y: Array = banded_solve_transposed(self.lu, self._position, self._reach, b, np.empty(len(b)))
         return y
-
-
-@njit(cache=True)
-def bandwidth(succ):
-    """The largest |s - s'| of a stored transition."""
-    n_s, n_m, n_k = succ.shape
-    band = 0
-    for s in range(n_s):
-        for a in range(n_m):
-            for k in range(n_k):
-                band = max(band, abs(succ[s, a, k] - s))
-    return band
 
 
 @njit(cache=True)

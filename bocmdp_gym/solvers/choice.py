@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from bocmdp_gym.errors import OptionError, suggest
-from bocmdp_gym.solvers.banded import BandedSolver, bandwidth
+from bocmdp_gym.solvers.banded import BandedSolver
 from bocmdp_gym.solvers.base import PolicySolver
 from bocmdp_gym.solvers.dense import DenseSolver
 from bocmdp_gym.solvers.factored import FactoredSolver
 from bocmdp_gym.solvers.krylov import KrylovSolver
+from bocmdp_gym.solvers.orders import bandwidth, bandwidth_order
 from bocmdp_gym.solvers.sparse_lu import SparseLUSolver
 
 #: Below this bandwidth, banded elimination beats LAPACK's dense one whatever the number of states.
 NARROW_BAND = 48
 #: From this number of states on, sparse models of a bandwidth above `WIDE_BAND` are solved by iteration.
 LARGE, WIDE_BAND = 200, 36
+#: Below this number of states, banded elimination compares the states' own order, if it is one, with a bandwidth-reducing one.
+SMALL = 2500
 #: What `policy_solver` takes as a method.
 METHODS = ("auto", "banded", "dense", "krylov", "sparse-lu")
-
-
-def bandwidth_order(succ: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], int]:
-    """Positions (S,) of the states in a bandwidth-reducing order, and the bandwidth of I - K in that order."""
-    n_states = succ.shape[0]
-    rows = np.repeat(np.arange(n_states), succ.shape[1] * succ.shape[2])
-    columns = succ.reshape(-1)
-    graph = coo_matrix((np.ones(rows.size, dtype=np.int8), (rows, columns)), shape=(n_states, n_states)).tocsr()
-    position = np.empty(n_states, dtype=np.int64)
-    position[reverse_cuthill_mckee(graph + graph.T, symmetric_mode=True)] = np.arange(n_states)
-    return position, int(np.abs(position[rows] - position[columns]).max(initial=0))
 
 
 def check_method(method: str) -> str:
@@ -63,15 +53,20 @@ def policy_solver(succ: npt.NDArray[np.int32], index: npt.NDArray[np.int64] | No
     stored = succ.shape[1] * succ.shape[2]
     if method == "dense" or (method == "auto" and n_states > NARROW_BAND and stored >= n_states):
         return DenseSolver(succ)  # a row may touch every state, and no order helps
-    position, band = np.arange(n_states), n_states - 1
+    own, band = np.arange(n_states), n_states - 1
+    position = own
     if n_states > NARROW_BAND:
-        band = int(bandwidth(succ))
-        if band > 2.0 * n_states**0.5 or n_states < LARGE:
-            position, band = bandwidth_order(succ)
+        band = int(bandwidth(succ, own))
+        if band > 2.0 * n_states**0.5:
+            position = bandwidth_order(succ)
+            band = int(bandwidth(succ, position))
     if method == "sparse-lu":
         return SparseLUSolver(succ, position)
     if method == "krylov" or (method == "auto" and n_states >= LARGE and band > WIDE_BAND):
         return KrylovSolver(succ, position)
     if method == "banded" or band <= max(NARROW_BAND, n_states // 4):
-        return BandedSolver(succ, position, band)
+        solver = BandedSolver(succ, position)
+        if position is own and NARROW_BAND < n_states < SMALL:
+            solver = min(solver, BandedSolver(succ, bandwidth_order(succ)), key=lambda one: one.work)
+        return solver
     return DenseSolver(succ)

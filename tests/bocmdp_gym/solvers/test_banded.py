@@ -12,8 +12,8 @@ from bocmdp_gym.solvers.banded import (
     banded_solve_transposed,
     banded_space,
     banded_values,
-    bandwidth,
 )
+from bocmdp_gym.solvers.orders import bandwidth
 
 S, A, K = 30, 2, 3
 
@@ -47,7 +47,7 @@ def test_the_reach_is_that_of_all_before() -> None:
 def test_solves_and_iteration_on_a_shuffled_band() -> None:
     rng = np.random.default_rng(0)
     succ = np.clip(np.arange(S)[:, None, None] + rng.integers(-2, 3, (S, A, K)), 0, S - 1).astype(np.int32)
-    assert bandwidth(succ) == 2
+    assert bandwidth(succ, np.arange(S)) == 2
     position = rng.permutation(S)  # of each state; the band is one of positions
     state = np.argsort(position)
     shuffled = np.ascontiguousarray(state[succ][position]).astype(np.int32)
