@@ -37,6 +37,10 @@ from bocmdp_gym.kernels.newton import (
 Array = npt.NDArray[np.float64]
 #: Episodes of more steps than this count as never ending, in double precision, when a policy is looked for that ends.
 LONGEST = 1e12
+#: What part of the residual of the soft Bellman equation a linear solve may leave, and what part of the goal.
+ROUGH, FINE = 0.2, 0.03
+#: Newton steps whose residuals may rise, as the first ones' do; where later ones do, steps were too rough, and may go in circles.
+FIRST = 3
 
 
 class Optimum(NamedTuple):
@@ -60,12 +64,12 @@ class System(ABC):
     def solve_transposed(self, b: Array) -> Array:
         """y with (I - K)^T y = b."""
 
-    def newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, goal: float) -> None:
-        """Overwrite ``v`` with (I - K)^-1 rhs = v + (I - K)^-1 (v_new - v), as exactly as the next step can use."""
+    def newton_step(self, v: Array, v_new: Array, rhs: Array, enough: float) -> None:
+        """Overwrite ``v`` with (I - K)^-1 rhs = v + (I - K)^-1 (v_new - v), leaving a residual of at most ``enough``."""
         v[:] = self.solve(rhs)
 
-    def correction(self, change: Array, goal: float) -> Array:
-        """(I - K)^-1 ``change``, a residual of the soft Bellman equation, as exactly as one of ``goal`` needs."""
+    def correction(self, change: Array, enough: float) -> Array:
+        """(I - K)^-1 ``change``, leaving a residual of at most ``enough``."""
         return self.solve(change)
 
 
@@ -124,6 +128,7 @@ class PolicySolver(ABC):
         q, pi, rhs, v_new = np.empty_like(r), np.empty_like(r), np.empty_like(v), np.empty_like(v)
         top, goal, before, iteration = largest_reward(r), ZEAL * tolerance * lam / amplification, np.inf, 0
         system: System | None = None
+        part = ROUGH
         while True:
             residual = self._backup(r, g, prob, lam, v, q, pi, rhs, v_new)
             if not residual < np.inf:
@@ -132,16 +137,18 @@ class PolicySolver(ABC):
             if settled(residual, before, scale, goal) or iteration == max_iterations:
                 break
             if system is not None and nearly_settled(residual, before, scale, goal, lam):
-                step = system.correction(v_new - v, max(goal, EPSILON * scale))
+                step = system.correction(v_new - v, FINE * max(goal, EPSILON * scale))
                 if largest(step) <= 0.01 * lam:
                     before, residual = residual, self._shift(g, prob, lam, step, v, q, pi, v_new)
                     if residual < np.inf and settled(residual, before, scale, goal):
                         break
                     before = np.inf
                     continue
+            if iteration > FIRST and residual > before:
+                part *= 0.1
             before = residual
             system = self.factor(pi * g, prob, system)
-            system.newton_step(v, v_new, rhs, residual, lam, goal)
+            system.newton_step(v, v_new, rhs, max(FINE * goal, min(part, residual / lam) * residual))
             iteration += 1
         v[:] = v_new
         error = policy_error(residual, scale, amplification, lam)

@@ -16,8 +16,6 @@ from bocmdp_gym.solvers.sparse_rows import SparseRowsSolver
 
 #: Newton steps are solved roughly only below this discount: the error of a rough step is its residual / (1 - discount).
 DISCOUNTED = 0.9995
-#: What part of a residual of the soft Bellman equation a linear solve may leave.
-_PART = 0.03
 _Indices = npt.NDArray[np.uint32]
 
 
@@ -39,8 +37,9 @@ class KrylovSolver(SparseRowsSolver):
     I - K is an M-matrix, so the factorisation exists.
 
     Newton steps of a policy iteration are solved as roughly as the next one allows: to a fifth of the residual of the soft
-    Bellman equation, and more exactly once that residual is below lambda, where Newton's method is quadratic. Other solves, and
-    all where the discount is `DISCOUNTED` or above, go to `TOLERANCE`. Should the iteration not get there, `SparseLUSolver` takes
+    Bellman equation, more exactly once that residual is below lambda, where Newton's method is quadratic, and where residuals
+    rise again, for rough steps may go round in circles. Other solves, and all where the discount is `DISCOUNTED` or above, go to
+    `TOLERANCE`. Should the iteration not get there, `SparseLUSolver` takes
     over for that system.
 
     Args:
@@ -106,14 +105,11 @@ class KrylovSystem(System):
     def solve_transposed(self, b: Array) -> Array:
         return self._solve(b, True)
 
-    def newton_step(self, v: Array, v_new: Array, rhs: Array, residual: float, lam: float, goal: float) -> None:
-        v += self._roughly(v_new - v, max(_PART * goal, min(0.2, residual / lam) * residual))
+    def newton_step(self, v: Array, v_new: Array, rhs: Array, enough: float) -> None:
+        v += self.correction(v_new - v, enough)
 
-    def correction(self, change: Array, goal: float) -> Array:
-        return self._roughly(change, _PART * goal)
-
-    def _roughly(self, b: Array, enough: float) -> Array:
-        return self._solve(b, False, enough if self._is_discounted else 0.0)
+    def correction(self, change: Array, enough: float) -> Array:
+        return self._solve(change, False, enough if self._is_discounted else 0.0)
 
     def _solve(self, b: Array, transposed: bool, absolute: float = 0.0) -> Array:
         if self._direct is not None:
