@@ -87,7 +87,7 @@ def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     Actions that do not exist have r = -inf. Fills q = r + g P v, pi = softmax(q / lam), v_new = lam logsumexp(q / lam) and
     rhs = sum_a pi r + lam H(pi) (= v_new - sum_a pi g P v). Returns max |v_new - v|, NaN if anything is not finite.
     """
-    n_s, n_a, n_k = prob.shape
+    n_s, n_a, _ = prob.shape
     residual = 0.0
     inverse = 1.0 / lam
     size = min(n_s, max(1, _EXPONENTIALS // n_a))
@@ -95,15 +95,11 @@ def soft_backup(r, g, succ, prob, lam, v, q, pi, rhs, v_new):
     flat, space = weight.reshape(-1), np.empty(size * n_a)
     for begin in range(0, n_s, size):
         end = min(n_s, begin + size)
-        for s in range(begin, end):
-            for a in range(n_a):
-                total = 0.0
-                for k in range(n_k):
-                    total += prob[s, a, k] * v[np.uint32(succ[s, a, k])]
-                pi[s, a] = g[s, a] * total  # parked here until the softmax below
+        expectation(succ[begin:end], prob[begin:end], v, pi[begin:end])  # parked here until the softmax below
         for s in range(begin, end):
             top = -np.inf
             for a in range(n_a):
+                pi[s, a] *= g[s, a]
                 value = r[s, a] + pi[s, a]
                 q[s, a] = value
                 top = value if value > top else top

@@ -14,8 +14,9 @@ from numba import njit
 from bocmdp_gym.kernels import FUSED
 
 _PER_LOG_2 = 1.4426950408889634
-_HIGH, _LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # log 2 in two parts, the first with zeros for last bits
-_ROUND = 6755399441055744.0  # 1.5 * 2^52
+#: log 2 in two parts, the first with zeros for last bits.
+LOG_2_HIGH, LOG_2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+ROUND = 6755399441055744.0  # 1.5 * 2^52
 _LEAST = -708.0  # the exponent of the result is that of a normal number
 
 
@@ -26,9 +27,9 @@ def exponentials(x, n, space):
         value = x[i]
         inside = value >= _LEAST
         near = value if inside else _LEAST
-        rounded = near * _PER_LOG_2 + _ROUND
-        k = rounded - _ROUND
-        r = (near - k * _HIGH) - k * _LOW
+        rounded = near * _PER_LOG_2 + ROUND
+        k = rounded - ROUND
+        r = (near - k * LOG_2_HIGH) - k * LOG_2_LOW
         p = 1.0 / 6227020800.0
         p = p * r + 1.0 / 479001600.0
         p = p * r + 1.0 / 39916800.0

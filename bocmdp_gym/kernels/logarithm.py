@@ -12,10 +12,10 @@ import numpy as np
 from numba import njit
 
 from bocmdp_gym.kernels import FUSED
+from bocmdp_gym.kernels.exponential import LOG_2_HIGH, LOG_2_LOW, ROUND
 
-_HIGH, _LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # log 2 in two parts, the first with zeros for last bits
 _ROOT, _ONE = np.int64(0x3FE6A09E667F3BCD), np.int64(0x3FF0000000000000)  # the bits of sqrt(1/2) and of 1
-_BITS, _WHOLE = np.int64(0x4338000000000000), 6755399441055744.0  # 1.5 * 2^52: whole numbers added to its bits are added to it
+_ROUND_BITS = np.int64(0x4338000000000000)  # of ROUND: whole numbers added to its bits are added to it
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FUSED)  # in another order, sums would undo the rounding
@@ -25,10 +25,10 @@ def logarithms(x, n, space):
     for i in range(n):
         finite = x[i] < np.inf
         k = (bits[i] - _ROOT) >> 52
-        exponents[i] = k + _BITS if finite else bits[i]
+        exponents[i] = k + _ROUND_BITS if finite else bits[i]
         bits[i] = bits[i] - (k << 52) if finite else _ONE
     for i in range(n):
-        m, k = x[i], space[i] - _WHOLE
+        m, k = x[i], space[i] - ROUND
         f = m - 1.0
         s = f / (m + 1.0)
         w = s * s
@@ -42,4 +42,4 @@ def logarithms(x, n, space):
         p = p * w + 2.0 / 7.0
         p = p * w + 2.0 / 5.0
         p = p * w + 2.0 / 3.0
-        x[i] = k * _HIGH + (f - (s * (f - w * p) - k * _LOW))
+        x[i] = k * LOG_2_HIGH + (f - (s * (f - w * p) - k * LOG_2_LOW))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -33,17 +35,24 @@ class BandedSolver(PolicySolver):
         position: of each state in the order, ``(S,)``.
 
     Attributes:
-        band: the bandwidth in that order.
         reach: how far the band is in use at every four positions, ``(ceil(S / 4),)`` int64 (`band_reach`).
-        work: what one elimination takes: the sum over positions of the square of that.
     """
 
     def __init__(self, succ: npt.NDArray[np.int32], position: npt.NDArray[np.int64]):
         super().__init__(succ)
-        self.position, self.band = position, int(bandwidth(succ, position))
+        self.position = position
         self.reach: npt.NDArray[np.int64] = band_reach(succ, position)
-        self.work = 4.0 * float(np.square(self.reach - 4.0 * np.arange(len(self.reach))).sum())
-        self._shape = banded_space(self.n_states, self.reach).shape
+        self._shape = (self.n_states, 2 * int(band_width(self.reach)) + 1)  # of `banded_space`
+
+    @cached_property
+    def band(self) -> int:
+        """The bandwidth in that order."""
+        return int(bandwidth(self.succ, self.position))
+
+    @property
+    def work(self) -> float:
+        """What one elimination takes: the sum over positions of the square of how far the band is in use."""
+        return 4.0 * float(np.square(self.reach - 4.0 * np.arange(len(self.reach))).sum())
 
     def factor(self, k: Array, prob: Array, reuse: System | None = None) -> BandedSystem:
         lu = reuse.lu if isinstance(reuse, BandedSystem) else np.empty(self._shape)
@@ -105,12 +114,18 @@ def band_reach(succ, position):
 
 
 @njit(cache=True)
-def banded_space(n_states, reach):
-    """Space for `banded_factor`: ``(S, 2 W + 1)``, entry (i, j) in ``[i, j - i + W]``, W the furthest that four pivots reach."""
+def band_width(reach):
+    """The furthest that four pivots reach."""
     width = 0
     for b in range(reach.shape[0]):
         width = max(width, reach[b] - 4 * b)
-    return np.empty((n_states, 2 * width + 1))
+    return width
+
+
+@njit(cache=True)
+def banded_space(n_states, reach):
+    """Space for `banded_factor`: ``(S, 2 W + 1)``, entry (i, j) in ``[i, j - i + W]``, W the `band_width`."""
+    return np.empty((n_states, 2 * band_width(reach) + 1))
 
 
 @njit(cache=True, nogil=True)
